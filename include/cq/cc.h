@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * cq/cc.h - what libcq asks of the compiler. GCC and Clang have all of it.
+ */
+#ifndef CQ_CC_H
+#define CQ_CC_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+#define CQ_BEGIN_DECLS extern "C" {
+#define CQ_END_DECLS }
+#else
+#define CQ_BEGIN_DECLS
+#define CQ_END_DECLS
+#endif
+
+/* Exported by the shared library; everything else is hidden. */
+#define CQ_API __attribute__((visibility("default")))
+
+/* Ignoring the result loses an error that the caller has to handle. */
+#define CQ_MUST_CHECK __attribute__((warn_unused_result))
+
+#define CQ_ALIGNED(bytes) __attribute__((aligned(bytes)))
+
+/* The object may be read through ck's own type for it. */
+#define CQ_MAY_ALIAS __attribute__((may_alias))
+
+#endif /* CQ_CC_H */

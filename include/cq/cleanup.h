@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * cq/cleanup.h - layer 3, the cleanup queue: callbacks that hot threads
+ * enqueue in blocks, and that background workers, made on demand, run.
+ *
+ * A hot thread has a producer, and writes callbacks into the producer's block:
+ * two stores and a count, no lock, no atomic read-modify-write. A full block is
+ * published at once; a partial one by a flush. Publishing wakes a sleeping
+ * worker or makes a new one, up to a cap, as far as the work asks for it.
+ *
+ * INVARIANTS
+ *   executed <= queued,  and every callback that enqueue accepted runs exactly
+ *   once, or is handed back exactly once by a shutdown.
+ *   live workers <= max_workers; while published work waits, a worker is
+ *   running, woken or asked for, or the queue is stalled (see below) and says so.
+ *
+ * CALLS THAT MAY RUN TOGETHER, on one queue (- free, X the caller excludes it):
+ *
+ *                        destroy trim  enqueue* attach  flush_all worker* the
+ *                                      reserve  detach  drain     run_*   others
+ *                                      flush            shutdown
+ *     destroy               X      X      X       X        X        X       X
+ *     trim                  X      X      X       X        X        X       -
+ *     all the others        X      X      -       -        -        -       -
+ *
+ * One producer, and one worker handle, is used by one thread at a time; it may
+ * pass from thread to thread if the program orders the passing.
+ *
+ * MEMORY ORDER: all that a thread did before enqueue happens before the
+ * callback runs. All that a callback did happens before the return of the
+ * drain or shutdown that waited for it.
+ *
+ * STALLED: when no worker exists and none can be made (pthread_create or
+ * `spawn` failed), the work stays queued and the next wake tries again.
+ * flush, flush_all, wake and drain then return EAGAIN, and
+ * cq_cleanup_stalled() is true. enqueue returns 0 all the same, because
+ * anything else would have to mean that the callback was not accepted.
+ *
+ * CALLBACKS run on a worker, never in a call of a producer. They may enqueue,
+ * reserve, flush, attach, detach and ask for statistics. They may not drain or
+ * shut down their own queue: EDEADLK. They must return.
+ *
+ * ERRORS are errno's values, returned; 0 is success. A call that fails has done
+ * nothing, unless its comment says more.
+ *
+ * Source: the cleanup queue of Go's runtime (runtime/mcleanup.go after
+ * golang/go#73642). doc/protocol says where this one goes another way.
+ *
+ * Example:
+ *
+ *     static void close_it(void *arg)
+ *     {
+ *             close((int)(intptr_t)arg);
+ *     }
+ *
+ *     int close_in_background(int fd)
+ *     {
+ *             cq_cleanup_t *q;
+ *             cq_producer_t *p;
+ *             int err = cq_cleanup_create(NULL, &q);
+ *
+ *             if (err != 0)
+ *                     return err;
+ *             if ((err = cq_producer_attach(q, &p)) == 0) {
+ *                     err = cq_producer_enqueue(p, close_it, (void *)(intptr_t)fd);
+ *                     cq_producer_detach(p);
+ *             }
+ *             cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL);
+ *             cq_cleanup_destroy(q);
+ *             return err;
+ *     }
+ */
+#ifndef CQ_CLEANUP_H
+#define CQ_CLEANUP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cq/cc.h>
+#include <cq/park.h>
+
+CQ_BEGIN_DECLS
+
+typedef struct cq_cleanup cq_cleanup_t;	  /* a queue */
+typedef struct cq_producer cq_producer_t; /* who enqueues: one per hot thread */
+typedef struct cq_worker cq_worker_t;	  /* who dequeues, when the host does it itself */
+typedef struct cq_block cq_block_t;	  /* some callbacks, dequeued */
+
+/* A callback. It belongs to the queue from enqueue until it runs or is handed back. */
+typedef void cq_callback_fn(void *arg);
+
+/* ------------------------------------------------------------------ making */
+
+/*
+ * Where the queue's memory comes from. alloc returns `bytes` bytes aligned to
+ * `align` (a power of two), or NULL; free gets the same `bytes`. Both may be
+ * called by any thread that calls the queue, sometimes with a lock of the queue
+ * held: they must not call the queue.
+ */
+typedef struct cq_allocator {
+	void *(*alloc)(void *host, size_t bytes, size_t align);
+	void (*free)(void *host, void *memory, size_t bytes);
+	void *host;
+} cq_allocator_t;
+
+/*
+ * How the host makes a worker: run body(arg) on a thread (or green thread) of
+ * the host's, soon, exactly once. Returns 0, or an error (EAGAIN): then body is
+ * not run, and the queue asks again later. Called by whoever wakes the queue,
+ * with no lock held.
+ */
+typedef int cq_spawn_fn(void *host, void (*body)(void *arg), void *arg);
+
+enum {
+	CQ_MAX_WORKERS = 65535,
+	CQ_BLOCK_BYTES_DEFAULT = 512,
+	CQ_BLOCK_BYTES_MIN = 64,
+	CQ_BLOCK_BYTES_MAX = 65536,
+
+	/* config.flags */
+	CQ_POLLED = 1,		/* enqueue and flush never wake: the host calls cq_cleanup_wake */
+	CQ_HANDOVER = 2,	/* partial blocks go to idle workers without a flush */
+	CQ_ATFORK = 4,		/* calls the three fork functions by pthread_atfork */
+	CQ_FORK_DISCARD = 8	/* a forked child drops what was queued, instead of keeping it */
+};
+
+/*
+ * All fields may be zero, which means the default. NULL for the whole: the same.
+ *
+ * max_workers  The cap, 1 .. CQ_MAX_WORKERS. 0: max(processors / 4, 1). In a
+ *              CQ_POLLED queue without `spawn` there is no cap, as the queue
+ *              makes no worker.
+ * block_bytes  A block's size, CQ_BLOCK_BYTES_MIN .. MAX, rounded down to whole
+ *              callbacks. 0: 512, which holds 30 on 64-bit machines. Larger
+ *              blocks cost fewer hand-overs and wait longer for a flush.
+ * idle_ns      A worker that has found nothing for so long retires. 0: 30 s;
+ *              CQ_FOREVER: never. Its cost is a wake-up and a new thread later.
+ * stack_bytes  The stack of a managed worker. 0: 256 KiB. Raised to the system's
+ *              minimum.
+ * name         Of managed worker threads, at most 15 bytes. NULL: "cq-cleanup".
+ * spawn        Makes workers. NULL: the library makes pthreads with all signals
+ *              blocked (in a CQ_POLLED queue: no workers are made).
+ * host         For spawn.
+ * park         How workers, drain and shutdown park. Must outlive the queue.
+ * allocator    Copied. NULL: malloc's family.
+ */
+typedef struct cq_cleanup_config {
+	unsigned flags;
+	uint32_t max_workers;
+	size_t block_bytes;
+	uint64_t idle_ns;
+	size_t stack_bytes;
+	const char *name;
+	cq_spawn_fn *spawn;
+	void *host;
+	const cq_park_ops_t *park;
+	const cq_allocator_t *allocator;
+} cq_cleanup_config_t;
+
+/*
+ * Makes a queue, without workers. EINVAL: a field is outside its limits, a
+ * function is missing from a table, or `out` is NULL; ENOMEM.
+ */
+CQ_API CQ_MUST_CHECK int cq_cleanup_create(const cq_cleanup_config_t *config,
+    cq_cleanup_t **out);
+
+/*
+ * Frees a queue and all its memory. EBUSY, and nothing happened: a producer or
+ * worker is attached, a worker thread lives, or callbacks are left: shut it
+ * down first. A queue that never had a worker and is empty may be destroyed
+ * at once. NULL: 0.
+ */
+CQ_API CQ_MUST_CHECK int cq_cleanup_destroy(cq_cleanup_t *q);
+
+/* --------------------------------------------------------------- producers */
+
+/* Attaches a producer. Takes a lock. ENOMEM; ESHUTDOWN. */
+CQ_API CQ_MUST_CHECK int cq_producer_attach(cq_cleanup_t *q, cq_producer_t **out);
+
+/*
+ * Publishes what is left in the producer's block and frees the producer. After
+ * a shutdown its block is empty. May take a lock and wake. Cannot fail; NULL is
+ * nothing.
+ */
+CQ_API void cq_producer_detach(cq_producer_t *p);
+
+/*
+ * Enqueues fn(arg). 0: accepted; it becomes visible to workers when the block
+ * is full, at the next flush, or (CQ_HANDOVER) as soon as a worker is idle.
+ * EINVAL: fn is NULL; ENOMEM: a block was needed and could not be had;
+ * ESHUTDOWN: the queue is closed. After an error the callback is still the
+ * caller's. Allocates at most one block; wakes or makes workers when it has
+ * filled one (never in a CQ_POLLED queue).
+ */
+CQ_API CQ_MUST_CHECK int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg);
+
+/*
+ * Sets blocks aside so that the next `n` enqueues of this producer cannot fail
+ * for want of memory. Not cumulative: it is "n from now". ENOMEM: fewer could
+ * be had, and the earlier reservation stands. EINVAL: n is absurd (its blocks
+ * would not fit the address space); ESHUTDOWN.
+ */
+CQ_API CQ_MUST_CHECK int cq_producer_reserve(cq_producer_t *p, size_t n);
+
+/*
+ * Publishes the producer's partial block. 0, also when it was empty; EAGAIN:
+ * published, but stalled; ENOMEM: not published, since a block that the
+ * reservation needs could not be had.
+ */
+CQ_API int cq_producer_flush(cq_producer_t *p);
+
+/*
+ * Publishes the partial blocks of all producers, from any thread, while they go
+ * on enqueuing. Callbacks are first moved together into as few blocks as hold
+ * them, so that the number of blocks is the demand for workers. It covers every
+ * enqueue that happened before the call. 0; EAGAIN: published, but stalled;
+ * ENOMEM: some are still with their producers, unchanged.
+ */
+CQ_API int cq_cleanup_flush_all(cq_cleanup_t *q);
+
+/* ------------------------------------------------------------------- waking */
+
+/*
+ * Is there work that no worker has been woken or asked for, and someone to wake
+ * or a worker to make? One load when there is no work, at most four. False when
+ * a wake could do nothing. For a host that polls.
+ */
+CQ_API bool cq_cleanup_needs_wake(cq_cleanup_t *q);
+
+/*
+ * Wakes sleepers and makes workers, as many as there are units of work (blocks)
+ * not yet spoken for. 0; EAGAIN: stalled. Publishing calls it by itself, but in
+ * a CQ_POLLED queue.
+ */
+CQ_API int cq_cleanup_wake(cq_cleanup_t *q);
+
+/* Work is published, no worker exists, and the last attempt to make one failed. */
+CQ_API bool cq_cleanup_stalled(cq_cleanup_t *q);
+
+/* Blocks that are published and not yet taken: 0 means that run_some would find nothing. */
+CQ_API uint64_t cq_cleanup_units(cq_cleanup_t *q);
+
+/* ----------------------------------------------------------------- workers */
+
+/*
+ * For hosts that run workers themselves.
+ *
+ * run_some runs up to `budget` callbacks in the calling thread and returns how
+ * many; it never sleeps. A block that the budget does not cover goes back.
+ *
+ * work makes the calling thread a worker, outside the cap, until the queue is
+ * shut down (0) or the idle limit has passed (ETIMEDOUT). ENOMEM: it could not
+ * start; ESHUTDOWN: it is closed and empty.
+ */
+CQ_API size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t budget);
+CQ_API int cq_cleanup_work(cq_cleanup_t *q);
+
+/*
+ * The same in pieces. A worker handle counts as a live worker, outside the cap.
+ *
+ * dequeue    Waits for a block. NULL only when the queue has been shut down.
+ *            It parks through config.park with `host` as parker->host.
+ * try_dequeue  NULL when there is none.
+ * run        Runs the block's callbacks and gives the block back to the queue.
+ * next       For a host that calls by itself: the next callback of the block, or
+ *            false when there is none. It counts as run from here.
+ * finish     Gives a block back after next returned false. What was not taken
+ *            by next is queued again.
+ */
+CQ_API CQ_MUST_CHECK int cq_worker_attach(cq_cleanup_t *q, void *host, cq_worker_t **out);
+CQ_API void cq_worker_detach(cq_worker_t *w);
+CQ_API CQ_MUST_CHECK cq_block_t *cq_worker_dequeue(cq_worker_t *w);
+CQ_API CQ_MUST_CHECK cq_block_t *cq_worker_try_dequeue(cq_worker_t *w);
+CQ_API void cq_worker_run(cq_worker_t *w, cq_block_t *block);
+CQ_API bool cq_block_next(cq_block_t *block, cq_callback_fn **fn, void **arg);
+CQ_API void cq_worker_finish(cq_worker_t *w, cq_block_t *block);
+
+/* ---------------------------------------------------------- drain, shutdown */
+
+/*
+ * Flushes all producers, then waits until every callback whose enqueue happened
+ * before the call has run, however many are enqueued meanwhile. Sleeps; the
+ * last worker wakes it. ETIMEDOUT: `deadline` (absolute, cf. cq/park.h) passed;
+ * EDEADLK: called from a callback of this queue; EAGAIN: stalled; ENOMEM: the
+ * flush failed. In a CQ_POLLED queue other threads must run the work.
+ */
+CQ_API int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline);
+
+typedef enum cq_shutdown_how {
+	CQ_SHUTDOWN_DRAIN,	/* run all that was accepted, then stop */
+	CQ_SHUTDOWN_HAND_BACK	/* stop after the running callbacks, and give back the rest */
+} cq_shutdown_how_t;
+
+/* Gets one callback that did not run, which is the caller's again. */
+typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
+
+/*
+ * Closes the queue (enqueue returns ESHUTDOWN, to callbacks as well), drains it
+ * or stops it, and ends all workers. An enqueue that runs meanwhile is refused,
+ * or accepted and covered: never lost. The producers stay attached, to be
+ * detached by their owners.
+ *
+ * HAND_BACK calls give_back(ctx, fn, arg) in the calling thread, with no lock
+ * held, for each callback that was accepted and did not run. With DRAIN it may
+ * be NULL.
+ *
+ * 0: the queue is shut down; so is the answer of every later call. ETIMEDOUT:
+ * `deadline` passed: the queue is closed, its workers go on, and shutdown may be
+ * called again, either way. EAGAIN (stalled), ENOMEM: likewise. EDEADLK: from a
+ * callback of this queue. EALREADY: another thread is at it. EINVAL: HAND_BACK
+ * without give_back.
+ */
+CQ_API CQ_MUST_CHECK int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how,
+    uint64_t deadline, cq_give_back_fn *give_back, void *ctx);
+
+/*
+ * Frees the blocks that nobody uses and returns how many bytes. The caller
+ * excludes producers and run_*; parked workers may stay. EBUSY: a worker is not
+ * parked, or work is waiting.
+ */
+CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
+
+/* -------------------------------------------------------------------- fork */
+
+/*
+ * Around fork() in a process with threads: prepare before, parent and child
+ * after it (or the flag CQ_ATFORK). Not from a callback whose queue the child
+ * goes on to drain: EDEADLK holds there too.
+ *
+ * The child has no workers and makes new ones at its next wake. It has every
+ * callback that was accepted and not begun, each in both processes; one that was
+ * running is the parent's alone. With CQ_FORK_DISCARD the child's queue is empty.
+ * Producers stay attached; those whose threads the child doesn't have should be
+ * detached there, which publishes their blocks.
+ */
+CQ_API void cq_cleanup_fork_prepare(cq_cleanup_t *q);
+CQ_API void cq_cleanup_fork_parent(cq_cleanup_t *q);
+CQ_API void cq_cleanup_fork_child(cq_cleanup_t *q);
+
+/* -------------------------------------------------------------- statistics */
+
+/*
+ * Counts since the queue was made, or at this moment. Each is kept by who
+ * changes it and summed here: a snapshot whose parts are not all of one instant,
+ * but in which executed <= queued always.
+ */
+typedef struct cq_cleanup_stats {
+	uint64_t queued;		/* callbacks accepted */
+	uint64_t executed;		/* callbacks run, counted as their block ends */
+	uint64_t handed_back;		/* callbacks given back by shutdown */
+	uint64_t blocks_waiting;	/* published and not taken */
+	uint64_t blocks_made;		/* allocated and not trimmed */
+	uint64_t block_bytes;		/* the memory of one */
+	uint64_t wakes;			/* sleepers woken */
+	uint64_t useless_wakes;		/* of those: found no work */
+	uint64_t failed_sleeps;		/* found work at the second look */
+	uint64_t flushes;		/* flush_all calls that moved something */
+	uint64_t workers_created;
+	uint64_t workers_retired;
+	uint64_t workers_failed;	/* attempts to make one that failed */
+	uint32_t workers_live;		/* made or attached, and not ended */
+	uint32_t workers_asleep;
+	uint32_t workers_coming;	/* woken or asked for, not yet looking */
+	uint32_t workers_running;	/* at work on a block */
+	uint32_t workers_peak;		/* the most that were live at once */
+	uint32_t max_workers;
+	uint32_t producers;
+	uint64_t oldest_ns;		/* how long the oldest published block has waited */
+} cq_cleanup_stats_t;
+
+/* Takes a lock. May run together with all but destroy. */
+CQ_API void cq_cleanup_stats(cq_cleanup_t *q, cq_cleanup_stats_t *out);
+
+CQ_END_DECLS
+
+#endif /* CQ_CLEANUP_H */

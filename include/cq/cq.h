@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * cq/cq.h - all of libcq. The layers, from below:
+ *
+ *   cq/park.h      how one thread parks and is unparked; the clock of deadlines
+ *   cq/workq.h     layer 1, the work queue
+ *   cq/sleepers.h  layer 2, the sleeper set (knows nothing of layer 1)
+ *   cq/cleanup.h   layer 3, the cleanup queue, made of the two
+ */
+#ifndef CQ_CQ_H
+#define CQ_CQ_H
+
+#include <cq/cleanup.h>
+#include <cq/park.h>
+#include <cq/sleepers.h>
+#include <cq/workq.h>
+
+CQ_BEGIN_DECLS
+
+/* The version of these headers; cq_version() is that of the library in use. */
+#define CQ_VERSION_MAJOR 0
+#define CQ_VERSION_MINOR 1
+#define CQ_VERSION_PATCH 0
+#define CQ_VERSION_STRING "0.1.0"
+
+CQ_API const char *cq_version(void);
+
+CQ_END_DECLS
+
+#endif /* CQ_CQ_H */

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * cq/workq.h - layer 1, the work queue: a lock-free stack of nodes that the
+ * caller owns, and a 64-bit count of work units.
+ *
+ * Many threads push, many pop, last in first out. The counter says how much
+ * work there is without touching the stack: it is what a scheduler looks at,
+ * and what a consumer claims before it pops.
+ *
+ * LIFETIME, FIRST OF ALL. Nodes are type-stable: a pop that is under way may
+ * read the link of a node that another thread has just popped. The memory of a
+ * node may be used again as a node of any queue at once, but must not be
+ * unmapped, freed or given another type until the queue is destroyed or no
+ * pop is under way (all poppers are quiescent).
+ *
+ * INVARIANT W1:  units <= linked nodes,  at every instant.
+ * A node is linked first and counted after; a unit is taken first and its node
+ * popped after. So whoever has taken a unit pops a node: never NULL, and no
+ * retry because the stack was empty.
+ *
+ * CALLS THAT MAY RUN TOGETHER, on one queue (- free, X the caller excludes it):
+ *
+ *                      init/destroy  link, push*  add_work  take*  pop*  units
+ *     init/destroy          X             X          X        X     X      X
+ *     all the others        X             -          -        -     -      -
+ *
+ * MEMORY ORDER: all that a thread did, reads and writes, before it linked a
+ * node happens before the return of the pop that gives the node out.
+ * A take or add_work alone orders nothing that is of use to the caller.
+ *
+ * Nothing here allocates or sleeps. Where the processor has a compare-and-swap
+ * of two words, all calls are lock-free. Elsewhere (cq_pop_name() is "locked")
+ * pushes are still lock-free and pops exclude each other with a spin lock.
+ *
+ * Source: the stack is Treiber's with a generation count, from Concurrency Kit;
+ * the counter and its protocol are those of the cleanup queue of Go's runtime
+ * (runtime/mcleanup.go after golang/go#73642).
+ *
+ * Example:
+ *
+ *     struct job {
+ *             cq_node_t node;
+ *             int payload;
+ *     };
+ *     CQ_NODE_CONTAINER(struct job, node, job_of)
+ *
+ *     int push_and_pop(void)
+ *     {
+ *             static cq_workq_t q = CQ_WORKQ_INITIALIZER;
+ *             static struct job job = { { NULL }, 42 };
+ *
+ *             cq_workq_push(&q, &job.node);
+ *             cq_node_t *n = cq_workq_try_pop(&q);
+ *             return n != NULL ? job_of(n)->payload : -1;
+ *     }
+ */
+#ifndef CQ_WORKQ_H
+#define CQ_WORKQ_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <cq/cc.h>
+
+CQ_BEGIN_DECLS
+
+/*
+ * What links a caller's object into a queue: put one into the object. Between
+ * push and pop it belongs to the queue. Outside of that, `next` is the caller's:
+ * chains for cq_workq_push_chain() are built with it.
+ */
+typedef struct cq_node {
+	struct cq_node *next;
+} CQ_MAY_ALIAS cq_node_t;
+
+/* Defines `static inline T *NAME(cq_node_t *)`, from a node, the member M of T, to its T. */
+#define CQ_NODE_CONTAINER(T, M, NAME)						\
+	static inline T *NAME(cq_node_t *node)					\
+	{									\
+		return (T *)(void *)((char *)node - offsetof(T, M));		\
+	}
+
+/* The same memory as ck_stack_t, aligned for a compare-and-swap of both words. */
+typedef struct cq_stack {
+	cq_node_t *head;
+	char *generation;	/* pops so far; the lock, where pops need one */
+} CQ_MAY_ALIAS CQ_ALIGNED(2 * sizeof(void *)) cq_stack_t;
+
+/*
+ * The queue. Its fields are the library's. Both are touched by each push and
+ * each pop, so they share a cache line; give the queue a line of its own
+ * (64 or 128 bytes) where other data that is written often would share it.
+ */
+typedef struct cq_workq {
+	cq_stack_t stack;
+	uint64_t units CQ_ALIGNED(8);
+} cq_workq_t;
+
+#define CQ_WORKQ_INITIALIZER { { NULL, NULL }, 0 }
+
+/*
+ * Makes an empty queue. EINVAL: `q` is NULL, or not aligned to two pointers
+ * (on such an object the pop would crash or be torn).
+ */
+CQ_API CQ_MUST_CHECK int cq_workq_init(cq_workq_t *q);
+
+/*
+ * Ends a queue. EBUSY: it has nodes or units left, and it is unchanged; EINVAL:
+ * `q` is NULL. Owns nothing, so a static queue need not be destroyed.
+ */
+CQ_API int cq_workq_destroy(cq_workq_t *q);
+
+/*
+ * Links a node, or the chain from `first` by `next` to `last`, without counting
+ * it: no consumer can claim it before cq_workq_add_work() does. For those who
+ * publish late, such as at the end of a phase.
+ */
+CQ_API void cq_workq_link(cq_workq_t *q, cq_node_t *node);
+CQ_API void cq_workq_link_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last);
+
+/*
+ * Adds `n` units for n nodes that were linked, by any thread that the caller
+ * is ordered after, and not yet counted. Returns the units before. A checking
+ * build asserts that the sum does not overflow, which W1 makes impossible.
+ */
+CQ_API uint64_t cq_workq_add_work(cq_workq_t *q, uint64_t n);
+
+/* link + add_work(1), and the chain of exactly `n` nodes: link_chain + add_work(n). Units before. */
+CQ_API uint64_t cq_workq_push(cq_workq_t *q, cq_node_t *node);
+CQ_API uint64_t cq_workq_push_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last,
+    uint64_t n);
+
+/*
+ * Takes one unit; false only when it saw no unit. The count never goes below
+ * zero. Whoever gets true owes one cq_workq_pop_taken().
+ */
+CQ_API CQ_MUST_CHECK bool cq_workq_try_take_work(cq_workq_t *q);
+
+/* Takes min(units, max) units in one step and returns how many: it owes as many pops. */
+CQ_API CQ_MUST_CHECK uint64_t cq_workq_try_take_some(cq_workq_t *q, uint64_t max);
+
+/*
+ * Pops a node for a unit that the caller has taken: never NULL. Without such a
+ * unit it is an error that a checking build asserts, and it steals the node of
+ * another.
+ */
+CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_pop_taken(cq_workq_t *q);
+
+/*
+ * Pops the nodes for `n` units that the caller has taken, as a chain of exactly
+ * n that ends in NULL (NULL when n is 0), newest first. One contended operation
+ * for all of them, retried when another thread was faster; so keep n modest
+ * (a few dozen) where many threads push and pop.
+ */
+CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_pop_taken_n(cq_workq_t *q, uint64_t n);
+
+/* try_take_work + pop_taken. NULL only when it saw no unit. */
+CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_try_pop(cq_workq_t *q);
+
+/* The units at some instant during the call: an estimate by the time it returns. */
+CQ_API uint64_t cq_workq_units(const cq_workq_t *q);
+
+/* How this build pops: "dwcas" (two-word compare-and-swap) or "locked". */
+CQ_API const char *cq_pop_name(void);
+
+CQ_END_DECLS
+
+#endif /* CQ_WORKQ_H */
