@@ -67,7 +67,9 @@ CQ_BEGIN_DECLS
 /*
  * What links a caller's object into a queue: put one into the object. Between
  * push and pop it belongs to the queue. Outside of that, `next` is the caller's:
- * chains for cq_workq_push_chain() are built with it.
+ * chains for cq_workq_push_chain() are built with it. A pop_taken_n that is under
+ * way may follow it, so in a node that has been in a queue it holds a node or
+ * NULL, never anything else.
  */
 typedef struct cq_node {
 	struct cq_node *next;

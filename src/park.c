@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include <time.h>
+
+#include "ordering.h"
+#include "park.h"
+
+bool cq_parker_granted(const cq_parker_t *parker)
+{
+	/* Pairs with the release of the grant: all that the waker did before. */
+	return cq_u32_load_acquire(&parker->permit) == CQ_PERMIT_GRANTED;
+}
+
+void cq_parker_grant(cq_parker_t *parker)
+{
+	/* Pairs with the acquire in cq_parker_granted. */
+	cq_u32_store_release(&parker->permit, CQ_PERMIT_GRANTED);
+}
+
+uint64_t cq_now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * CQ_NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t cq_deadline_in(uint64_t ns)
+{
+	uint64_t now = cq_now();
+
+	return now > CQ_FOREVER - ns ? CQ_FOREVER : now + ns;
+}
+
+struct timespec cq_timespec(uint64_t ns)
+{
+	struct timespec ts = { (time_t)(ns / CQ_NS_PER_S), (long)(ns % CQ_NS_PER_S) };
+
+	return ts;
+}
+
+uint64_t cq_default_now(void *host)
+{
+	(void)host;
+	return cq_now();
+}

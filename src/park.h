@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What the default park tables share. Each is a file of its own, park_futex.c
+ * or park_condvar.c, of which one is built.
+ */
+#ifndef CQ_SRC_PARK_H
+#define CQ_SRC_PARK_H
+
+#include <cq/park.h>
+#include <time.h>
+
+#define CQ_NS_PER_S UINT64_C(1000000000)
+
+/* The permit of a parker. */
+enum {
+	CQ_PERMIT_NONE,
+	CQ_PERMIT_GRANTED,
+	CQ_PERMIT_PARKED /* none, and its thread waits in the kernel or is about to */
+};
+
+struct timespec cq_timespec(uint64_t ns);
+uint64_t cq_default_now(void *host);
+
+#endif /* CQ_SRC_PARK_H */

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Parking on condition variables, for systems without futexes.
+ *
+ * The mutexes and condition variables are not in the parkers but in a fixed
+ * table, chosen by the parker's address (a "parking lot"): a waker that still
+ * holds the lock, or signals, when the parked thread has returned and freed its
+ * parker touches only the table. A parker has no state to destroy.
+ */
+#include <pthread.h>
+
+#include "ordering.h"
+#include "park.h"
+#include "points.h"
+
+/*
+ * Two threads that park in the same place wake each other for nothing. 64 makes
+ * that rare for the dozens of workers that a process has; more would only cost
+ * memory (about 100 bytes each).
+ */
+enum { PLACES = 64 };
+
+static struct place {
+	pthread_mutex_t lock;
+	pthread_cond_t granted;
+} places[PLACES];
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void fork_prepare(void)
+{
+	for (int i = 0; i < PLACES; i++)
+		pthread_mutex_lock(&places[i].lock);
+}
+
+static void fork_parent(void)
+{
+	for (int i = 0; i < PLACES; i++)
+		pthread_mutex_unlock(&places[i].lock);
+}
+
+static void init_places(void)
+{
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	for (int i = 0; i < PLACES; i++) {
+		pthread_mutex_init(&places[i].lock, NULL);
+		pthread_cond_init(&places[i].granted, &attr);
+	}
+	pthread_condattr_destroy(&attr);
+}
+
+/* In a child nobody waits, and a waiter of the parent must not be remembered. */
+static void fork_child(void)
+{
+	init_places();
+}
+
+static void init_once(void)
+{
+	init_places();
+	pthread_atfork(fork_prepare, fork_parent, fork_child);
+}
+
+static struct place *place_of(const cq_parker_t *parker)
+{
+	/* Fibonacci hashing; the low bits of an address say little. */
+	uint64_t hash = ((uintptr_t)parker >> 4) * UINT64_C(0x9e3779b97f4a7c15);
+
+	pthread_once(&once, init_once);
+	return &places[hash >> 58];
+}
+
+static void condvar_park(void *host, cq_parker_t *parker, uint64_t deadline)
+{
+	struct place *place = place_of(parker);
+	struct timespec ts = cq_timespec(deadline);
+
+	(void)host;
+	pthread_mutex_lock(&place->lock);
+	if (!cq_parker_granted(parker)) {
+		CQ_POINT("park.parking");
+		if (deadline == CQ_FOREVER)
+			pthread_cond_wait(&place->granted, &place->lock);
+		else
+			pthread_cond_timedwait(&place->granted, &place->lock, &ts);
+	}
+	pthread_mutex_unlock(&place->lock);
+}
+
+static void condvar_unpark(void *host, cq_parker_t *parker)
+{
+	struct place *place = place_of(parker);
+
+	(void)host;
+	pthread_mutex_lock(&place->lock);
+	/* Under the lock, or a thread that has just looked could miss it. After
+	   it the parker may be gone. */
+	cq_parker_grant(parker);
+	CQ_POINT("park.granted");
+	pthread_cond_broadcast(&place->granted);
+	pthread_mutex_unlock(&place->lock);
+}
+
+const cq_park_ops_t *cq_park_default(void)
+{
+	static const cq_park_ops_t ops = { cq_default_now, condvar_park, condvar_unpark, NULL };
+
+	return &ops;
+}
+
+const char *cq_park_name(void)
+{
+	return "condvar";
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Parking on a Linux futex: the permit is the futex word.
+ *
+ * unpark touches the parker's memory once, in the exchange that grants. The
+ * system call after it uses the address only: a private futex is looked up by
+ * address and never read by FUTEX_WAKE, so a parker that is freed meanwhile
+ * costs at most a spurious return to whoever waits at that address by then,
+ * and every wait here and in the C library is a loop.
+ */
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "ordering.h"
+#include "park.h"
+#include "points.h"
+
+static void futex_park(void *host, cq_parker_t *parker, uint64_t deadline)
+{
+	struct timespec ts = cq_timespec(deadline);
+
+	(void)host;
+	/* Says that a wake must call the kernel. If it fails the permit is there. */
+	if (!cq_u32_cas_relaxed(&parker->permit, CQ_PERMIT_NONE, CQ_PERMIT_PARKED) &&
+	    cq_u32_load_relaxed(&parker->permit) != CQ_PERMIT_PARKED)
+		return;
+	CQ_POINT("park.parking");
+	/* Returns at once when the permit came since. Errors are of no interest:
+	   the caller looks at the permit and the clock. */
+	syscall(SYS_futex, &parker->permit, FUTEX_WAIT_BITSET_PRIVATE, CQ_PERMIT_PARKED,
+	    deadline == CQ_FOREVER ? NULL : &ts, NULL, FUTEX_BITSET_MATCH_ANY);
+}
+
+static void futex_unpark(void *host, cq_parker_t *parker)
+{
+	(void)host;
+	/* Grants as cq_parker_grant does; pairs with cq_parker_granted. */
+	if (cq_u32_exchange_acq_rel(&parker->permit, CQ_PERMIT_GRANTED) == CQ_PERMIT_PARKED) {
+		CQ_POINT("park.granted");
+		syscall(SYS_futex, &parker->permit, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+	}
+}
+
+const cq_park_ops_t *cq_park_default(void)
+{
+	static const cq_park_ops_t ops = { cq_default_now, futex_park, futex_unpark, NULL };
+
+	return &ops;
+}
+
+const char *cq_park_name(void)
+{
+	return "futex";
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Pops for processors without a two-word compare-and-swap: one popper at a
+ * time. Then no node can be popped and pushed again between a popper's read of
+ * head and its swap, and pushes may stay lock-free. The lock is the word that
+ * would hold the generation.
+ */
+#include <sched.h>
+
+#include "points.h"
+#include "stack.h"
+
+/*
+ * Rounds of waiting before the processor is given away. The lock is held for a
+ * dozen instructions, so a longer wait means that its holder is not running.
+ * 0 would yield at once; without a limit a preempted holder costs a time slice.
+ */
+enum { SPINS = 64 };
+
+static char locked;
+
+const char *cq_pop_name(void)
+{
+	return "locked";
+}
+
+static void lock(cq_stack_t *s)
+{
+	while (cq_ptr_exchange_relaxed(&s->generation, &locked) != NULL) {
+		unsigned spins = 0;
+
+		while (cq_ptr_load_relaxed(&s->generation) != NULL) {
+			if (++spins < SPINS)
+				cq_stall();
+			else
+				sched_yield();
+		}
+	}
+	/* Pairs with unlock: the head that the last popper left. It also keeps the
+	   load of head behind a unit that was taken before. */
+	cq_fence_acquire();
+}
+
+static void unlock(cq_stack_t *s)
+{
+	/* Pairs with lock. Without it the next popper could swap in between this
+	   one's read of a link and its swap. */
+	cq_fence_release();
+	cq_ptr_store_relaxed(&s->generation, NULL);
+}
+
+/* Swaps out the first n nodes, if there are that many, under the lock. */
+static cq_node_t *pop_locked(cq_stack_t *s, uint64_t n)
+{
+	cq_node_t *head = cq_ptr_load_relaxed(&s->head), *last;
+
+	do {
+		/* Pairs with the release in cq_stack_push: the links below head. */
+		cq_fence_acquire();
+		last = head;
+		for (uint64_t i = 1; i < n && last != NULL; i++)
+			last = cq_ptr_load_relaxed(&last->next);
+		if (last == NULL)
+			return NULL;
+		CQ_POINT("stack.walked");
+	} while (!cq_ptr_cas_relaxed(&s->head, &head, cq_ptr_load_relaxed(&last->next)));
+
+	cq_ptr_store_relaxed(&last->next, NULL);
+	return head;
+}
+
+cq_node_t *cq_stack_pop(cq_stack_t *s)
+{
+	return cq_stack_pop_n(s, 1);
+}
+
+cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
+{
+	cq_node_t *head;
+
+	if (cq_ptr_load_relaxed(&s->head) == NULL)
+		return NULL;
+	lock(s);
+	head = pop_locked(s, n);
+	unlock(s);
+	return head;
+}
+
+void cq_stack_fork_child(cq_stack_t *s)
+{
+	s->generation = NULL;
+}
