@@ -30,7 +30,7 @@ void cq_point(const char *where);
 		}								\
 	} while (0)
 #else
-#define CQ_CHECK(condition) ((void)sizeof(condition))
+#define CQ_CHECK(condition) ((void)(0 && (condition)))
 #endif
 
 #endif /* CQ_POINTS_H */

@@ -23,11 +23,13 @@ int cq_workq_destroy(cq_workq_t *q)
 
 void cq_workq_link(cq_workq_t *q, cq_node_t *node)
 {
+	CQ_POINT("workq.link");
 	cq_stack_push(&q->stack, node);
 }
 
 void cq_workq_link_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last)
 {
+	CQ_POINT("workq.link");
 	cq_stack_push_chain(&q->stack, first, last);
 }
 

@@ -306,10 +306,11 @@ typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
  * be NULL.
  *
  * 0: the queue is shut down; so is the answer of every later call. ETIMEDOUT:
- * `deadline` passed: the queue is closed, its workers go on, and shutdown may be
+ * `deadline` passed, and the queue stays closed: after DRAIN its workers go on,
+ * after HAND_BACK they end as soon as their callbacks return. Shutdown may be
  * called again, either way. EAGAIN (stalled), ENOMEM: likewise. EDEADLK: from a
- * callback of this queue. EALREADY: another thread is at it. EINVAL: HAND_BACK
- * without give_back.
+ * callback of this queue. EALREADY: another thread is at it. EINVAL: no
+ * give_back, and HAND_BACK, or callbacks left by an earlier HAND_BACK.
  */
 CQ_API CQ_MUST_CHECK int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how,
     uint64_t deadline, cq_give_back_fn *give_back, void *ctx);
@@ -332,7 +333,9 @@ CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
  * callback that was accepted and not begun, each in both processes; one that was
  * running is the parent's alone. With CQ_FORK_DISCARD the child's queue is empty.
  * Producers stay attached; those whose threads the child doesn't have should be
- * detached there, which publishes their blocks.
+ * detached there, which publishes their blocks. Worker handles end in the child,
+ * and the forking thread must not hold a dequeued block, unless it is in a
+ * callback that cq_worker_run or the library called: that goes on in the child.
  */
 CQ_API void cq_cleanup_fork_prepare(cq_cleanup_t *q);
 CQ_API void cq_cleanup_fork_parent(cq_cleanup_t *q);

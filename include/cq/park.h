@@ -36,7 +36,8 @@ CQ_BEGIN_DECLS
  */
 typedef struct cq_parker {
 	uint32_t permit;	/* 0, granted, or parked: use the calls below */
-	void *host;		/* the host's thread; the library never reads it */
+	void *host;		/* the host's thread; the library never reads it,
+				   park may set it */
 } cq_parker_t;
 
 /* Has the permit been granted? Acquire. May be called by park only. */

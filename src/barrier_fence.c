@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "barrier.h"
+#include "ordering.h"
+
+bool cq_barrier_asymmetric(void)
+{
+	return false;
+}
+
+void cq_barrier_heavy(void)
+{
+	/* Pairs with the fence in the hot side (cq_producer_enqueue, gated). */
+	cq_fence_full();
+}

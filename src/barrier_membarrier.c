@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include <errno.h>
+#include <linux/membarrier.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "barrier.h"
+#include "ordering.h"
+
+static long membarrier(int command)
+{
+	return syscall(SYS_membarrier, command, 0, 0);
+}
+
+bool cq_barrier_asymmetric(void)
+{
+	return membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0;
+}
+
+void cq_barrier_heavy(void)
+{
+	/* Pairs with the hot side's program order, or, where the kernel refuses,
+	   with its own fence (the queue asked cq_barrier_asymmetric first). */
+	cq_fence_full();
+	if (membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) != 0 && errno == EPERM &&
+	    cq_barrier_asymmetric()) /* not registered: a forked child, on some kernels */
+		membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+}

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "barrier.h"
+#include "cleanup_priv.h"
+
+/*
+ * How long a worker may be idle, and how large its stack is, by default. 30 s:
+ * long against the gaps between collections, so that a program at work keeps
+ * its workers; short against its life, so that a quiet one gives them back.
+ * 256 KiB: what printf and a few calls need, several times over.
+ */
+#define IDLE_NS_DEFAULT UINT64_C(30000000000)
+#define STACK_BYTES_DEFAULT ((size_t)256 << 10)
+
+static void *default_alloc(void *host, size_t bytes, size_t align)
+{
+	void *memory;
+
+	(void)host;
+	return posix_memalign(&memory, align, bytes) == 0 ? memory : NULL;
+}
+
+static void default_free(void *host, void *memory, size_t bytes)
+{
+	(void)host;
+	(void)bytes;
+	free(memory);
+}
+
+static const cq_allocator_t default_allocator = { default_alloc, default_free, NULL };
+
+void *cq_alloc(cq_cleanup_t *q, size_t bytes)
+{
+	return q->allocator.alloc(q->allocator.host, bytes, CQ_LINE);
+}
+
+void cq_free(cq_cleanup_t *q, void *memory, size_t bytes)
+{
+	q->allocator.free(q->allocator.host, memory, bytes);
+}
+
+/* A quarter of the processors, as in Go: cleanups are to keep up, not to take over. */
+static uint32_t default_max_workers(void)
+{
+	long quarter = sysconf(_SC_NPROCESSORS_ONLN) / 4;
+
+	return quarter < 1 ? 1 : quarter > CQ_MAX_WORKERS ? CQ_MAX_WORKERS : (uint32_t)quarter;
+}
+
+/* Fills in the defaults; false when a field is outside its limits. */
+static bool complete(cq_cleanup_config_t *c)
+{
+	const unsigned known = CQ_POLLED | CQ_HANDOVER | CQ_ATFORK | CQ_FORK_DISCARD;
+
+	if (c->max_workers == 0)
+		c->max_workers = default_max_workers();
+	if (c->block_bytes == 0)
+		c->block_bytes = CQ_BLOCK_BYTES_DEFAULT;
+	if (c->idle_ns == 0)
+		c->idle_ns = IDLE_NS_DEFAULT;
+	if (c->stack_bytes == 0)
+		c->stack_bytes = STACK_BYTES_DEFAULT;
+	if (c->name == NULL)
+		c->name = "cq-cleanup";
+	return (c->flags & ~known) == 0 && c->max_workers <= CQ_MAX_WORKERS &&
+	    c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX &&
+	    strlen(c->name) < sizeof(((cq_cleanup_t *)NULL)->name);
+}
+
+static int init_sets(cq_cleanup_t *q)
+{
+	int err;
+
+	if ((err = cq_sleepers_init(&q->idle, q->config.park)) != 0 ||
+	    (err = cq_sleepers_init(&q->drainers, q->config.park)) != 0 ||
+	    (err = cq_sleepers_init(&q->exits, q->config.park)) != 0)
+		return err; /* EINVAL; a mutex of the default kind has nothing to undo */
+	return pthread_mutex_init(&q->registry, NULL);
+}
+
+static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config, const cq_allocator_t *allocator)
+{
+	int err;
+
+	memset(q, 0, sizeof(*q));
+	q->config = *config;
+	strcpy(q->name, config->name);
+	q->config.name = q->name;
+	q->allocator = *allocator;
+	q->config.allocator = &q->allocator;
+	if (config->spawn == NULL && (config->flags & CQ_POLLED) == 0) {
+		q->config.spawn = cq_threads_spawn;
+		q->config.host = q;
+	}
+
+	q->slots = (uint32_t)((config->block_bytes - sizeof(cq_block_t)) / sizeof(struct callback));
+	q->block_bytes = sizeof(cq_block_t) + q->slots * sizeof(struct callback);
+	q->gate = (cq_barrier_asymmetric() ? 0 : GATE_FENCE) |
+	    ((config->flags & CQ_HANDOVER) != 0 ? GATE_HANDOVER : 0);
+	cq_threads_init(&q->threads);
+	if ((err = cq_workq_init(&q->full[0].queue)) != 0 ||
+	    (err = cq_workq_init(&q->full[1].queue)) != 0 || (err = init_sets(q)) != 0)
+		return err;
+	return (config->flags & CQ_ATFORK) != 0 ? cq_fork_register(q) : 0;
+}
+
+int cq_cleanup_create(const cq_cleanup_config_t *config, cq_cleanup_t **out)
+{
+	cq_cleanup_config_t c = config != NULL ? *config : (cq_cleanup_config_t){ 0 };
+	const cq_allocator_t *allocator = c.allocator != NULL ? c.allocator : &default_allocator;
+	cq_cleanup_t *q;
+	int err;
+
+	if (out == NULL || !complete(&c) || allocator->alloc == NULL || allocator->free == NULL)
+		return EINVAL;
+	q = allocator->alloc(allocator->host, sizeof(*q), CQ_LINE);
+	if (q == NULL)
+		return ENOMEM;
+	err = (uintptr_t)q % CQ_LINE == 0 ? init(q, &c, allocator) : EINVAL;
+	if (err != 0) {
+		allocator->free(allocator->host, q, sizeof(*q));
+		return err;
+	}
+	*out = q;
+	return 0;
+}
+
+int cq_cleanup_destroy(cq_cleanup_t *q)
+{
+	cq_allocator_t allocator;
+	bool busy;
+
+	if (q == NULL)
+		return 0;
+	/* The lock also waits for the last worker to leave it. */
+	pthread_mutex_lock(&q->registry);
+	busy = q->nproducers != 0 || q->nworkers != 0 || cq_blocks_waiting(q) != 0 ||
+	    cq_u32_load_relaxed(&q->pollers) != 0 || q->shutdown == SHUTDOWN_ACTIVE;
+	pthread_mutex_unlock(&q->registry);
+	if (busy)
+		return EBUSY;
+
+	if ((q->config.flags & CQ_ATFORK) != 0)
+		cq_fork_unregister(q);
+	cq_threads_join(&q->threads);
+	for (cq_block_t *b = q->all, *next; b != NULL; b = next) {
+		next = b->all_next;
+		cq_free(q, b, q->block_bytes);
+	}
+	cq_sleepers_destroy(&q->idle);
+	cq_sleepers_destroy(&q->drainers);
+	cq_sleepers_destroy(&q->exits);
+	pthread_mutex_destroy(&q->registry);
+	allocator = q->allocator;
+	allocator.free(allocator.host, q, sizeof(*q));
+	return 0;
+}

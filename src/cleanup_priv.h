@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The inside of the cleanup queue. Which file has what:
+ *
+ *   cleanup.c   create, destroy        wake.c     needs_wake, wake, making workers
+ *   block.c     blocks, trim           worker.c   taking, running, sleeping, retiring
+ *   producer.c  enqueue, flush         drain.c    drain, shutdown
+ *   gather.c    flush_all              threads.c  managed threads
+ *   stats.c     statistics             fork.c     fork
+ *
+ * Locks, in the order in which they may be held together:
+ *   drainers.lock, idle.lock  ->  registry  ->  exits.lock
+ * No lock is held while user code runs, but the allocator's.
+ */
+#ifndef CQ_CLEANUP_PRIV_H
+#define CQ_CLEANUP_PRIV_H
+
+#include <cq/cleanup.h>
+#include <cq/sleepers.h>
+#include <cq/workq.h>
+#include <pthread.h>
+
+#include "ordering.h"
+#include "points.h"
+
+/* The unit in which processors share memory: 64 bytes on most of them. */
+#define CQ_LINE 64
+
+struct callback {
+	cq_callback_fn *fn;
+	void *arg;
+};
+
+/*
+ * A block of callbacks. At every instant it is in one place: the free stack, a
+ * producer's spares, open at a producer, in a full queue, or with a worker.
+ */
+struct cq_block {
+	cq_node_t node;
+	cq_block_t *all_next;	/* every block ever made; written once */
+	/*
+	 * The callbacks that are published and not begun: [begin, end). Empty in a
+	 * free, spare or open block. begin moves before each call, so that a forked
+	 * child knows what its parent had begun.
+	 */
+	uint32_t begin, end;
+	uint32_t first;		/* begin, when a worker took the block */
+	uint32_t parity;	/* which full queue and counts; BLOCK_KEPT in fork and trim */
+	struct callback callbacks[];
+};
+
+#define BLOCK_KEPT 2
+
+/*
+ * A producer. Its owner writes callbacks, then n. A gatherer (one at a time,
+ * under the registry lock) claims a prefix of them by a compare-and-swap of
+ * `state`; the owner closes the block by another. So each callback leaves by
+ * one of the two, and the owner's hot path has no read-modify-write.
+ *
+ * state = seq | claimed | parity | phase, changed by:
+ *   open    owner    VOID   -> OPEN, seq + 1, claimed 0, parity of the epoch
+ *   claim   gatherer OPEN   -> OPEN, claimed up to n
+ *   retract owner    OPEN   -> OPEN, seq + 1 (a shutdown refused the last callback)
+ *   close   owner    OPEN   -> CLOSED: what is not claimed is the owner's to publish
+ *   leave   owner    CLOSED -> VOID, when that is counted in published[]
+ */
+struct cq_producer {
+	struct callback *callbacks;	/* the open block's; owner only */
+	uint32_t n;			/* callbacks written to it. Release by the owner */
+	uint32_t limit;			/* its slots; n: no block is open. Owner only */
+	cq_cleanup_t *q;
+	uint64_t state CQ_ALIGNED(8);
+	cq_block_t *block;		/* the open block */
+	uint64_t base;			/* callbacks accepted before the open block */
+	uint64_t total;			/* and up to the last close, written before it */
+	uint64_t published[2];		/* callbacks put in full[]; owner only writes */
+	uint64_t reserved_until;	/* the count of accepted callbacks up to which
+					   an enqueue cannot fail. Owner only */
+	cq_node_t *spares;		/* blocks for that. Owner only */
+	uint64_t nspares;
+	cq_producer_t *next, *prev;	/* under the registry lock */
+};
+
+enum { PHASE_VOID, PHASE_OPEN, PHASE_CLOSED, PHASE_MASK = 3 };
+
+#define STATE_PARITY UINT64_C(4)
+#define STATE_CLAIMED_SHIFT 3
+#define STATE_CLAIMED (UINT64_C(0xffff) << STATE_CLAIMED_SHIFT)
+#define STATE_SEQ (UINT64_C(1) << 19) /* one; 45 bits: for ever */
+
+static inline unsigned state_phase(uint64_t s) { return (unsigned)(s & PHASE_MASK); }
+static inline unsigned state_parity(uint64_t s) { return (s & STATE_PARITY) != 0; }
+static inline uint32_t state_claimed(uint64_t s)
+{
+	return (uint32_t)((s & STATE_CLAIMED) >> STATE_CLAIMED_SHIFT);
+}
+static inline uint64_t state_with_claimed(uint64_t s, uint32_t n)
+{
+	return (s & ~STATE_CLAIMED) | (uint64_t)n << STATE_CLAIMED_SHIFT;
+}
+
+/* A worker. Its own thread writes; others read under the registry lock. */
+struct cq_worker {
+	cq_cleanup_t *q;
+	cq_sleeper_t sleeper;
+	unsigned taken_from;		/* by the look: index of the full queue, or TAKEN_NONE */
+	uint32_t busy;			/* may be touching a stack, or running a block */
+	uint64_t executed[2] CQ_ALIGNED(8); /* callbacks, by the parity of their block */
+	uint64_t useless_wakes, failed_sleeps;
+	cq_worker_t *next, *prev;	/* under the registry lock */
+};
+
+#define TAKEN_NONE 2
+
+/* gate: what an enqueue has to look after when it has stored. 0 on most queues. */
+enum {
+	GATE_CLOSED = 1,	/* shut down: take the callback back */
+	GATE_FENCE = 2,		/* no asymmetric barrier: fence before looking */
+	GATE_HANDOVER = 4	/* CQ_HANDOVER: are workers idle? */
+};
+
+enum shutdown_phase { SHUTDOWN_NONE, SHUTDOWN_ACTIVE, SHUTDOWN_TRIED, SHUTDOWN_DONE };
+
+/* Managed threads: how many run, and the last that ended and is to be joined. */
+struct cq_threads {
+	pthread_mutex_t lock;
+	pthread_cond_t ended;
+	unsigned running;
+	bool has_last;
+	pthread_t last;
+};
+
+/* Words that different threads write are on different cache lines. */
+struct cq_cleanup {
+	/* Read by all, written rarely. */
+	cq_cleanup_config_t config;	/* with the defaults filled in */
+	cq_allocator_t allocator;
+	char name[16];
+	uint32_t slots;			/* callbacks per block */
+	size_t block_bytes;
+	uint32_t gate;			/* written at create and by shutdown */
+	uint32_t stop;			/* workers end. Written under the registry lock */
+	uint64_t epoch CQ_ALIGNED(8);	/* new blocks go to full[epoch & 1]; drains
+					   advance it under the registry lock */
+
+	/*
+	 * Published blocks. full[epoch & 1] gets the new ones. The other is what an
+	 * earlier epoch left; workers empty it first, so that a drain ends however
+	 * much is enqueued meanwhile, and no block is buried for ever.
+	 */
+	struct {
+		cq_workq_t queue CQ_ALIGNED(CQ_LINE);
+		uint64_t since;		/* when units last rose from 0. Approximate */
+	} full[2];
+
+	cq_stack_t free CQ_ALIGNED(CQ_LINE);	/* empty blocks */
+
+	/*
+	 * crew = live << 32 | coming.
+	 * live: workers made (or attached) and not ended or retired.
+	 * coming: workers woken or asked for that have not looked yet. Each will
+	 * take a unit or find none, so work <= coming needs no wake.
+	 */
+	uint64_t crew CQ_ALIGNED(CQ_LINE);
+	uint32_t spawn_failed;		/* the last attempt to make a worker failed */
+	uint32_t pollers;		/* threads in run_some */
+	uint32_t peak;			/* the most that live has been */
+
+	cq_sleepers_t idle CQ_ALIGNED(CQ_LINE);		/* workers */
+	cq_sleepers_t drainers CQ_ALIGNED(CQ_LINE);	/* threads in drain or shutdown */
+	cq_sleepers_t exits CQ_ALIGNED(CQ_LINE);	/* a shutdown that waits for workers */
+
+	cq_block_t *all CQ_ALIGNED(CQ_LINE);	/* every block, by all_next */
+	uint64_t blocks_made CQ_ALIGNED(8);
+	uint64_t wakes, created, failed, retired;	/* statistics; on rare paths */
+
+	pthread_mutex_t registry CQ_ALIGNED(CQ_LINE);
+	/* Under the registry lock: */
+	cq_producer_t *producers;
+	cq_worker_t *workers;
+	uint32_t nproducers;
+	uint32_t nworkers;		/* written under it, read by anyone */
+	uint64_t published[2];		/* by gatherers and producers that are gone */
+	uint64_t executed[2];		/* by run_some and workers that are gone */
+	uint64_t queued;		/* by producers that are gone */
+	uint64_t executed_by_parent;	/* before a fork */
+	uint64_t handed_back, useless_wakes, failed_sleeps, flushes;
+	enum shutdown_phase shutdown;
+	cq_cleanup_t *fork_next;	/* CQ_ATFORK queues; under fork.c's lock */
+
+	struct cq_threads threads;
+};
+
+/* crew */
+static inline uint32_t crew_live(uint64_t crew) { return (uint32_t)(crew >> 32); }
+static inline uint32_t crew_coming(uint64_t crew) { return (uint32_t)crew; }
+#define CREW_LIVE (UINT64_C(1) << 32)
+#define CREW_COMING UINT64_C(1)
+
+static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+static inline const cq_park_ops_t *park_of(const cq_cleanup_t *q)
+{
+	return q->config.park != NULL ? q->config.park : cq_park_default();
+}
+
+/* cleanup.c */
+void *cq_alloc(cq_cleanup_t *q, size_t bytes);
+void cq_free(cq_cleanup_t *q, void *memory, size_t bytes);
+
+/* block.c */
+CQ_NODE_CONTAINER(struct cq_block, node, block_of)
+cq_block_t *cq_block_get(cq_cleanup_t *q);
+void cq_block_put(cq_cleanup_t *q, cq_block_t *block);
+uint64_t cq_blocks_waiting(cq_cleanup_t *q);
+unsigned cq_block_take_unit(cq_cleanup_t *q);
+cq_block_t *cq_block_take(cq_cleanup_t *q);
+void cq_blocks_publish(cq_cleanup_t *q, unsigned parity, cq_block_t *first, cq_block_t *last,
+    uint64_t n);
+
+/* gather.c: with the registry lock held. Publishes, and doesn't wake. */
+int cq_gather(cq_cleanup_t *q);
+
+/* wake.c */
+int cq_wake_published(cq_cleanup_t *q);
+uint64_t cq_crew_add(cq_cleanup_t *q, uint64_t change);
+void cq_note_peak(cq_cleanup_t *q, uint32_t live);
+void cq_worker_arrive(cq_cleanup_t *q);
+
+/* worker.c */
+
+/* A run of callbacks that a thread is inside of, innermost first. */
+struct frame {
+	const cq_cleanup_t *q;
+	cq_worker_t *worker;		/* NULL in run_some */
+	cq_block_t *block;
+	struct frame *outer;
+};
+
+struct frame *cq_frames(void);
+cq_worker_t *cq_worker_new(cq_cleanup_t *q, void *host, int *err);
+void cq_worker_gone(cq_worker_t *w);
+void cq_worker_main(void *arg);
+bool cq_in_callback_of(const cq_cleanup_t *q);
+void cq_block_recycle(cq_cleanup_t *q, cq_block_t *block);
+
+/* drain.c */
+void cq_notify_drainers(cq_cleanup_t *q, unsigned parity);
+
+/* threads.c */
+void cq_threads_init(struct cq_threads *t);
+void cq_threads_join(struct cq_threads *t);
+int cq_threads_spawn(void *q, void (*body)(void *), void *arg);
+
+/* fork.c */
+int cq_fork_register(cq_cleanup_t *q);
+void cq_fork_unregister(cq_cleanup_t *q);
+
+#endif /* CQ_CLEANUP_PRIV_H */

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Drain and shutdown.
+ *
+ * A drain waits for what was enqueued before it, and must end while others go
+ * on enqueuing into a last-in-first-out stack. So it turns the page: it
+ * advances the epoch, after which new blocks go to the other full queue and
+ * workers prefer the old one, and waits until as many callbacks of the old
+ * parity have run as were published. Epoch e ends (e + 1 begins) only when
+ * nothing of e - 1 is left, since both use the same queue: the rule of the grace
+ * periods of read-copy-update. Counts are kept by producers and workers in
+ * their own memory and summed here: the hot paths share no counter.
+ */
+#include <errno.h>
+
+#include "barrier.h"
+#include "cleanup_priv.h"
+
+/* ------------------------------------------------------------------- waiting */
+
+/*
+ * Has everything of this parity run? With the registry lock held. `executed` is
+ * summed first: at the instant between the two sums, executed was at least
+ * the one, and published at most the other, so if they agree nothing was left.
+ */
+static bool parity_done(cq_cleanup_t *q, unsigned parity)
+{
+	uint64_t executed = q->executed[parity], published = q->published[parity];
+
+	for (cq_worker_t *w = q->workers; w != NULL; w = w->next)
+		/* Pairs with the release in cq_worker_finish: what the callbacks did,
+		   and, in the order of these loads, the sums. */
+		executed += cq_u64_load_acquire(&w->executed[parity]);
+	for (cq_producer_t *p = q->producers; p != NULL; p = p->next) {
+		/* Pairs with the release that ends close_block: not CLOSED means that
+		   published[] has it. */
+		uint64_t s = cq_u64_load_acquire(&p->state);
+
+		if (state_phase(s) == PHASE_CLOSED && state_parity(s) == parity &&
+		    state_claimed(s) != cq_u32_load_relaxed(&p->n))
+			return false; /* on its way to the queue */
+		published += cq_u64_load_relaxed(&p->published[parity]);
+	}
+	return executed == published;
+}
+
+/* A drain of everything up to and including `epoch`. */
+struct drain {
+	cq_cleanup_t *q;
+	uint64_t epoch;
+	bool done;	/* stays true: a block that was open all the time may still be
+			   published with the old parity */
+};
+
+static bool drained_or_stalled(void *arg)
+{
+	struct drain *d = arg;
+	cq_cleanup_t *q = d->q;
+
+	pthread_mutex_lock(&q->registry);
+	if (q->epoch == d->epoch && parity_done(q, (d->epoch + 1) & 1))
+		cq_u64_store_relaxed(&q->epoch, d->epoch + 1);
+	d->done = q->epoch >= d->epoch + 2 ||
+	    (q->epoch == d->epoch + 1 && parity_done(q, d->epoch & 1));
+	pthread_mutex_unlock(&q->registry);
+	return d->done || cq_cleanup_stalled(q);
+}
+
+void cq_notify_drainers(cq_cleanup_t *q, unsigned parity)
+{
+	/* The fence in cq_sleepers_asleep stands between the count of what has run
+	   and this load; it pairs with the announcement of the drain. The units are
+	   a filter: the last block of a parity finds none. */
+	if (cq_sleepers_asleep(&q->drainers) != 0 &&
+	    cq_workq_units(&q->full[parity].queue) == 0)
+		cq_sleepers_wake_all(&q->drainers);
+}
+
+/* Sleeps in `set` until look(arg), or the deadline: ETIMEDOUT. */
+static int wait_until(cq_sleepers_t *set, cq_look_fn *look, void *arg, uint64_t deadline)
+{
+	cq_sleeper_t me;
+
+	cq_sleeper_init(&me, NULL);
+	while (!look(arg)) {
+		switch (cq_sleepers_sleep(set, &me, look, arg, deadline)) {
+		case CQ_WORK:
+			return 0;
+		case CQ_TIMED_OUT:
+			return ETIMEDOUT;
+		case CQ_WOKEN:
+			break;
+		}
+	}
+	return 0;
+}
+
+int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline)
+{
+	struct drain d = { .q = q };
+	int err;
+
+	if (cq_in_callback_of(q))
+		return EDEADLK;
+	pthread_mutex_lock(&q->registry);
+	err = cq_gather(q);
+	d.epoch = q->epoch;
+	pthread_mutex_unlock(&q->registry);
+	if (err != 0)
+		return err;
+	if ((q->config.flags & CQ_POLLED) == 0)
+		cq_wake_published(q);
+	err = wait_until(&q->drainers, drained_or_stalled, &d, deadline);
+	return err != 0 || d.done ? err : EAGAIN;
+}
+
+/* ------------------------------------------------------------------ shutdown */
+
+static bool workers_gone(void *arg)
+{
+	cq_cleanup_t *q = arg;
+
+	return cq_u32_load_acquire(&q->nworkers) == 0 && cq_u32_load_acquire(&q->pollers) == 0;
+}
+
+/* Makes every worker end after the callback that it is in, and waits for that. */
+static int stop_workers(cq_cleanup_t *q, uint64_t deadline)
+{
+	int err;
+
+	pthread_mutex_lock(&q->registry);
+	cq_u32_store_relaxed(&q->stop, 1);
+	pthread_mutex_unlock(&q->registry);
+	/* Its fence pairs with that of the announcement: a worker that it does not
+	   find asleep looks at `stop` before it sleeps. */
+	cq_sleepers_wake_all(&q->idle);
+
+	err = wait_until(&q->exits, workers_gone, q, deadline);
+	if (err != 0)
+		return err;
+	/* The last worker has counted itself out under the lock: wait until it has
+	   left the lock as well, and its thread the library. */
+	pthread_mutex_lock(&q->registry);
+	cq_u64_store_relaxed(&q->crew, 0);
+	pthread_mutex_unlock(&q->registry);
+	cq_threads_join(&q->threads);
+	return 0;
+}
+
+/* Nothing published is left, and no block is on its way. */
+static bool nothing_left(cq_cleanup_t *q)
+{
+	bool nothing;
+
+	pthread_mutex_lock(&q->registry);
+	nothing = parity_done(q, 0) && parity_done(q, 1);
+	pthread_mutex_unlock(&q->registry);
+	return nothing;
+}
+
+static bool something_came_or_nothing_left(void *arg)
+{
+	cq_cleanup_t *q = arg;
+
+	return cq_blocks_waiting(q) != 0 || nothing_left(q);
+}
+
+/* Gives back the callbacks of one block; in the sums they are as good as run. */
+static void give_back_block(cq_cleanup_t *q, cq_block_t *b, cq_give_back_fn *give_back, void *ctx)
+{
+	unsigned parity = b->parity;
+	uint32_t n = b->end - b->begin;
+	cq_callback_fn *fn;
+	void *arg;
+
+	while (cq_block_next(b, &fn, &arg))
+		give_back(ctx, fn, arg);
+	cq_block_recycle(q, b);
+	pthread_mutex_lock(&q->registry);
+	q->executed[parity] += n;
+	q->handed_back += n;
+	pthread_mutex_unlock(&q->registry);
+}
+
+/* After the workers have gone and the gate is closed: all that is left. */
+static int give_back_rest(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *give_back, void *ctx)
+{
+	cq_block_t *b;
+	int err;
+
+	do {
+		pthread_mutex_lock(&q->registry);
+		err = cq_gather(q);
+		pthread_mutex_unlock(&q->registry);
+		while ((b = cq_block_take(q)) != NULL)
+			give_back_block(q, b, give_back, ctx);
+		if (err != 0)
+			continue; /* what was recycled may be enough to gather the rest */
+		/* A producer may be about to publish a block that it has closed. */
+		err = wait_until(&q->drainers, something_came_or_nothing_left, q, deadline);
+		if (err != 0)
+			return err;
+	} while (!nothing_left(q));
+	return 0;
+}
+
+static int shut_down(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
+    cq_give_back_fn *give_back, void *ctx)
+{
+	int err;
+
+	cq_u32_store_relaxed(&q->gate, q->gate | GATE_CLOSED);
+	/* Pairs with the store of n and the load of gate in cq_producer_enqueue:
+	   an enqueue either sees the gate closed and takes its callback back, or
+	   its callback is seen by what follows. */
+	cq_barrier_heavy();
+
+	if (how == CQ_SHUTDOWN_DRAIN && cq_u32_load_relaxed(&q->stop) == 0 &&
+	    (err = cq_cleanup_drain(q, deadline)) != 0)
+		return err;
+	if ((err = stop_workers(q, deadline)) != 0)
+		return err;
+	return give_back != NULL ? give_back_rest(q, deadline, give_back, ctx) : 0;
+}
+
+int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
+    cq_give_back_fn *give_back, void *ctx)
+{
+	enum shutdown_phase phase;
+	int err;
+
+	/* A queue that was stopped with callbacks left can only give them back. */
+	if (give_back == NULL && (how != CQ_SHUTDOWN_DRAIN ||
+	    (cq_u32_load_relaxed(&q->stop) != 0 && cq_blocks_waiting(q) != 0)))
+		return EINVAL;
+	if (cq_in_callback_of(q))
+		return EDEADLK;
+
+	pthread_mutex_lock(&q->registry);
+	phase = q->shutdown;
+	if (phase != SHUTDOWN_ACTIVE && phase != SHUTDOWN_DONE)
+		q->shutdown = SHUTDOWN_ACTIVE;
+	pthread_mutex_unlock(&q->registry);
+	if (phase == SHUTDOWN_ACTIVE)
+		return EALREADY;
+	if (phase == SHUTDOWN_DONE)
+		return 0;
+
+	err = shut_down(q, how, deadline, give_back, ctx);
+	pthread_mutex_lock(&q->registry);
+	q->shutdown = err == 0 ? SHUTDOWN_DONE : SHUTDOWN_TRIED;
+	pthread_mutex_unlock(&q->registry);
+	return err;
+}

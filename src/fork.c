@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * fork() in a process with threads. The child has the memory as it was, with
+ * other threads stopped between any two of their instructions, and none of
+ * those threads. Its queue is rebuilt from what cannot be torn: each block's
+ * [begin, end), each producer's state, and the list of all blocks.
+ */
+#include <errno.h>
+
+#include "cleanup_priv.h"
+#include "stack.h"
+
+void cq_cleanup_fork_prepare(cq_cleanup_t *q)
+{
+	cq_sleepers_fork_prepare(&q->drainers);
+	cq_sleepers_fork_prepare(&q->idle);
+	pthread_mutex_lock(&q->registry);
+	cq_sleepers_fork_prepare(&q->exits);
+	pthread_mutex_lock(&q->threads.lock);
+}
+
+void cq_cleanup_fork_parent(cq_cleanup_t *q)
+{
+	pthread_mutex_unlock(&q->threads.lock);
+	cq_sleepers_fork_parent(&q->exits);
+	pthread_mutex_unlock(&q->registry);
+	cq_sleepers_fork_parent(&q->idle);
+	cq_sleepers_fork_parent(&q->drainers);
+}
+
+static bool discards(const cq_cleanup_t *q)
+{
+	return (q->config.flags & CQ_FORK_DISCARD) != 0;
+}
+
+/* What the statistics of the child are made of. */
+struct sums {
+	uint64_t queued;	/* by all producers, ever */
+	uint64_t open;		/* of those: still in open blocks */
+	uint64_t published;	/* published and not begun */
+};
+
+/*
+ * A producer whose thread was opening or closing a block has none now. Closing:
+ * the block answers for what was not claimed, as close_block would have told it.
+ */
+static void settle_producer(cq_cleanup_t *q, cq_producer_t *p, struct sums *sums)
+{
+	cq_block_t *b = p->block;
+	uint64_t s = p->state;
+
+	if (state_phase(s) == PHASE_OPEN) {
+		if (discards(q))
+			p->state = s = state_with_claimed(s, p->n);
+		b->parity = BLOCK_KEPT;
+		sums->open += p->n - state_claimed(s);
+		sums->queued += p->base + p->n;
+	} else {
+		sums->queued += p->total;
+		if (state_phase(s) == PHASE_CLOSED && b != NULL) {
+			b->begin = state_claimed(s);
+			b->end = p->n;
+		}
+		p->state = s & ~(uint64_t)(PHASE_MASK | STATE_CLAIMED);
+		p->n = p->limit = 0;
+	}
+	p->published[0] = p->published[1] = 0;
+	p->nspares = 0;
+	for (cq_node_t *n = p->spares; n != NULL; n = n->next, p->nspares++)
+		block_of(n)->parity = BLOCK_KEPT;
+}
+
+/* The calling thread may be a worker, inside a callback: it and its block live on. */
+static bool in_frames(const cq_worker_t *w)
+{
+	for (struct frame *f = cq_frames(); f != NULL; f = f->outer)
+		if (f->worker == w)
+			return true;
+	return false;
+}
+
+static void settle_workers(cq_cleanup_t *q)
+{
+	cq_worker_t *kept = NULL, *next;
+	uint32_t n = 0;
+
+	for (cq_worker_t *w = q->workers; w != NULL; w = next) {
+		next = w->next;
+		q->useless_wakes += w->useless_wakes;
+		q->failed_sleeps += w->failed_sleeps;
+		w->useless_wakes = w->failed_sleeps = 0;
+		w->executed[0] = w->executed[1] = 0;
+		if (!in_frames(w)) {
+			cq_free(q, w, sizeof(*w));
+			continue;
+		}
+		w->prev = NULL;
+		w->next = kept;
+		if (kept != NULL)
+			kept->prev = w;
+		kept = w;
+		n++;
+	}
+	q->workers = kept;
+	q->nworkers = n;
+	q->crew = n * CREW_LIVE;
+	q->threads.running = q->config.spawn == cq_threads_spawn ? n : 0;
+	q->pollers = 0;
+	for (struct frame *f = cq_frames(); f != NULL; f = f->outer)
+		if (f->q == q && f->worker == NULL)
+			q->pollers++;
+}
+
+/* The blocks that the calling thread is inside of: what they have left is published. */
+static void settle_frames(cq_cleanup_t *q, struct sums *sums)
+{
+	for (struct frame *f = cq_frames(); f != NULL; f = f->outer) {
+		if (f->q != q)
+			continue;
+		f->block->parity = BLOCK_KEPT;
+		if (discards(q))
+			f->block->end = f->block->begin;
+		f->block->first = f->block->begin;
+		sums->published += f->block->end - f->block->begin;
+	}
+}
+
+/* Puts every block that is not kept into one of two stacks. */
+static void settle_blocks(cq_cleanup_t *q, struct sums *sums)
+{
+	for (int i = 0; i < 2; i++)
+		q->full[i].queue = (cq_workq_t)CQ_WORKQ_INITIALIZER;
+	q->free.head = NULL;
+	cq_stack_fork_child(&q->free);
+
+	for (cq_block_t *b = q->all; b != NULL; b = b->all_next) {
+		bool kept = b->parity == BLOCK_KEPT;
+
+		b->parity = 0;
+		if (kept)
+			continue;
+		if (b->begin < b->end && !discards(q)) {
+			sums->published += b->end - b->begin;
+			cq_blocks_publish(q, 0, b, b, 1);
+		} else {
+			cq_block_recycle(q, b);
+		}
+	}
+}
+
+/* The sums of drain.c and the statistics start anew, from what is left. */
+static void rebuild(cq_cleanup_t *q)
+{
+	struct sums sums = { .queued = q->queued };
+
+	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
+		settle_producer(q, p, &sums);
+	settle_frames(q, &sums);
+	settle_workers(q);
+	settle_blocks(q, &sums);
+
+	q->epoch = 0;
+	q->executed[0] = q->handed_back; /* which stats.c subtracts */
+	q->published[0] = q->handed_back + sums.published;
+	q->executed[1] = q->published[1] = 0;
+	q->executed_by_parent = sums.queued - sums.open - sums.published - q->handed_back;
+	q->spawn_failed = 0;
+	if (q->shutdown == SHUTDOWN_ACTIVE)
+		q->shutdown = SHUTDOWN_TRIED;
+}
+
+void cq_cleanup_fork_child(cq_cleanup_t *q)
+{
+	cq_sleepers_fork_child(&q->drainers);
+	cq_sleepers_fork_child(&q->idle);
+	cq_sleepers_fork_child(&q->exits);
+	cq_threads_init(&q->threads);
+	pthread_mutex_init(&q->registry, NULL);
+	rebuild(q);
+}
+
+/* ---------------------------------------------------------------- CQ_ATFORK */
+
+static pthread_mutex_t atfork_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t atfork_once = PTHREAD_ONCE_INIT;
+static cq_cleanup_t *atfork_queues;
+static int atfork_err;
+
+static void prepare_all(void)
+{
+	pthread_mutex_lock(&atfork_lock);
+	for (cq_cleanup_t *q = atfork_queues; q != NULL; q = q->fork_next)
+		cq_cleanup_fork_prepare(q);
+}
+
+static void parent_all(void)
+{
+	for (cq_cleanup_t *q = atfork_queues; q != NULL; q = q->fork_next)
+		cq_cleanup_fork_parent(q);
+	pthread_mutex_unlock(&atfork_lock);
+}
+
+static void child_all(void)
+{
+	for (cq_cleanup_t *q = atfork_queues; q != NULL; q = q->fork_next)
+		cq_cleanup_fork_child(q);
+	pthread_mutex_init(&atfork_lock, NULL);
+}
+
+static void register_once(void)
+{
+	atfork_err = pthread_atfork(prepare_all, parent_all, child_all);
+}
+
+int cq_fork_register(cq_cleanup_t *q)
+{
+	pthread_once(&atfork_once, register_once);
+	if (atfork_err != 0)
+		return atfork_err;
+	pthread_mutex_lock(&atfork_lock);
+	q->fork_next = atfork_queues;
+	atfork_queues = q;
+	pthread_mutex_unlock(&atfork_lock);
+	return 0;
+}
+
+void cq_fork_unregister(cq_cleanup_t *q)
+{
+	pthread_mutex_lock(&atfork_lock);
+	for (cq_cleanup_t **link = &atfork_queues; *link != NULL; link = &(*link)->fork_next) {
+		if (*link == q) {
+			*link = q->fork_next;
+			break;
+		}
+	}
+	pthread_mutex_unlock(&atfork_lock);
+}

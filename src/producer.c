@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include <errno.h>
+
+#include "cleanup_priv.h"
+
+/* ------------------------------------------------------- opening and closing */
+
+/* Takes the next block from the spares, or from the queue. */
+static cq_block_t *next_block(cq_producer_t *p)
+{
+	cq_node_t *spare = p->spares;
+
+	if (spare == NULL)
+		return cq_block_get(p->q);
+	p->spares = spare->next;
+	p->nspares--;
+	return block_of(spare);
+}
+
+static void add_spare(cq_producer_t *p, cq_block_t *b)
+{
+	/* Relaxed, not plain: a pop of the free stack that lost may be reading it. */
+	cq_ptr_store_relaxed(&b->node.next, p->spares);
+	p->spares = &b->node;
+	p->nspares++;
+}
+
+static void give_spares_back(cq_producer_t *p, uint64_t keep)
+{
+	while (p->nspares > keep)
+		cq_block_put(p->q, next_block(p));
+}
+
+/* Between calls: a full block is closed at once. */
+static bool is_open(const cq_producer_t *p)
+{
+	return p->n != p->limit;
+}
+
+/* VOID -> OPEN, with an empty block. */
+static void open_block(cq_producer_t *p, cq_block_t *b)
+{
+	uint64_t seq = (p->state & ~(STATE_SEQ - 1)) + STATE_SEQ;
+	uint64_t parity = cq_u64_load_relaxed(&p->q->epoch) & 1 ? STATE_PARITY : 0;
+
+	p->callbacks = b->callbacks;
+	p->limit = p->q->slots;
+	cq_u64_store_relaxed(&p->base, p->total);
+	cq_u32_store_relaxed(&p->n, 0);
+	cq_ptr_store_relaxed(&p->block, b);
+	/* Pairs with the acquire of `state` in claim (gather.c): block, base and n
+	   are those of this seq. Without it a gatherer could count the callbacks of
+	   the last block as this one's. */
+	cq_u64_store_release(&p->state, seq | parity | PHASE_OPEN);
+}
+
+/*
+ * OPEN -> CLOSED -> VOID. Publishes what is not claimed; the block is then a
+ * worker's. Returns whether anything was published; an empty block is kept as a
+ * spare.
+ */
+static bool close_block(cq_producer_t *p)
+{
+	cq_block_t *b = p->block;
+	uint64_t s = cq_u64_load_relaxed(&p->state);
+
+	/* Pairs with the acquires in cq_producer_accepted, which reads total once
+	   it has seen CLOSED. */
+	cq_u64_store_relaxed(&p->total, p->base + p->n);
+	do {
+		cq_fence_release();
+	} while (!cq_u64_cas_relaxed(&p->state, &s, (s & ~(uint64_t)PHASE_MASK) | PHASE_CLOSED));
+	CQ_POINT("producer.closed");
+	/* Pairs with the release of the claim: the gatherer has read the slots that
+	   it claimed before they are written again. */
+	cq_fence_acquire();
+
+	b->parity = state_parity(s);
+	b->begin = state_claimed(s);
+	b->end = p->n;
+	cq_u64_store_relaxed(&p->published[b->parity],
+	    p->published[b->parity] + (b->end - b->begin));
+	p->limit = p->n; /* not open any more */
+	/* For a forked child: the block answers for its callbacks itself now. */
+	cq_fence_release();
+	cq_ptr_store_relaxed(&p->block, NULL);
+	/* Pairs with the acquire of `state` in parity_done (drain.c): a drain that
+	   no longer sees CLOSED sees published[]. Without it a block in flight
+	   would be in neither, and the drain return before it has run. */
+	cq_u64_store_release(&p->state, (s & ~(uint64_t)(PHASE_MASK | STATE_CLAIMED)) | PHASE_VOID);
+	CQ_POINT("producer.counted");
+
+	if (b->begin == b->end) {
+		b->begin = b->end = 0;
+		add_spare(p, b);
+		return false;
+	}
+	cq_blocks_publish(p->q, b->parity, b, b, 1);
+	return true;
+}
+
+/* Wakes for what the caller has published; a shutdown may be waiting for it. */
+static int published(cq_cleanup_t *q)
+{
+	int err = (q->config.flags & CQ_POLLED) != 0 ? 0 : cq_wake_published(q);
+
+	/* Pairs with the full fence in cq_sleepers_announce by collect (drain.c),
+	   through the fence of cq_sleepers_wake. */
+	if ((cq_u32_load_relaxed(&q->gate) & GATE_CLOSED) != 0)
+		cq_sleepers_wake_all(&q->drainers);
+	return err;
+}
+
+/* ------------------------------------------------------------------ enqueue */
+
+/* Not hot: the gate is up. May the callback in slot `n`, just written, stay? */
+static int gated(cq_producer_t *p, uint32_t n)
+{
+	cq_cleanup_t *q = p->q;
+	uint64_t s;
+
+	if ((cq_u32_load_relaxed(&q->gate) & GATE_FENCE) != 0)
+		/* Pairs with cq_barrier_heavy in shutdown and in the handover look:
+		   either they see this callback, or it is seen here that they came.
+		   With membarrier, program order is enough on this side. */
+		cq_fence_full();
+	if ((cq_u32_load_relaxed(&q->gate) & GATE_CLOSED) == 0)
+		return 0;
+
+	/* Take it back, unless the gatherer has claimed it. A new seq makes a claim
+	   fail that is under way and has read the larger n. */
+	cq_u32_store_relaxed(&p->n, n);
+	s = cq_u64_load_relaxed(&p->state);
+	do {
+		if (state_claimed(s) > n) {
+			cq_u32_store_relaxed(&p->n, n + 1);
+			return 0;
+		}
+		/* Pairs with the acquire of `state` in claim: a claim that sees the
+		   new seq sees the smaller n. */
+		cq_fence_release();
+	} while (!cq_u64_cas_relaxed(&p->state, &s, s + STATE_SEQ));
+	return ESHUTDOWN;
+}
+
+/* CQ_HANDOVER: is a worker idle, or to be made? Looked at after the store of n. */
+static bool wants_partial_block(cq_cleanup_t *q)
+{
+	return cq_u32_load_relaxed(&q->idle.asleep) != 0 ||
+	    crew_live(cq_u64_load_relaxed(&q->crew)) == 0;
+}
+
+/* A block for the next enqueue. */
+static int begin_block(cq_producer_t *p)
+{
+	cq_block_t *b;
+
+	if ((cq_u32_load_relaxed(&p->q->gate) & GATE_CLOSED) != 0)
+		return ESHUTDOWN;
+	b = next_block(p);
+	if (b == NULL)
+		return ENOMEM;
+	open_block(p, b);
+	return 0;
+}
+
+int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
+{
+	struct callback *slot;
+	uint32_t n, gate;
+	int err;
+
+	if (fn == NULL)
+		return EINVAL;
+	if (!is_open(p) && (err = begin_block(p)) != 0)
+		return err;
+
+	n = p->n;
+	slot = &p->callbacks[n];
+	cq_ptr_store_relaxed(&slot->arg, arg);
+	cq_ptr_store_relaxed(&slot->fn, fn);
+	/* Pairs with the acquire of n in claim (gather.c): the slot before the
+	   count that covers it. Without it a gatherer could copy an old slot. */
+	cq_u32_store_release(&p->n, n + 1);
+	CQ_POINT("producer.stored");
+
+	/* Program order between that store and this load is one half of the
+	   asymmetric barrier; see gated. */
+	gate = cq_u32_load_relaxed(&p->q->gate);
+	if (gate != 0 && (err = gated(p, n)) != 0)
+		return err;
+	if (n + 1 == p->limit) {
+		if (close_block(p))
+			published(p->q);
+	} else if ((gate & GATE_HANDOVER) != 0 && wants_partial_block(p->q)) {
+		cq_producer_flush(p);
+	}
+	return 0;
+}
+
+/* --------------------------------------------------------- reserve and flush */
+
+/* Callbacks accepted so far, by the owner. */
+static uint64_t accepted(const cq_producer_t *p)
+{
+	return is_open(p) ? p->base + p->n : p->total;
+}
+
+/* Makes spares for `n` enqueues beyond the `room` in the open block. */
+static int ensure_spares(cq_producer_t *p, uint64_t n, uint64_t room)
+{
+	uint64_t have = p->nspares, need = 0;
+
+	if (n > room)
+		need = (n - room - 1) / p->q->slots + 1;
+	if (need > SIZE_MAX / p->q->block_bytes)
+		return EINVAL;
+	while (p->nspares < need) {
+		cq_block_t *b = cq_block_get(p->q);
+
+		if (b == NULL) {
+			give_spares_back(p, have);
+			return ENOMEM;
+		}
+		add_spare(p, b);
+	}
+	give_spares_back(p, need);
+	return 0;
+}
+
+int cq_producer_reserve(cq_producer_t *p, size_t n)
+{
+	int err;
+
+	if ((cq_u32_load_relaxed(&p->q->gate) & GATE_CLOSED) != 0)
+		return ESHUTDOWN;
+	err = ensure_spares(p, n, p->limit - p->n);
+	if (err == 0)
+		p->reserved_until = accepted(p) + n;
+	return err;
+}
+
+int cq_producer_flush(cq_producer_t *p)
+{
+	uint64_t so_far = accepted(p);
+
+	if (!is_open(p) || p->n == state_claimed(cq_u64_load_relaxed(&p->state)))
+		return 0;
+	/* The rest of this block goes; what is reserved must fit the spares alone. */
+	if (p->reserved_until > so_far && ensure_spares(p, p->reserved_until - so_far, 0) != 0)
+		return ENOMEM;
+	return close_block(p) ? published(p->q) : 0;
+}
+
+/* -------------------------------------------------------- attach and detach */
+
+int cq_producer_attach(cq_cleanup_t *q, cq_producer_t **out)
+{
+	cq_producer_t *p;
+
+	if (q == NULL || out == NULL)
+		return EINVAL;
+	if ((cq_u32_load_relaxed(&q->gate) & GATE_CLOSED) != 0)
+		return ESHUTDOWN;
+	p = cq_alloc(q, sizeof(*p));
+	if (p == NULL)
+		return ENOMEM;
+	*p = (cq_producer_t){ .q = q };
+
+	pthread_mutex_lock(&q->registry);
+	p->next = q->producers;
+	if (p->next != NULL)
+		p->next->prev = p;
+	q->producers = p;
+	q->nproducers++;
+	pthread_mutex_unlock(&q->registry);
+	*out = p;
+	return 0;
+}
+
+void cq_producer_detach(cq_producer_t *p)
+{
+	cq_cleanup_t *q;
+
+	if (p == NULL)
+		return;
+	q = p->q;
+	if (is_open(p) && close_block(p))
+		published(q);
+	give_spares_back(p, 0);
+
+	pthread_mutex_lock(&q->registry);
+	if (p->prev != NULL)
+		p->prev->next = p->next;
+	else
+		q->producers = p->next;
+	if (p->next != NULL)
+		p->next->prev = p->prev;
+	q->queued += p->total;
+	q->published[0] += p->published[0];
+	q->published[1] += p->published[1];
+	q->nproducers--;
+	cq_free(q, p, sizeof(*p));
+	pthread_mutex_unlock(&q->registry);
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "cleanup_priv.h"
+
+/*
+ * The callbacks that p has accepted. Exact at some instant: retried only when
+ * the owner has closed or opened a block meanwhile.
+ */
+static uint64_t accepted(const cq_producer_t *p)
+{
+	for (;;) {
+		/* Pairs with the releases of `state` in open_block and close_block:
+		   base is that of an open block, total that of a closed one. */
+		uint64_t s = cq_u64_load_acquire(&p->state), n;
+
+		if (state_phase(s) == PHASE_OPEN)
+			n = cq_u64_load_relaxed(&p->base) + cq_u32_load_relaxed(&p->n);
+		else
+			n = cq_u64_load_relaxed(&p->total);
+		/* The same again: what was read between belongs to one block. */
+		cq_fence_acquire();
+		if (((cq_u64_load_relaxed(&p->state) ^ s) & ~STATE_CLAIMED) == 0)
+			return n;
+	}
+}
+
+/* With the registry lock held. executed first, so that it is never above queued. */
+static void sum(cq_cleanup_t *q, cq_cleanup_stats_t *out)
+{
+	out->executed = q->executed_by_parent + q->executed[0] + q->executed[1] - q->handed_back;
+	for (cq_worker_t *w = q->workers; w != NULL; w = w->next) {
+		out->executed += cq_u64_load_acquire(&w->executed[0]);
+		out->executed += cq_u64_load_acquire(&w->executed[1]);
+		out->useless_wakes += cq_u64_load_relaxed(&w->useless_wakes);
+		out->failed_sleeps += cq_u64_load_relaxed(&w->failed_sleeps);
+		out->workers_running += cq_u32_load_relaxed(&w->busy);
+	}
+	out->queued = q->queued;
+	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
+		out->queued += accepted(p);
+	out->handed_back = q->handed_back;
+	out->useless_wakes += q->useless_wakes;
+	out->failed_sleeps += q->failed_sleeps;
+	out->flushes = q->flushes;
+	out->producers = q->nproducers;
+}
+
+/* The longest that a published block can have waited: see cq_blocks_publish. */
+static uint64_t oldest(cq_cleanup_t *q)
+{
+	uint64_t now = park_of(q)->now(park_of(q)->host), oldest = 0;
+
+	for (int i = 0; i < 2; i++) {
+		uint64_t since = cq_u64_load_relaxed(&q->full[i].since);
+
+		if (cq_workq_units(&q->full[i].queue) != 0 && now > since && now - since > oldest)
+			oldest = now - since;
+	}
+	return oldest;
+}
+
+void cq_cleanup_stats(cq_cleanup_t *q, cq_cleanup_stats_t *out)
+{
+	uint64_t crew;
+
+	*out = (cq_cleanup_stats_t){ 0 };
+	pthread_mutex_lock(&q->registry);
+	sum(q, out);
+	pthread_mutex_unlock(&q->registry);
+
+	crew = cq_u64_load_relaxed(&q->crew);
+	out->workers_live = crew_live(crew);
+	out->workers_coming = crew_coming(crew);
+	out->workers_asleep = cq_u32_load_relaxed(&q->idle.asleep);
+	out->blocks_waiting = cq_blocks_waiting(q);
+	out->blocks_made = cq_u64_load_relaxed(&q->blocks_made);
+	out->block_bytes = q->block_bytes;
+	out->wakes = cq_u64_load_relaxed(&q->wakes);
+	out->workers_created = cq_u64_load_relaxed(&q->created);
+	out->workers_retired = cq_u64_load_relaxed(&q->retired);
+	out->workers_failed = cq_u64_load_relaxed(&q->failed);
+	out->workers_peak = cq_u32_load_relaxed(&q->peak);
+	out->max_workers = q->config.max_workers;
+	out->oldest_ns = oldest(q);
+}

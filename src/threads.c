@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Managed workers: pthreads with all signals blocked, named, and joined. A
+ * thread that ends joins the one that ended before it and leaves itself to the
+ * next, so at most one ended thread waits to be joined.
+ */
+#define _GNU_SOURCE /* pthread_setname_np */
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "cleanup_priv.h"
+
+struct start {
+	cq_cleanup_t *q;
+	void (*body)(void *);
+	void *arg;
+};
+
+void cq_threads_init(struct cq_threads *t)
+{
+	*t = (struct cq_threads){ .running = 0 };
+	pthread_mutex_init(&t->lock, NULL);
+	pthread_cond_init(&t->ended, NULL);
+}
+
+static void *thread_main(void *arg)
+{
+	struct start start = *(struct start *)arg;
+	struct cq_threads *t = &start.q->threads;
+	pthread_t before = pthread_self();
+	bool has_before;
+
+	cq_free(start.q, arg, sizeof(start));
+	pthread_setname_np(pthread_self(), start.q->name);
+	start.body(start.arg);
+
+	pthread_mutex_lock(&t->lock);
+	has_before = t->has_last;
+	if (has_before)
+		before = t->last;
+	t->last = pthread_self();
+	t->has_last = true;
+	t->running--;
+	pthread_cond_signal(&t->ended);
+	pthread_mutex_unlock(&t->lock);
+	/* From here on only this thread's stack is used: the queue may be gone
+	   once it is joined, and not before. */
+	if (has_before)
+		pthread_join(before, NULL);
+	return NULL;
+}
+
+/* pthread_create with all signals blocked in the new thread from its first instruction. */
+static int create(const cq_cleanup_t *q, pthread_t *thread, struct start *start)
+{
+	size_t least = (size_t)sysconf(_SC_THREAD_STACK_MIN);
+	size_t bytes = q->config.stack_bytes > least ? q->config.stack_bytes : least;
+	pthread_attr_t attr;
+	sigset_t all, old;
+	int err;
+
+	if ((err = pthread_attr_init(&attr)) != 0)
+		return err;
+	if ((err = pthread_attr_setstacksize(&attr, bytes)) == 0) {
+		sigfillset(&all);
+		pthread_sigmask(SIG_SETMASK, &all, &old);
+		err = pthread_create(thread, &attr, thread_main, start);
+		pthread_sigmask(SIG_SETMASK, &old, NULL);
+	}
+	pthread_attr_destroy(&attr);
+	return err;
+}
+
+int cq_threads_spawn(void *host, void (*body)(void *), void *arg)
+{
+	cq_cleanup_t *q = host;
+	struct start *start = cq_alloc(q, sizeof(*start));
+	pthread_t thread;
+	int err;
+
+	if (start == NULL)
+		return ENOMEM;
+	*start = (struct start){ q, body, arg };
+	pthread_mutex_lock(&q->threads.lock);
+	q->threads.running++;
+	pthread_mutex_unlock(&q->threads.lock);
+	err = create(q, &thread, start);
+	if (err != 0) {
+		pthread_mutex_lock(&q->threads.lock);
+		q->threads.running--;
+		pthread_cond_signal(&q->threads.ended);
+		pthread_mutex_unlock(&q->threads.lock);
+		cq_free(q, start, sizeof(*start));
+	}
+	return err;
+}
+
+/* Waits until no managed thread is in the library. Their bodies have returned, or are about to. */
+void cq_threads_join(struct cq_threads *t)
+{
+	bool has_last;
+
+	pthread_mutex_lock(&t->lock);
+	while (t->running != 0)
+		pthread_cond_wait(&t->ended, &t->lock);
+	has_last = t->has_last;
+	t->has_last = false;
+	pthread_mutex_unlock(&t->lock);
+	if (has_last)
+		pthread_join(t->last, NULL);
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * How many workers a piece of work is worth: one per unit that no worker is
+ * already coming for. "Coming" is what makes it exact: a worker that was woken
+ * or asked for, and has not looked yet, will take a unit; so units <= coming
+ * needs no wake. A worker that looks lowers coming first and looks then, the
+ * publisher raises units first and reads coming then: the same handshake as
+ * that of the sleeper set.
+ */
+#include <errno.h>
+
+#include "cleanup_priv.h"
+
+/* Adds to live or coming; the change may be negative. Returns the crew before. */
+uint64_t cq_crew_add(cq_cleanup_t *q, uint64_t change)
+{
+	return cq_u64_add_relaxed(&q->crew, change);
+}
+
+void cq_note_peak(cq_cleanup_t *q, uint32_t live)
+{
+	uint32_t peak;
+
+	do
+		peak = cq_u32_load_relaxed(&q->peak);
+	while (live > peak && !cq_u32_cas_relaxed(&q->peak, peak, live));
+}
+
+void cq_worker_arrive(cq_cleanup_t *q)
+{
+	cq_crew_add(q, 0 - CREW_COMING);
+	/* Pairs with the fence in cq_wake_published: either that reads the lower
+	   count and wakes another, or the look that follows sees its work. */
+	cq_fence_full();
+	CQ_POINT("worker.arrived");
+}
+
+static bool makes_workers(const cq_cleanup_t *q)
+{
+	return q->config.spawn != NULL;
+}
+
+/* How many workers may still be made. */
+static uint32_t room(const cq_cleanup_t *q, uint64_t crew)
+{
+	uint32_t live = crew_live(crew);
+
+	if (!makes_workers(q) || live >= q->config.max_workers)
+		return 0;
+	return q->config.max_workers - live;
+}
+
+bool cq_cleanup_needs_wake(cq_cleanup_t *q)
+{
+	uint64_t units = cq_blocks_waiting(q), crew;
+
+	if (units == 0)
+		return false;
+	crew = cq_u64_load_relaxed(&q->crew);
+	return units > crew_coming(crew) &&
+	    (room(q, crew) != 0 || cq_u32_load_relaxed(&q->idle.asleep) != 0);
+}
+
+bool cq_cleanup_stalled(cq_cleanup_t *q)
+{
+	return cq_u32_load_relaxed(&q->spawn_failed) != 0 &&
+	    crew_live(cq_u64_load_relaxed(&q->crew)) == 0 && cq_blocks_waiting(q) != 0;
+}
+
+uint64_t cq_cleanup_units(cq_cleanup_t *q)
+{
+	return cq_blocks_waiting(q);
+}
+
+/* Makes one worker, which is counted as live and coming already. */
+static int spawn(cq_cleanup_t *q)
+{
+	int err;
+	cq_worker_t *w = cq_worker_new(q, NULL, &err);
+
+	if (w == NULL)
+		return err;
+	err = q->config.spawn(q->config.host, cq_worker_main, w);
+	if (err != 0)
+		cq_worker_gone(w);
+	return err;
+}
+
+/*
+ * Makes up to n workers within the cap, for claims on `coming` that the caller
+ * holds. Returns how many claims it used. A failure is remembered: the work
+ * stays, and the next wake tries again.
+ */
+static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, int *err)
+{
+	uint64_t crew = cq_u64_load_relaxed(&q->crew);
+	uint32_t made;
+
+	do {
+		n = (uint32_t)min_u64(n, room(q, crew));
+		if (n == 0)
+			return 0;
+	} while (!cq_u64_cas_relaxed(&q->crew, &crew, crew + n * CREW_LIVE));
+
+	for (made = 0; made < n && (*err = spawn(q)) == 0; made++)
+		cq_u64_add_relaxed(&q->created, 1);
+	cq_note_peak(q, crew_live(crew) + made);
+	cq_u32_store_relaxed(&q->spawn_failed, *err != 0);
+	if (*err != 0) {
+		cq_u64_add_relaxed(&q->failed, 1);
+		cq_crew_add(q, 0 - (n - made) * CREW_LIVE);
+	}
+	return made;
+}
+
+/* What could not be made: its claims go, and drains learn that nobody comes. */
+static int give_up(cq_cleanup_t *q, uint32_t claims)
+{
+	cq_crew_add(q, 0 - claims * CREW_COMING);
+	if (!cq_cleanup_stalled(q))
+		return 0; /* the workers that live will find the work */
+	cq_sleepers_wake_all(&q->drainers);
+	return EAGAIN;
+}
+
+int cq_wake_published(cq_cleanup_t *q)
+{
+	for (;;) {
+		uint64_t units, crew;
+		uint32_t asleep, claims, woken;
+		int err = 0;
+
+		/* The publisher's half; pairs with the fences in cq_worker_arrive and
+		   in retire (worker.c), as that of cq_sleepers_asleep does with the
+		   announcement. Without it a worker could leave, looking too early,
+		   while it is still counted on here. */
+		cq_fence_full();
+		units = cq_blocks_waiting(q);
+		crew = cq_u64_load_relaxed(&q->crew);
+		if (units <= crew_coming(crew) || cq_u32_load_relaxed(&q->stop) != 0)
+			return 0;
+		asleep = cq_sleepers_asleep(&q->idle);
+		claims = (uint32_t)min_u64(units - crew_coming(crew),
+		    (uint64_t)asleep + room(q, crew));
+		if (claims == 0)
+			return 0; /* all are awake and look again before they sleep */
+		if (!cq_u64_cas_relaxed(&q->crew, &crew, crew + claims * CREW_COMING))
+			continue;
+		CQ_POINT("wake.claimed");
+
+		woken = cq_sleepers_wake(&q->idle, claims);
+		if (woken != 0)
+			cq_u64_add_relaxed(&q->wakes, woken);
+		claims -= woken;
+		if (claims != 0)
+			claims -= spawn_some(q, claims, &err);
+		if (claims == 0)
+			return 0;
+		if (err != 0)
+			return give_up(q, claims);
+		/* Sleepers timed out or others made workers meanwhile. Give the rest
+		   back and look again: others may have relied on these claims. */
+		cq_crew_add(q, 0 - claims * CREW_COMING);
+	}
+}
+
+int cq_cleanup_wake(cq_cleanup_t *q)
+{
+	return cq_wake_published(q);
+}

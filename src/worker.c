@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include <errno.h>
+
+#include "barrier.h"
+#include "cleanup_priv.h"
+
+/* --------------------------------------------------------- running callbacks */
+
+static __thread struct frame *frames;
+
+struct frame *cq_frames(void)
+{
+	return frames;
+}
+
+bool cq_in_callback_of(const cq_cleanup_t *q)
+{
+	for (const struct frame *f = frames; f != NULL; f = f->outer)
+		if (f->q == q)
+			return true;
+	return false;
+}
+
+bool cq_block_next(cq_block_t *b, cq_callback_fn **fn, void **arg)
+{
+	uint32_t i = b->begin;
+
+	if (i == b->end)
+		return false;
+	*fn = b->callbacks[i].fn;
+	*arg = b->callbacks[i].arg;
+	/* Before the call: a forked child must not run again what has begun. */
+	cq_u32_store_relaxed(&b->begin, i + 1);
+	return true;
+}
+
+/* Runs up to `budget` callbacks of the block, or fewer when the queue stops. */
+static size_t run(cq_cleanup_t *q, cq_worker_t *w, cq_block_t *b, size_t budget)
+{
+	struct frame frame = { q, w, b, frames };
+	cq_callback_fn *fn;
+	void *arg;
+	size_t n = 0;
+
+	frames = &frame;
+	while (n < budget && cq_block_next(b, &fn, &arg)) {
+		fn(arg);
+		n++;
+		if (cq_u32_load_relaxed(&q->stop) != 0)
+			break;
+	}
+	frames = frame.outer;
+	return n;
+}
+
+/* An empty block, back to the free stack. */
+void cq_block_recycle(cq_cleanup_t *q, cq_block_t *b)
+{
+	/* end first: at no instant may a forked child see [0, end) again. */
+	cq_u32_store_relaxed(&b->end, 0);
+	cq_u32_store_relaxed(&b->begin, 0);
+	cq_block_put(q, b);
+}
+
+/* A block whose callbacks were not all run goes back to its queue. */
+static void requeue(cq_cleanup_t *q, cq_block_t *b)
+{
+	cq_blocks_publish(q, b->parity, b, b, 1);
+	if ((q->config.flags & CQ_POLLED) == 0)
+		cq_wake_published(q);
+}
+
+/* ------------------------------------------------------------ taking blocks */
+
+/* Says that this worker may touch a stack, before it does (trim). */
+static void set_busy(cq_worker_t *w)
+{
+	cq_u32_store_relaxed(&w->busy, 1);
+	/* Pairs with the acquire in quiescent (block.c): who sees the unit taken
+	   sees this. Without it trim could free the block under the pop. */
+	cq_fence_release();
+}
+
+static cq_block_t *take(cq_worker_t *w)
+{
+	cq_block_t *b;
+
+	if (cq_blocks_waiting(w->q) == 0)
+		return NULL;
+	set_busy(w);
+	b = cq_block_take(w->q);
+	if (b == NULL)
+		cq_u32_store_release(&w->busy, 0);
+	return b;
+}
+
+/* CQ_HANDOVER: what producers have not published goes to a worker without work. */
+static void take_partial_blocks(cq_cleanup_t *q)
+{
+	/* Pairs with the store of n and the load of the gate's facts in gated
+	   (producer.c): either that producer saw this worker idle and flushed, or
+	   its callback is seen here. */
+	cq_barrier_heavy();
+	pthread_mutex_lock(&q->registry);
+	cq_gather(q);
+	pthread_mutex_unlock(&q->registry);
+}
+
+/*
+ * The second look, under the set's lock. It takes the unit that it finds: a
+ * sleep that fails has work to show for it, so failed sleeps are at most as
+ * many as units, not sleepers times units.
+ */
+static bool look(void *arg)
+{
+	cq_worker_t *w = arg;
+	cq_cleanup_t *q = w->q;
+
+	w->taken_from = TAKEN_NONE;
+	if (cq_u32_load_relaxed(&q->stop) != 0)
+		return true;
+	if ((q->config.flags & CQ_HANDOVER) != 0 && cq_blocks_waiting(q) == 0)
+		take_partial_blocks(q);
+	if (cq_blocks_waiting(q) == 0)
+		return false;
+	set_busy(w);
+	w->taken_from = cq_block_take_unit(q);
+	if (w->taken_from == TAKEN_NONE)
+		cq_u32_store_release(&w->busy, 0);
+	return w->taken_from != TAKEN_NONE;
+}
+
+/* A statistic that this thread writes and another may read. */
+static void count(uint64_t *n)
+{
+	cq_u64_store_relaxed(n, *n + 1);
+}
+
+/* After a look that took a unit. */
+static cq_block_t *pop_looked(cq_worker_t *w)
+{
+	cq_block_t *b = block_of(cq_workq_pop_taken(&w->q->full[w->taken_from].queue));
+
+	b->first = b->begin;
+	count(&w->failed_sleeps);
+	/* The look may have gathered more blocks than one. */
+	if ((w->q->config.flags & CQ_HANDOVER) != 0)
+		cq_wake_published(w->q);
+	return b;
+}
+
+/* When a worker that begins to idle now may retire. */
+static uint64_t idle_deadline(cq_cleanup_t *q, uint64_t idle_ns)
+{
+	const cq_park_ops_t *park = park_of(q);
+	uint64_t now;
+
+	if (idle_ns == CQ_FOREVER)
+		return CQ_FOREVER;
+	now = park->now(park->host);
+	return now > CQ_FOREVER - idle_ns ? CQ_FOREVER : now + idle_ns;
+}
+
+/* Waits for a block. NULL: stopped, or idle for `idle_ns`. */
+static cq_block_t *dequeue(cq_worker_t *w, uint64_t idle_ns)
+{
+	uint64_t deadline = 0;
+	bool woken = false;
+	cq_block_t *b;
+
+	while (cq_u32_load_relaxed(&w->q->stop) == 0) {
+		if ((b = take(w)) != NULL)
+			return b;
+		if (woken)
+			count(&w->useless_wakes);
+		woken = false;
+		if (deadline == 0)
+			deadline = idle_deadline(w->q, idle_ns);
+		CQ_POINT("worker.found_nothing");
+		switch (cq_sleepers_sleep(&w->q->idle, &w->sleeper, look, w, deadline)) {
+		case CQ_WORK:
+			if (w->taken_from != TAKEN_NONE)
+				return pop_looked(w);
+			break; /* stopped */
+		case CQ_WOKEN:
+			if (cq_u32_load_relaxed(&w->q->stop) != 0)
+				return NULL; /* woken by the shutdown, for nobody's claim */
+			cq_worker_arrive(w->q);
+			woken = true;
+			break;
+		case CQ_TIMED_OUT:
+			return NULL;
+		}
+	}
+	return NULL;
+}
+
+cq_block_t *cq_worker_dequeue(cq_worker_t *w)
+{
+	return dequeue(w, CQ_FOREVER);
+}
+
+cq_block_t *cq_worker_try_dequeue(cq_worker_t *w)
+{
+	return cq_u32_load_relaxed(&w->q->stop) == 0 ? take(w) : NULL;
+}
+
+void cq_worker_finish(cq_worker_t *w, cq_block_t *b)
+{
+	cq_cleanup_t *q = w->q;
+	unsigned parity = b->parity;
+	bool rest = b->begin != b->end;
+
+	/* Pairs with the acquire in parity_done (drain.c): a drain that counts
+	   these callbacks sees all that they did. */
+	cq_u64_store_release(&w->executed[parity], w->executed[parity] + (b->begin - b->first));
+	if (rest)
+		requeue(q, b);
+	else
+		cq_block_recycle(q, b);
+	/* Pairs with quiescent (block.c): not busy, and done with the stacks. */
+	cq_u32_store_release(&w->busy, 0);
+	cq_notify_drainers(q, parity);
+}
+
+void cq_worker_run(cq_worker_t *w, cq_block_t *b)
+{
+	run(w->q, w, b, SIZE_MAX);
+	cq_worker_finish(w, b);
+}
+
+size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t budget)
+{
+	size_t total = 0;
+
+	cq_u32_add_relaxed(&q->pollers, 1);
+	/* As set_busy; and a shutdown that has set stop and sees no poller can be
+	   sure that none begins: pairs with the full fence in its announcement. */
+	cq_fence_full();
+	while (total < budget && cq_u32_load_relaxed(&q->stop) == 0) {
+		cq_block_t *b = cq_block_take(q);
+		unsigned parity;
+		size_t n;
+
+		if (b == NULL)
+			break;
+		parity = b->parity;
+		n = run(q, NULL, b, budget - total);
+		total += n;
+		if (b->begin != b->end)
+			requeue(q, b);
+		else
+			cq_block_recycle(q, b);
+		pthread_mutex_lock(&q->registry);
+		cq_u64_store_release(&q->executed[parity], q->executed[parity] + n);
+		pthread_mutex_unlock(&q->registry);
+		cq_notify_drainers(q, parity);
+	}
+	pthread_mutex_lock(&q->registry);
+	cq_u32_add_relaxed(&q->pollers, (uint32_t)-1);
+	cq_sleepers_wake_all(&q->exits);
+	pthread_mutex_unlock(&q->registry);
+	return total;
+}
+
+/* -------------------------------------------------- coming, leaving, the body */
+
+/* A record for a worker, which a shutdown waits for from now on. */
+cq_worker_t *cq_worker_new(cq_cleanup_t *q, void *host, int *err)
+{
+	cq_worker_t *w = cq_alloc(q, sizeof(*w));
+
+	*err = ENOMEM;
+	if (w == NULL)
+		return NULL;
+	*w = (cq_worker_t){ .q = q };
+	cq_sleeper_init(&w->sleeper, host);
+
+	pthread_mutex_lock(&q->registry);
+	if (q->stop != 0) {
+		cq_free(q, w, sizeof(*w));
+		pthread_mutex_unlock(&q->registry);
+		*err = ESHUTDOWN;
+		return NULL;
+	}
+	w->next = q->workers;
+	if (w->next != NULL)
+		w->next->prev = w;
+	q->workers = w;
+	cq_u32_store_relaxed(&q->nworkers, q->nworkers + 1);
+	pthread_mutex_unlock(&q->registry);
+	*err = 0;
+	return w;
+}
+
+/* Ends a worker's record. Afterwards the queue may be gone. */
+void cq_worker_gone(cq_worker_t *w)
+{
+	cq_cleanup_t *q = w->q;
+
+	pthread_mutex_lock(&q->registry);
+	if (w->prev != NULL)
+		w->prev->next = w->next;
+	else
+		q->workers = w->next;
+	if (w->next != NULL)
+		w->next->prev = w->prev;
+	q->executed[0] += w->executed[0];
+	q->executed[1] += w->executed[1];
+	q->useless_wakes += w->useless_wakes;
+	q->failed_sleeps += w->failed_sleeps;
+	cq_free(q, w, sizeof(*w));
+	cq_u32_store_relaxed(&q->nworkers, q->nworkers - 1);
+	/* Inside the lock: a shutdown takes it once more before it returns. */
+	cq_sleepers_wake_all(&q->exits);
+	pthread_mutex_unlock(&q->registry);
+}
+
+/* The idle limit has passed. False: there is work after all, and this worker is back. */
+static bool retire(cq_worker_t *w)
+{
+	cq_cleanup_t *q = w->q;
+	uint64_t crew;
+
+	cq_crew_add(q, 0 - CREW_LIVE);
+	CQ_POINT("worker.retiring");
+	/* Pairs with the fence in cq_wake_published: either that sees that a worker
+	   can be made, or this look sees its work. Without it the last worker
+	   could leave while it is counted on. */
+	cq_fence_full();
+	if ((q->config.flags & CQ_HANDOVER) != 0)
+		take_partial_blocks(q);
+	if (cq_blocks_waiting(q) == 0 || cq_u32_load_relaxed(&q->stop) != 0)
+		return true;
+	crew = cq_u64_load_relaxed(&q->crew);
+	do {
+		if (crew_live(crew) >= q->config.max_workers)
+			return true; /* others were made for that work */
+	} while (!cq_u64_cas_relaxed(&q->crew, &crew, crew + CREW_LIVE));
+	return false;
+}
+
+/* Works until the queue stops (false) or the worker has retired (true). */
+static bool work(cq_worker_t *w)
+{
+	cq_block_t *b;
+
+	do {
+		while ((b = dequeue(w, w->q->config.idle_ns)) != NULL)
+			cq_worker_run(w, b);
+		if (cq_u32_load_relaxed(&w->q->stop) != 0) {
+			cq_crew_add(w->q, 0 - CREW_LIVE);
+			return false;
+		}
+	} while (!retire(w));
+	cq_u64_add_relaxed(&w->q->retired, 1);
+	return true;
+}
+
+/* The body of a worker that the queue asked for: it is live and coming. */
+void cq_worker_main(void *arg)
+{
+	cq_worker_t *w = arg;
+
+	cq_worker_arrive(w->q);
+	work(w);
+	cq_worker_gone(w);
+}
+
+int cq_worker_attach(cq_cleanup_t *q, void *host, cq_worker_t **out)
+{
+	int err;
+
+	if (q == NULL || out == NULL)
+		return EINVAL;
+	*out = cq_worker_new(q, host, &err);
+	if (err == 0)
+		cq_note_peak(q, crew_live(cq_crew_add(q, CREW_LIVE)) + 1);
+	return err;
+}
+
+void cq_worker_detach(cq_worker_t *w)
+{
+	cq_cleanup_t *q;
+
+	if (w == NULL)
+		return;
+	q = w->q;
+	cq_crew_add(q, 0 - CREW_LIVE);
+	/* As retire: this worker may have been counted on. */
+	if ((q->config.flags & CQ_POLLED) == 0)
+		cq_wake_published(q);
+	cq_worker_gone(w);
+}
+
+int cq_cleanup_work(cq_cleanup_t *q)
+{
+	cq_worker_t *w;
+	int err = cq_worker_attach(q, NULL, &w);
+	bool retired;
+
+	if (err != 0)
+		return err;
+	retired = work(w);
+	cq_worker_gone(w);
+	return retired ? ETIMEDOUT : 0;
+}
