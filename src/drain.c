@@ -120,7 +120,8 @@ static bool workers_gone(void *arg)
 {
 	cq_cleanup_t *q = arg;
 
-	return cq_u32_load_acquire(&q->nworkers) == 0 && cq_u32_load_acquire(&q->pollers) == 0;
+	/* Relaxed: stop_workers takes the lock under which both were lowered. */
+	return cq_u32_load_relaxed(&q->nworkers) == 0 && cq_u32_load_relaxed(&q->pollers) == 0;
 }
 
 /* Makes every worker end after the callback that it is in, and waits for that. */

@@ -81,7 +81,8 @@ static bool close_block(cq_producer_t *p)
 	cq_u64_store_relaxed(&p->published[b->parity],
 	    p->published[b->parity] + (b->end - b->begin));
 	p->limit = p->n; /* not open any more */
-	/* For a forked child: the block answers for its callbacks itself now. */
+	/* Pairs with the fork that copies this memory: from here on the block answers
+	   for its callbacks itself. */
 	cq_fence_release();
 	cq_ptr_store_relaxed(&p->block, NULL);
 	/* Pairs with the acquire of `state` in parity_done (drain.c): a drain that

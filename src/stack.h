@@ -43,7 +43,7 @@ static inline void cq_stack_push_chain(cq_stack_t *s, cq_node_t *first, cq_node_
 
 	do {
 		cq_ptr_store_relaxed(&last->next, head);
-		/* As in cq_stack_push; inside the loop, for last->next as well. */
+		/* Pairs as that in cq_stack_push; in the loop, for last->next too. */
 		cq_fence_release();
 	} while (!cq_ptr_cas_relaxed(&s->head, &head, first));
 }

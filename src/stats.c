@@ -16,7 +16,8 @@ static uint64_t accepted(const cq_producer_t *p)
 			n = cq_u64_load_relaxed(&p->base) + cq_u32_load_relaxed(&p->n);
 		else
 			n = cq_u64_load_relaxed(&p->total);
-		/* The same again: what was read between belongs to one block. */
+		/* Pairs with the same releases: what was read between belongs to one
+		   block, if this is still its state. */
 		cq_fence_acquire();
 		if (((cq_u64_load_relaxed(&p->state) ^ s) & ~STATE_CLAIMED) == 0)
 			return n;
@@ -28,6 +29,8 @@ static void sum(cq_cleanup_t *q, cq_cleanup_stats_t *out)
 {
 	out->executed = q->executed_by_parent + q->executed[0] + q->executed[1] - q->handed_back;
 	for (cq_worker_t *w = q->workers; w != NULL; w = w->next) {
+		/* Pairs with the release in cq_worker_finish: what has run was queued,
+		   and is seen as queued below. */
 		out->executed += cq_u64_load_acquire(&w->executed[0]);
 		out->executed += cq_u64_load_acquire(&w->executed[1]);
 		out->useless_wakes += cq_u64_load_relaxed(&w->useless_wakes);

@@ -81,6 +81,13 @@ static void set_busy(cq_worker_t *w)
 	cq_fence_release();
 }
 
+static void set_idle(cq_worker_t *w)
+{
+	/* Pairs with the acquire of `busy` in quiescent (block.c): done with the
+	   stacks. */
+	cq_u32_store_release(&w->busy, 0);
+}
+
 static cq_block_t *take(cq_worker_t *w)
 {
 	cq_block_t *b;
@@ -90,7 +97,7 @@ static cq_block_t *take(cq_worker_t *w)
 	set_busy(w);
 	b = cq_block_take(w->q);
 	if (b == NULL)
-		cq_u32_store_release(&w->busy, 0);
+		set_idle(w);
 	return b;
 }
 
@@ -126,7 +133,7 @@ static bool look(void *arg)
 	set_busy(w);
 	w->taken_from = cq_block_take_unit(q);
 	if (w->taken_from == TAKEN_NONE)
-		cq_u32_store_release(&w->busy, 0);
+		set_idle(w);
 	return w->taken_from != TAKEN_NONE;
 }
 
@@ -218,8 +225,7 @@ void cq_worker_finish(cq_worker_t *w, cq_block_t *b)
 		requeue(q, b);
 	else
 		cq_block_recycle(q, b);
-	/* Pairs with quiescent (block.c): not busy, and done with the stacks. */
-	cq_u32_store_release(&w->busy, 0);
+	set_idle(w);
 	cq_notify_drainers(q, parity);
 }
 
@@ -251,8 +257,9 @@ size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t budget)
 			requeue(q, b);
 		else
 			cq_block_recycle(q, b);
+		/* The lock is that of parity_done, so it orders the sum by itself. */
 		pthread_mutex_lock(&q->registry);
-		cq_u64_store_release(&q->executed[parity], q->executed[parity] + n);
+		q->executed[parity] += n;
 		pthread_mutex_unlock(&q->registry);
 		cq_notify_drainers(q, parity);
 	}
