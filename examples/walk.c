@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * walk - a garbage-collected program whose objects own what the collector knows
+ * nothing of: open files and mappings.
+ *
+ * It walks a tree, and opens, maps, digests and drops every file. Nothing closes
+ * a file but the two cleanups of its object, which run on libcq's workers when
+ * the collector has found it dead. And it stays under a limit on open files.
+ *
+ * It does so twice, in two processes, and prints both: once with libcq, and once
+ * with the finalizers run in place, in the thread that allocates, which is what
+ * the collector does by itself. Exit status 1 if anything was lost.
+ *
+ * Where to read: walk_file.c, an object and its cleanups; walk_limit.c, the
+ * back-pressure; walk_run.c, the mutators; gccleanup.c, from the collector's
+ * finalizers to libcq.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "walk.h"
+
+/* -------------------------------------------------------------------- the table */
+
+enum kind { COUNT, PAIR, MIB, MS, HEX };
+
+/* A line: one or two fields of each result. */
+static const struct line {
+	const char *label;
+	enum kind kind;
+	size_t a, b;
+} lines[] = {
+#define ONE(label, kind, a) { label, kind, offsetof(result_t, a), offsetof(result_t, a) }
+#define TWO(label, a, b) { label, PAIR, offsetof(result_t, a), offsetof(result_t, b) }
+	TWO("opened = closed", opened, closed),
+	TWO("mapped = unmapped", mapped, unmapped),
+	TWO("cleanups attached = run", attached, run),
+	TWO("  through libcq: queued = executed", queued, executed),
+	ONE("  kept to the end by the collector", COUNT, kept),
+	ONE("descriptors left open (kernel)", COUNT, descriptors_left),
+	ONE("empty files, not mapped", COUNT, empty),
+	ONE("unreadable or gone", COUNT, unreadable),
+	ONE("cut short while mapped", COUNT, cut),
+	ONE("no descriptor to be had", COUNT, starved),
+	ONE("MiB mapped", MIB, bytes),
+	ONE("digest of the tree", HEX, digest),
+	ONE("words", COUNT, words),
+	ONE("peak open at once", COUNT, peak_open),
+	ONE("collections", COUNT, collections),
+	ONE("drains near the limit", COUNT, drains),
+	ONE("EMFILE met, and room made", COUNT, relieved),
+	TWO("workers created, peak", workers_created, workers_peak),
+	TWO("wakes, useless wakes", wakes, useless_wakes),
+	ONE("failed sleeps", COUNT, failed_sleeps),
+	ONE("time, ms", MS, elapsed),
+	ONE("pause of a mutator: longest, ms", MS, pause_max),
+	ONE("  p99, ms", MS, pause_p99),
+	ONE("  all together, ms", MS, pause_total),
+	ONE("of that, allocation: longest, ms", MS, alloc_max),
+	ONE("  p99, ms", MS, alloc_p99),
+};
+
+static void print_cell(const struct line *line, const result_t *r)
+{
+	unsigned long long a = *(const uint64_t *)(const void *)((const char *)r + line->a);
+	unsigned long long b = *(const uint64_t *)(const void *)((const char *)r + line->b);
+	char cell[64];
+
+	switch (line->kind) {
+	case COUNT: snprintf(cell, sizeof(cell), "%llu", a); break;
+	case PAIR: snprintf(cell, sizeof(cell), "%llu  %llu", a, b); break;
+	case MIB: snprintf(cell, sizeof(cell), "%llu", a >> 20); break;
+	case MS: snprintf(cell, sizeof(cell), "%.3f", (double)a / 1e6); break;
+	case HEX: snprintf(cell, sizeof(cell), "%llx", a); break;
+	}
+	printf("%20s", cell);
+}
+
+static void print_table(const result_t *results, unsigned columns, bool in_place_only)
+{
+	printf("%-36s%20s%20s\n", "", in_place_only ? "in place" : "libcq",
+	    columns == 2 ? "in place" : "");
+	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+		printf("%-36s", lines[i].label);
+		for (unsigned c = 0; c < columns; c++)
+			print_cell(&lines[i], &results[c]);
+		putchar('\n');
+	}
+}
+
+static bool nothing_lost(const result_t *r)
+{
+	return r->opened == r->closed && r->mapped == r->unmapped && r->attached == r->run &&
+	    r->bytes == r->bytes_unmapped && r->queued == r->executed && r->starved == 0 &&
+	    r->descriptors_left == 0;
+}
+
+/* ---------------------------------------------------------- one process per run */
+
+static volatile sig_atomic_t child, stopping;
+
+/* In the parent. The terminal signals both of us, kill(1) only one. */
+static void pass_on(int sig)
+{
+	stopping = 1;
+	if (child > 0)
+		kill((pid_t)child, sig);
+}
+
+static void stop_walking(int sig)
+{
+	(void)sig;
+	atomic_store(&interrupted, true);
+}
+
+static void on_interrupt(void (*handler)(int))
+{
+	struct sigaction action = { .sa_handler = handler, .sa_flags = SA_RESTART };
+
+	sigemptyset(&action.sa_mask);
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+}
+
+static void hold_interrupts(int how)
+{
+	sigset_t signals;
+
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGINT);
+	sigaddset(&signals, SIGTERM);
+	sigprocmask(how, &signals, NULL);
+}
+
+static int run_child(const options_t *o, int pipe_end)
+{
+	result_t r;
+
+	on_interrupt(stop_walking);
+	hold_interrupts(SIG_UNBLOCK);
+	if (run_walk(o, &r) != 0)
+		return 1;
+	return write(pipe_end, &r, sizeof(r)) != sizeof(r);
+}
+
+/* Each run has a collector, a table of descriptors and a heap of its own. */
+static pid_t start(const options_t *o, int ends[2])
+{
+	pid_t pid;
+
+	if (pipe(ends) != 0)
+		return -1;
+	hold_interrupts(SIG_BLOCK); /* or one could fall between fork and its handler */
+	if ((pid = fork()) == 0) {
+		close(ends[0]);
+		_exit(run_child(o, ends[1]));
+	}
+	child = pid;
+	hold_interrupts(SIG_UNBLOCK);
+	close(ends[1]);
+	return pid;
+}
+
+static bool run_apart(const options_t *o, result_t *out)
+{
+	int ends[2], status;
+	pid_t pid = start(o, ends);
+	ssize_t got;
+
+	if (pid < 0) {
+		perror("walk");
+		return false;
+	}
+	while ((got = read(ends[0], out, sizeof(*out))) < 0 && errno == EINTR)
+		continue;
+	close(ends[0]);
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		continue;
+	child = 0;
+	if (WIFSIGNALED(status))
+		fprintf(stderr, "walk: killed by signal %d\n", WTERMSIG(status));
+	return got == sizeof(*out) && status == 0;
+}
+
+/* ---------------------------------------------------------------- the command line */
+
+static const char usage[] =
+    "usage: walk [options] [directory]     (default: /usr)\n"
+    "  --inline       only with finalizers in place   --queued    only with libcq\n"
+    "  --threads N    mutators (2)                    --workers N cap of workers (default)\n"
+    "  --limit N      open files (256)                --max-bytes N  of each file (1048576)\n"
+    "  --late         make room only when open() fails, not before\n"
+    "  --leak         attach no cleanups, to see what happens\n";
+
+static bool number(const char *text, uint64_t max, uint64_t *out)
+{
+	char *end;
+
+	errno = 0;
+	*out = strtoull(text, &end, 10);
+	return *text >= '0' && *text <= '9' && *end == '\0' && errno == 0 && *out <= max;
+}
+
+/* False: the command line makes no sense. */
+static bool parse(int argc, char **argv, options_t *o, bool *in_place, bool *queued)
+{
+	static const struct option known[] = {
+		{ "inline", no_argument, NULL, 'i' }, { "queued", no_argument, NULL, 'q' },
+		{ "late", no_argument, NULL, 'e' }, { "leak", no_argument, NULL, 'k' },
+		{ "threads", required_argument, NULL, 't' },
+		{ "workers", required_argument, NULL, 'w' }, { "limit", required_argument, NULL, 'l' },
+		{ "max-bytes", required_argument, NULL, 'm' }, { NULL, 0, NULL, 0 }
+	};
+	uint64_t n = 0;
+	bool good = true;
+	int c;
+
+	while (good && (c = getopt_long(argc, argv, "", known, NULL)) != -1) {
+		good = optarg == NULL || number(optarg, c == 'm' ? SIZE_MAX : 65535, &n);
+		switch (c) {
+		case 'i': *in_place = true; break;
+		case 'q': *queued = true; break;
+		case 'e': o->late = true; break;
+		case 'k': o->leak = true; break;
+		case 't': o->threads = (unsigned)n; break;
+		case 'w': o->workers = (unsigned)n; break;
+		case 'l': o->limit = n; break;
+		case 'm': o->max_bytes = n; break;
+		default: good = false;
+		}
+	}
+	if (optind < argc)
+		o->root = argv[optind++];
+	return good && optind == argc && o->threads > 0 && o->max_bytes > 0;
+}
+
+int main(int argc, char **argv)
+{
+	options_t o = { .root = "/usr", .threads = 2, .limit = 256, .max_bytes = 1 << 20 };
+	bool in_place = false, queued = false, good = true;
+	result_t results[2];
+	unsigned columns = 0;
+
+	if (!parse(argc, argv, &o, &in_place, &queued)) {
+		fputs(usage, stderr);
+		return 1;
+	}
+	on_interrupt(pass_on);
+	printf("%s, the first %llu bytes of each file, %u threads, at most %llu open files\n", o.root,
+	    (unsigned long long)o.max_bytes, o.threads, (unsigned long long)o.limit);
+	fflush(stdout);
+	for (int mode = 0; mode < 2 && good && !stopping; mode++) {
+		o.in_place = mode == 1;
+		if (o.in_place ? queued && !in_place : in_place && !queued)
+			continue;
+		good = run_apart(&o, &results[columns]);
+		columns += good;
+	}
+	if (columns == 0)
+		return 1;
+	print_table(results, columns, in_place && !queued);
+	if (columns == 2)
+		printf("(The first run fills the page cache for the second: compare pauses, not times.)\n");
+	for (unsigned c = 0; c < columns; c++)
+		good = good && nothing_lost(&results[c]);
+	printf("%s%s\n", stopping ? "interrupted: " : "", good ? "nothing lost" : "LOST");
+	return good ? 0 : 1;
+}
