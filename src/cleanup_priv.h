@@ -104,6 +104,7 @@ struct cq_worker {
 	cq_cleanup_t *q;
 	cq_sleeper_t sleeper;
 	unsigned taken_from;		/* by the look: index of the full queue, or TAKEN_NONE */
+	bool made;			/* by the queue, not attached */
 	uint32_t busy;			/* may be touching a stack, or running a block */
 	uint64_t executed[2] CQ_ALIGNED(8); /* callbacks, by the parity of their block */
 	uint64_t useless_wakes, failed_sleeps;
@@ -186,6 +187,7 @@ struct cq_cleanup {
 	uint64_t executed_by_parent;	/* before a fork */
 	uint64_t handed_back, useless_wakes, failed_sleeps, flushes;
 	enum shutdown_phase shutdown;
+	bool sealed;			/* a shutdown has claimed all that was accepted */
 	cq_cleanup_t *fork_next;	/* CQ_ATFORK queues; under fork.c's lock */
 
 	struct cq_threads threads;
@@ -198,6 +200,7 @@ static inline uint32_t crew_coming(uint64_t crew) { return (uint32_t)crew; }
 #define CREW_COMING UINT64_C(1)
 
 static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static inline uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 static inline const cq_park_ops_t *park_of(const cq_cleanup_t *q)
 {

@@ -36,9 +36,8 @@ static bool parity_done(cq_cleanup_t *q, unsigned parity)
 		   published[] has it. */
 		uint64_t s = cq_u64_load_acquire(&p->state);
 
-		if (state_phase(s) == PHASE_CLOSED && state_parity(s) == parity &&
-		    state_claimed(s) != cq_u32_load_relaxed(&p->n))
-			return false; /* on its way to the queue */
+		if (state_phase(s) == PHASE_CLOSED && state_parity(s) == parity)
+			return false; /* on its way to the queue; if not, close_block tells */
 		published += cq_u64_load_relaxed(&p->published[parity]);
 	}
 	return executed == published;
@@ -166,6 +165,19 @@ static bool something_came_or_nothing_left(void *arg)
 	return cq_blocks_waiting(q) != 0 || nothing_left(q);
 }
 
+/* Claims all that was accepted, once the gate is closed; nothing is accepted afterwards. */
+static int seal(cq_cleanup_t *q)
+{
+	int err;
+
+	pthread_mutex_lock(&q->registry);
+	err = cq_gather(q);
+	if (err == 0)
+		q->sealed = true;
+	pthread_mutex_unlock(&q->registry);
+	return err;
+}
+
 /* Gives back the callbacks of one block; in the sums they are as good as run. */
 static void give_back_block(cq_cleanup_t *q, cq_block_t *b, cq_give_back_fn *give_back, void *ctx)
 {
@@ -181,28 +193,30 @@ static void give_back_block(cq_cleanup_t *q, cq_block_t *b, cq_give_back_fn *giv
 	q->executed[parity] += n;
 	q->handed_back += n;
 	pthread_mutex_unlock(&q->registry);
+	cq_notify_drainers(q, parity);
 }
 
-/* After the workers have gone and the gate is closed: all that is left. */
+/* After the workers have gone: all that is left. Without give_back there may be nothing. */
 static int give_back_rest(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *give_back, void *ctx)
 {
-	cq_block_t *b;
-	int err;
+	for (;;) {
+		int err = seal(q);
+		bool given = false;
+		cq_block_t *b;
 
-	do {
-		pthread_mutex_lock(&q->registry);
-		err = cq_gather(q);
-		pthread_mutex_unlock(&q->registry);
-		while ((b = cq_block_take(q)) != NULL)
+		if (give_back == NULL && cq_blocks_waiting(q) != 0)
+			return EINVAL; /* stopped by an earlier HAND_BACK */
+		for (; give_back != NULL && (b = cq_block_take(q)) != NULL; given = true)
 			give_back_block(q, b, give_back, ctx);
+		if (err != 0 && !given)
+			return err;
 		if (err != 0)
 			continue; /* what was recycled may be enough to gather the rest */
 		/* A producer may be about to publish a block that it has closed. */
 		err = wait_until(&q->drainers, something_came_or_nothing_left, q, deadline);
-		if (err != 0)
+		if (err != 0 || nothing_left(q))
 			return err;
-	} while (!nothing_left(q));
-	return 0;
+	}
 }
 
 static int shut_down(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
@@ -217,11 +231,11 @@ static int shut_down(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
 	cq_barrier_heavy();
 
 	if (how == CQ_SHUTDOWN_DRAIN && cq_u32_load_relaxed(&q->stop) == 0 &&
-	    (err = cq_cleanup_drain(q, deadline)) != 0)
+	    ((err = seal(q)) != 0 || (err = cq_cleanup_drain(q, deadline)) != 0))
 		return err;
 	if ((err = stop_workers(q, deadline)) != 0)
 		return err;
-	return give_back != NULL ? give_back_rest(q, deadline, give_back, ctx) : 0;
+	return give_back_rest(q, deadline, give_back, ctx);
 }
 
 int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
@@ -230,9 +244,7 @@ int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadlin
 	enum shutdown_phase phase;
 	int err;
 
-	/* A queue that was stopped with callbacks left can only give them back. */
-	if (give_back == NULL && (how != CQ_SHUTDOWN_DRAIN ||
-	    (cq_u32_load_relaxed(&q->stop) != 0 && cq_blocks_waiting(q) != 0)))
+	if (give_back == NULL && how != CQ_SHUTDOWN_DRAIN)
 		return EINVAL;
 	if (cq_in_callback_of(q))
 		return EDEADLK;

@@ -41,6 +41,23 @@ struct sums {
 };
 
 /*
+ * What the owner of an open block was about to do with it, another thread, is
+ * done here: see gated and cq_producer_enqueue.
+ */
+static uint64_t settle_open(const cq_cleanup_t *q, cq_producer_t *p, uint64_t s)
+{
+	/* A retract that will find its callback claimed; or, after the last
+	   gathering, one that will find that it is not. */
+	if (q->sealed || p->n < state_claimed(s))
+		p->n = state_claimed(s);
+	if (p->n != p->limit)
+		return s;
+	/* The block is full, and was about to be closed. */
+	p->total = p->base + p->n;
+	return (s & ~(uint64_t)PHASE_MASK) | PHASE_CLOSED;
+}
+
+/*
  * A producer whose thread was opening or closing a block has none now. Closing:
  * the block answers for what was not claimed, as close_block would have told it.
  */
@@ -49,6 +66,8 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p, struct sums *sums
 	cq_block_t *b = p->block;
 	uint64_t s = p->state;
 
+	if (state_phase(s) == PHASE_OPEN)
+		s = settle_open(q, p, s);
 	if (state_phase(s) == PHASE_OPEN) {
 		if (discards(q))
 			p->state = s = state_with_claimed(s, p->n);
@@ -82,7 +101,7 @@ static bool in_frames(const cq_worker_t *w)
 static void settle_workers(cq_cleanup_t *q)
 {
 	cq_worker_t *kept = NULL, *next;
-	uint32_t n = 0;
+	uint32_t n = 0, made = 0;
 
 	for (cq_worker_t *w = q->workers; w != NULL; w = next) {
 		next = w->next;
@@ -100,11 +119,12 @@ static void settle_workers(cq_cleanup_t *q)
 			kept->prev = w;
 		kept = w;
 		n++;
+		made += w->made;
 	}
 	q->workers = kept;
 	q->nworkers = n;
 	q->crew = n * CREW_LIVE;
-	q->threads.running = q->config.spawn == cq_threads_spawn ? n : 0;
+	q->threads.running = q->config.spawn == cq_threads_spawn ? made : 0;
 	q->pollers = 0;
 	for (struct frame *f = cq_frames(); f != NULL; f = f->outer)
 		if (f->q == q && f->worker == NULL)

@@ -116,6 +116,10 @@ int cq_gather(cq_cleanup_t *q)
 	struct gathering g = { .q = q, .parity = cq_u64_load_relaxed(&q->epoch) & 1 };
 	bool all = true;
 
+	/* What open blocks still hold is being refused: to claim it would accept it,
+	   when nothing runs it any more. */
+	if (q->sealed)
+		return 0;
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
 		if (!claim(&g, p))
 			all = false;

@@ -94,6 +94,8 @@ static bool close_block(cq_producer_t *p)
 	if (b->begin == b->end) {
 		b->begin = b->end = 0;
 		add_spare(p, b);
+		/* A drain that saw CLOSED waits for a block, and none comes. */
+		cq_sleepers_wake_all(&p->q->drainers);
 		return false;
 	}
 	cq_blocks_publish(p->q, b->parity, b, b, 1);
@@ -131,6 +133,7 @@ static int gated(cq_producer_t *p, uint32_t n)
 	/* Take it back, unless the gatherer has claimed it. A new seq makes a claim
 	   fail that is under way and has read the larger n. */
 	cq_u32_store_relaxed(&p->n, n);
+	CQ_POINT("producer.retracting");
 	s = cq_u64_load_relaxed(&p->state);
 	do {
 		if (state_claimed(s) > n) {

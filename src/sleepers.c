@@ -5,6 +5,7 @@
 #include "ordering.h"
 #include "park.h"
 #include "points.h"
+#include "sleepers.h"
 
 static const cq_park_ops_t *ops_of(const cq_sleepers_t *set)
 {
@@ -137,17 +138,17 @@ uint32_t cq_sleepers_asleep(cq_sleepers_t *set)
 	return cq_u32_load_relaxed(&set->asleep);
 }
 
-uint32_t cq_sleepers_wake(cq_sleepers_t *set, uint32_t n)
+cq_sleeper_t *cq_sleepers_take(cq_sleepers_t *set, uint32_t *n)
 {
-	const cq_park_ops_t *ops = ops_of(set);
-	cq_sleeper_t *s, *next, *taken = NULL, **tail = &taken;
-	uint32_t woken = 0;
+	cq_sleeper_t *s, *taken = NULL, **tail = &taken;
+	uint32_t most = *n;
 
-	if (n == 0 || cq_sleepers_asleep(set) == 0)
-		return 0;
+	*n = 0;
+	if (most == 0 || cq_sleepers_asleep(set) == 0)
+		return NULL;
 
 	pthread_mutex_lock(&set->lock);
-	for (; woken < n && set->newest != NULL; woken++) {
+	for (; *n < most && set->newest != NULL; ++*n) {
 		s = set->newest;
 		unlist(set, s);
 		*tail = s;
@@ -155,15 +156,29 @@ uint32_t cq_sleepers_wake(cq_sleepers_t *set, uint32_t n)
 	}
 	*tail = NULL;
 	/* By the waker, so that no later waker counts on a sleeper that is taken. */
-	add_asleep(set, 0 - woken);
+	add_asleep(set, 0 - *n);
 	pthread_mutex_unlock(&set->lock);
-	CQ_POINT("sleepers.taken");
+	return taken;
+}
 
-	for (s = taken; s != NULL; s = next) {
+void cq_sleepers_unpark(const cq_park_ops_t *ops, cq_sleeper_t *taken)
+{
+	for (cq_sleeper_t *s = taken, *next; s != NULL; s = next) {
 		next = s->next; /* the sleeper is gone once it is unparked */
 		ops->unpark(ops->host, &s->parker);
 	}
-	return woken;
+}
+
+uint32_t cq_sleepers_wake(cq_sleepers_t *set, uint32_t n)
+{
+	const cq_park_ops_t *ops = ops_of(set);
+	cq_sleeper_t *taken = cq_sleepers_take(set, &n);
+
+	if (taken == NULL)
+		return 0;
+	CQ_POINT("sleepers.taken");
+	cq_sleepers_unpark(ops, taken);
+	return n;
 }
 
 uint32_t cq_sleepers_wake_all(cq_sleepers_t *set)

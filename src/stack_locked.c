@@ -29,6 +29,7 @@ static void lock(cq_stack_t *s)
 	while (cq_ptr_exchange_relaxed(&s->generation, &locked) != NULL) {
 		unsigned spins = 0;
 
+		CQ_POINT("stack.busy");
 		while (cq_ptr_load_relaxed(&s->generation) != NULL) {
 			if (++spins < SPINS)
 				cq_stall();

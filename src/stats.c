@@ -13,7 +13,10 @@ static uint64_t accepted(const cq_producer_t *p)
 		uint64_t s = cq_u64_load_acquire(&p->state), n;
 
 		if (state_phase(s) == PHASE_OPEN)
-			n = cq_u64_load_relaxed(&p->base) + cq_u32_load_relaxed(&p->n);
+			/* What is claimed is accepted, though a retract may be about
+			   to find that out (gated, producer.c). */
+			n = cq_u64_load_relaxed(&p->base) +
+			    max_u32(cq_u32_load_relaxed(&p->n), state_claimed(s));
 		else
 			n = cq_u64_load_relaxed(&p->total);
 		/* Pairs with the same releases: what was read between belongs to one

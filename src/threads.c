@@ -4,7 +4,9 @@
  * thread that ends joins the one that ended before it and leaves itself to the
  * next, so at most one ended thread waits to be joined.
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* pthread_setname_np */
+#endif
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>

@@ -57,7 +57,7 @@ bool cq_cleanup_needs_wake(cq_cleanup_t *q)
 	if (units == 0)
 		return false;
 	crew = cq_u64_load_relaxed(&q->crew);
-	return units > crew_coming(crew) &&
+	return units > crew_coming(crew) && cq_u32_load_relaxed(&q->stop) == 0 &&
 	    (room(q, crew) != 0 || cq_u32_load_relaxed(&q->idle.asleep) != 0);
 }
 
@@ -80,6 +80,7 @@ static int spawn(cq_cleanup_t *q)
 
 	if (w == NULL)
 		return err;
+	w->made = true;
 	err = q->config.spawn(q->config.host, cq_worker_main, w);
 	if (err != 0)
 		cq_worker_gone(w);
@@ -113,22 +114,36 @@ static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, int *err)
 	return made;
 }
 
-/* What could not be made: its claims go, and drains learn that nobody comes. */
-static int give_up(cq_cleanup_t *q, uint32_t claims)
+/* Uses claims on sleepers, then on new workers. Returns how many it could not use. */
+static uint32_t use_claims(cq_cleanup_t *q, uint32_t claims, uint32_t asleep, int *err)
 {
-	cq_crew_add(q, 0 - claims * CREW_COMING);
+	uint32_t used = cq_sleepers_wake(&q->idle, claims);
+
+	if (used != 0)
+		cq_u64_add_relaxed(&q->wakes, used);
+	/* Sleepers that were counted, and are not there, have found work or timed
+	   out: look again, before workers are made in their place. */
+	if (used < claims && used >= min_u64(claims, asleep))
+		used += spawn_some(q, claims - used, err);
+	return claims - used;
+}
+
+/* None could be made and nobody sleeps: if nobody lives either, drains learn of it. */
+static int give_up(cq_cleanup_t *q)
+{
 	if (!cq_cleanup_stalled(q))
-		return 0; /* the workers that live will find the work */
+		return 0; /* the workers that live are awake, and will find the work */
 	cq_sleepers_wake_all(&q->drainers);
 	return EAGAIN;
 }
 
 int cq_wake_published(cq_cleanup_t *q)
 {
+	int err = 0;
+
 	for (;;) {
 		uint64_t units, crew;
-		uint32_t asleep, claims, woken;
-		int err = 0;
+		uint32_t asleep, claims;
 
 		/* The publisher's half; pairs with the fences in cq_worker_arrive and
 		   in retire (worker.c), as that of cq_sleepers_asleep does with the
@@ -141,25 +156,19 @@ int cq_wake_published(cq_cleanup_t *q)
 			return 0;
 		asleep = cq_sleepers_asleep(&q->idle);
 		claims = (uint32_t)min_u64(units - crew_coming(crew),
-		    (uint64_t)asleep + room(q, crew));
-		if (claims == 0)
-			return 0; /* all are awake and look again before they sleep */
+		    (uint64_t)asleep + (err == 0 ? room(q, crew) : 0));
+		if (claims == 0) /* else all are awake and look again before they sleep */
+			return err != 0 ? give_up(q) : 0;
 		if (!cq_u64_cas_relaxed(&q->crew, &crew, crew + claims * CREW_COMING))
 			continue;
 		CQ_POINT("wake.claimed");
 
-		woken = cq_sleepers_wake(&q->idle, claims);
-		if (woken != 0)
-			cq_u64_add_relaxed(&q->wakes, woken);
-		claims -= woken;
-		if (claims != 0)
-			claims -= spawn_some(q, claims, &err);
+		claims = use_claims(q, claims, asleep, &err);
 		if (claims == 0)
 			return 0;
-		if (err != 0)
-			return give_up(q, claims);
-		/* Sleepers timed out or others made workers meanwhile. Give the rest
-		   back and look again: others may have relied on these claims. */
+		/* Sleepers timed out, others made workers meanwhile, or none could be
+		   made. Give the rest back and look again: others may have relied on
+		   these claims, and workers gone to sleep since. */
 		cq_crew_add(q, 0 - claims * CREW_COMING);
 	}
 }

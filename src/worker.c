@@ -3,6 +3,7 @@
 
 #include "barrier.h"
 #include "cleanup_priv.h"
+#include "sleepers.h"
 
 /* --------------------------------------------------------- running callbacks */
 
@@ -235,6 +236,22 @@ void cq_worker_run(cq_worker_t *w, cq_block_t *b)
 	cq_worker_finish(w, b);
 }
 
+/*
+ * Unlocks the registry and wakes a shutdown that waits for the caller to go. It
+ * takes the lock once more before it returns, so within the lock the queue is
+ * there; afterwards it may be gone, but not a table that outlives it, nor the
+ * sleeper of a thread that has yet to be unparked.
+ */
+static void leave(cq_cleanup_t *q)
+{
+	const cq_park_ops_t *park = park_of(q);
+	uint32_t n = UINT32_MAX;
+	cq_sleeper_t *taken = cq_sleepers_take(&q->exits, &n);
+
+	pthread_mutex_unlock(&q->registry);
+	cq_sleepers_unpark(park, taken);
+}
+
 size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t budget)
 {
 	size_t total = 0;
@@ -246,13 +263,14 @@ size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t budget)
 	while (total < budget && cq_u32_load_relaxed(&q->stop) == 0) {
 		cq_block_t *b = cq_block_take(q);
 		unsigned parity;
-		size_t n;
+		uint32_t n;
 
 		if (b == NULL)
 			break;
+		total += run(q, NULL, b, budget - total);
+		/* Not before: a fork in a callback changes both in the child. */
 		parity = b->parity;
-		n = run(q, NULL, b, budget - total);
-		total += n;
+		n = b->begin - b->first;
 		if (b->begin != b->end)
 			requeue(q, b);
 		else
@@ -265,8 +283,7 @@ size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t budget)
 	}
 	pthread_mutex_lock(&q->registry);
 	cq_u32_add_relaxed(&q->pollers, (uint32_t)-1);
-	cq_sleepers_wake_all(&q->exits);
-	pthread_mutex_unlock(&q->registry);
+	leave(q);
 	return total;
 }
 
@@ -318,9 +335,7 @@ void cq_worker_gone(cq_worker_t *w)
 	q->failed_sleeps += w->failed_sleeps;
 	cq_free(q, w, sizeof(*w));
 	cq_u32_store_relaxed(&q->nworkers, q->nworkers - 1);
-	/* Inside the lock: a shutdown takes it once more before it returns. */
-	cq_sleepers_wake_all(&q->exits);
-	pthread_mutex_unlock(&q->registry);
+	leave(q);
 }
 
 /* The idle limit has passed. False: there is work after all, and this worker is back. */
@@ -329,6 +344,7 @@ static bool retire(cq_worker_t *w)
 	cq_cleanup_t *q = w->q;
 	uint64_t crew;
 
+	CQ_POINT("worker.timed_out");
 	cq_crew_add(q, 0 - CREW_LIVE);
 	CQ_POINT("worker.retiring");
 	/* Pairs with the fence in cq_wake_published: either that sees that a worker
@@ -395,6 +411,8 @@ void cq_worker_detach(cq_worker_t *w)
 	q = w->q;
 	cq_crew_add(q, 0 - CREW_LIVE);
 	/* As retire: this worker may have been counted on. */
+	if ((q->config.flags & CQ_HANDOVER) != 0)
+		take_partial_blocks(q);
 	if ((q->config.flags & CQ_POLLED) == 0)
 		cq_wake_published(q);
 	cq_worker_gone(w);

@@ -35,6 +35,7 @@
  * flush, flush_all, wake and drain then return EAGAIN, and
  * cq_cleanup_stalled() is true. enqueue returns 0 all the same, because
  * anything else would have to mean that the callback was not accepted.
+ * A caller that cannot wait may run the work itself: cq_cleanup_run_some.
  *
  * CALLBACKS run on a worker, never in a call of a producer. They may enqueue,
  * reserve, flush, attach, detach and ask for statistics. They may not drain or
@@ -181,7 +182,7 @@ CQ_API CQ_MUST_CHECK int cq_producer_attach(cq_cleanup_t *q, cq_producer_t **out
 /*
  * Publishes what is left in the producer's block and frees the producer. After
  * a shutdown its block is empty. May take a lock and wake. Cannot fail; NULL is
- * nothing.
+ * nothing. Good in the destructor of a thread-specific key.
  */
 CQ_API void cq_producer_detach(cq_producer_t *p);
 

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What the benchmark asks of a queue. One file per contestant; to add one, write
+ * its file, declare it at the end of this one and list it in bench.c.
+ *
+ * begin, enqueue and flush are called by the producer's thread; the rest by the
+ * main thread, while no producer is running. What fails calls bench_die().
+ */
+#ifndef BENCH_CONTESTANT_H
+#define BENCH_CONTESTANT_H
+
+typedef void bench_fn(void *arg);
+
+struct contestant {
+	const char *name;
+
+	/* An empty queue of at most `workers` workers. With 0 it has none, enqueue
+	   wakes nobody, and run_here does the work. */
+	void *(*create)(unsigned workers);
+	void (*destroy)(void *queue);
+
+	/* A producer. end comes after finish or run_here, so nothing is left in it. */
+	void *(*begin)(void *queue);
+	void (*end)(void *producer);
+
+	/* 0, or errno's value: returned, as a check here would be on the clock. */
+	int (*enqueue)(void *producer, bench_fn *fn, void *arg);
+
+	/* Shows workers what this producer has enqueued so far. */
+	void (*flush)(void *producer);
+
+	/* Shows workers everything, and sleeps until all of it has run. What the
+	   callbacks did happens before the return. */
+	void (*finish)(void *queue);
+
+	/* Runs everything in the calling thread. The queue has no workers. */
+	void (*run_here)(void *queue);
+};
+
+/* Ends the benchmark: `what` failed, with errno's value `err`. */
+_Noreturn void bench_die(const char *what, int err);
+
+/* malloc that does not fail. */
+void *bench_alloc(unsigned long bytes);
+
+extern const struct contestant contestant_seed;
+extern const struct contestant contestant_cq;
+extern const struct contestant contestant_mutex_list;
+extern const struct contestant contestant_mutex_blocks;
+
+#endif /* BENCH_CONTESTANT_H */

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* libcq's cleanup queue, with its defaults but for the cap and no retiring. */
+#include <cq/cq.h>
+#include <stdint.h>
+
+#include "contestant.h"
+
+static void check(int err, const char *what)
+{
+	if (err != 0)
+		bench_die(what, err);
+}
+
+static void *cq_create(unsigned workers)
+{
+	cq_cleanup_config_t config = {
+		.flags = workers == 0 ? CQ_POLLED : 0,
+		.max_workers = workers,
+		.idle_ns = CQ_FOREVER,
+	};
+	cq_cleanup_t *q;
+
+	check(cq_cleanup_create(&config, &q), "cq_cleanup_create");
+	return q;
+}
+
+static void cq_destroy(void *q)
+{
+	check(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL),
+	    "cq_cleanup_shutdown");
+	check(cq_cleanup_destroy(q), "cq_cleanup_destroy");
+}
+
+static void *cq_begin(void *q)
+{
+	cq_producer_t *p;
+
+	check(cq_producer_attach(q, &p), "cq_producer_attach");
+	return p;
+}
+
+static void cq_end(void *p)
+{
+	cq_producer_detach(p);
+}
+
+static int cq_enqueue(void *p, bench_fn *fn, void *arg)
+{
+	return cq_producer_enqueue(p, fn, arg);
+}
+
+static void cq_flush(void *p)
+{
+	check(cq_producer_flush(p), "cq_producer_flush");
+}
+
+static void cq_finish(void *q)
+{
+	check(cq_cleanup_drain(q, CQ_FOREVER), "cq_cleanup_drain");
+}
+
+static void cq_run_here(void *q)
+{
+	check(cq_cleanup_flush_all(q), "cq_cleanup_flush_all");
+	cq_cleanup_run_some(q, SIZE_MAX);
+}
+
+const struct contestant contestant_cq = {
+	.name = "cq",
+	.create = cq_create,
+	.destroy = cq_destroy,
+	.begin = cq_begin,
+	.end = cq_end,
+	.enqueue = cq_enqueue,
+	.flush = cq_flush,
+	.finish = cq_finish,
+	.run_here = cq_run_here,
+};

@@ -1,0 +1,790 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What fails, and what is misused: threads and memory that can't be had, for a
+ * while or for ever; parks that return for nothing; clocks that jump; callbacks
+ * that block; calls from where they are refused. Nothing is orphaned by any of
+ * these, and whoever can be told is told.
+ */
+#define _GNU_SOURCE /* setresuid */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "cleanup_priv.h"
+#include "support.h"
+
+TestSuite(faults, .timeout = 60);
+
+/* CQ_BLOCK_BYTES_MIN gives blocks of two callbacks. */
+enum { CAP = 3, SLOTS = 2, IDLE_NS = 1000, RECORDS = 1024, UNIT = 1 };
+
+static fake_park_t park;
+static test_alloc_t alloc;
+static cq_cleanup_t *q;
+static cq_producer_t *p;
+static cq_producer_t *other; /* of the "other thread" whose steps are run at points */
+
+/* For what has no gate. */
+#define AWAIT(condition)							\
+	do {									\
+		uint64_t limit_ = wait_limit();					\
+										\
+		while (!(condition)) {						\
+			CHECK(cq_now() < limit_);				\
+			sched_yield();						\
+		}								\
+	} while (0)
+
+/* ------------------------------------------------- callbacks, each with a record */
+
+static atomic_uint records[RECORDS], accepted, ran, returned;
+
+static void record(void *arg)
+{
+	CHECK(atomic_fetch_add((atomic_uint *)arg, 1) == 0);
+	ran++;
+}
+
+static void take_back(void *ctx, cq_callback_fn *fn, void *arg)
+{
+	CHECK(ctx == &returned);
+	(void)fn;
+	CHECK(atomic_fetch_add((atomic_uint *)arg, 1) == 0);
+	returned++;
+}
+
+static void *next_record(void)
+{
+	unsigned i = accepted++;
+
+	CHECK(i < RECORDS);
+	return &records[i];
+}
+
+/* n callbacks; each SLOTS of them are published and wake. */
+static void add(cq_producer_t *to, unsigned n)
+{
+	while (n-- > 0)
+		CHECK(cq_producer_enqueue(to, record, next_record()) == 0);
+}
+
+/* One unit of one callback. */
+static int publish(cq_producer_t *to, cq_callback_fn *fn)
+{
+	CHECK(cq_producer_enqueue(to, fn, next_record()) == 0);
+	return cq_producer_flush(to);
+}
+
+static struct {
+	atomic_uint inside;
+	gate_t leave;
+} room = { 0, GATE_INITIALIZER };
+
+static void stay_inside(void *arg)
+{
+	room.inside++;
+	gate_wait(&room.leave);
+	record(arg);
+}
+
+/* --------------------------------------------------- a host that can fail to spawn */
+
+static struct {
+	struct hosted {
+		void (*body)(void *arg);
+		void *arg;
+		pthread_t thread;
+	} threads[64];
+	atomic_uint n;
+	int err;		/* what spawn returns instead */
+	test_act_fn *during;	/* what "other threads" do in the middle of the next spawn */
+} host;
+
+static void *be_worker(void *arg)
+{
+	struct hosted *t = arg;
+
+	t->body(t->arg);
+	return NULL;
+}
+
+static int spawn(void *unused, void (*body)(void *arg), void *arg)
+{
+	test_act_fn *during = host.during;
+	struct hosted *t;
+
+	(void)unused;
+	host.during = NULL;
+	if (during != NULL)
+		during(NULL);
+	if (host.err != 0)
+		return host.err;
+	CHECK(host.n < 64);
+	t = &host.threads[host.n++];
+	*t = (struct hosted){ .body = body, .arg = arg };
+	t->thread = start(be_worker, t);
+	return 0;
+}
+
+/* ---------------------------------------------------------- opening and closing */
+
+static void open_with(cq_cleanup_config_t config)
+{
+	fake_init(&park);
+	test_alloc_init(&alloc);
+	if (config.park == NULL)
+		config.park = &park.ops;
+	config.allocator = &alloc.allocator;
+	config.block_bytes = CQ_BLOCK_BYTES_MIN;
+	if (config.max_workers == 0)
+		config.max_workers = CAP;
+	if (config.idle_ns == 0)
+		config.idle_ns = CQ_FOREVER;
+	cr_assert_eq(cq_cleanup_create(&config, &q), 0);
+	cr_assert_eq(q->slots, SLOTS);
+	cr_assert_eq(cq_producer_attach(q, &p), 0);
+	cr_assert_eq(cq_producer_attach(q, &other), 0);
+}
+
+static void open_hosted(uint32_t max_workers)
+{
+	open_with((cq_cleanup_config_t){ .max_workers = max_workers, .spawn = spawn });
+}
+
+static cq_cleanup_stats_t stats(void)
+{
+	cq_cleanup_stats_t s;
+
+	cq_cleanup_stats(q, &s);
+	return s;
+}
+
+static int shut_down(cq_shutdown_how_t how, uint64_t deadline)
+{
+	return cq_cleanup_shutdown(q, how, deadline, take_back, &returned);
+}
+
+/* Everything ran or came back, once, and nothing is left: neither threads nor memory. */
+static void close_queue(void)
+{
+	cq_cleanup_stats_t s;
+
+	cq_producer_detach(p);
+	cq_producer_detach(other);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_DRAIN, CQ_FOREVER), 0);
+	for (unsigned i = 0; i < host.n; i++)
+		join(host.threads[i].thread);
+	s = stats();
+	cr_assert_eq(s.queued, accepted);
+	cr_assert_eq(s.executed, ran);
+	cr_assert_eq(s.handed_back, returned);
+	cr_assert_eq(s.workers_live, 0);
+	cr_assert_eq(s.workers_coming, 0);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+	cr_assert_eq(ran + returned, accepted);
+	for (unsigned i = 0; i < accepted; i++)
+		cr_assert_eq(records[i], 1);
+	cr_assert_eq(alloc.live_bytes, 0);
+}
+
+/* ------------------------------------------------------ no worker can be made */
+
+/* All the calls that can say so do; what was accepted stays. */
+static void check_stalled(uint64_t units)
+{
+	uint64_t failed = stats().workers_failed;
+
+	cr_assert(cq_cleanup_stalled(q));
+	cr_assert_eq(cq_cleanup_units(q), units);
+	cr_assert_eq(stats().workers_live, 0);
+	cr_assert_eq(stats().workers_coming, 0);
+	cr_assert_eq(cq_cleanup_wake(q), EAGAIN);
+	cr_assert_eq(cq_cleanup_flush_all(q), EAGAIN);
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), EAGAIN);
+	cr_assert_eq(stats().workers_failed, failed + 3);
+	cr_assert(cq_cleanup_needs_wake(q)); /* the next may succeed */
+	cr_assert_eq(cq_cleanup_units(q), units);
+	cr_assert_eq(ran, 0);
+}
+
+Test(faults, a_queue_without_workers_stalls_and_says_so)
+{
+	open_hosted(CAP);
+	host.err = EAGAIN;
+	cr_assert_not(cq_cleanup_stalled(q));
+	add(p, SLOTS); /* enqueue returns 0 all the same */
+	cr_assert_eq(stats().workers_failed, 1);
+	cr_assert_eq(publish(p, record), EAGAIN);
+	cr_assert_eq(cq_producer_flush(p), 0); /* there was nothing to publish */
+	check_stalled(2 * UNIT);
+
+	host.err = 0;
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	cr_assert_not(cq_cleanup_stalled(q));
+	AWAIT(ran == accepted);
+	cr_assert_eq(stats().workers_created, 2);
+	close_queue();
+}
+
+Test(faults, the_next_publication_tries_again)
+{
+	open_hosted(CAP);
+	host.err = EAGAIN;
+	cr_assert_eq(publish(p, record), EAGAIN);
+	host.err = 0;
+	cr_assert_eq(publish(p, record), 0);
+	AWAIT(ran == 2);
+	close_queue();
+}
+
+Test(faults, a_stalled_queue_hands_back_at_shutdown)
+{
+	open_hosted(CAP);
+	host.err = EAGAIN;
+	add(p, SLOTS + 1);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_DRAIN, CQ_FOREVER), EAGAIN);
+	cr_assert_eq(cq_producer_enqueue(p, record, NULL), ESHUTDOWN);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER), 0);
+	cr_assert_eq(returned, SLOTS + 1);
+	close_queue();
+}
+
+Test(faults, a_stalled_shutdown_may_be_called_again)
+{
+	open_hosted(CAP);
+	host.err = EAGAIN;
+	add(p, SLOTS + 1);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_DRAIN, CQ_FOREVER), EAGAIN);
+	host.err = 0;
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_DRAIN, CQ_FOREVER), 0);
+	cr_assert_eq(ran, SLOTS + 1);
+	close_queue();
+}
+
+Test(faults, a_stalled_queue_is_run_by_whoever_polls)
+{
+	open_hosted(CAP);
+	host.err = EAGAIN;
+	cr_assert_eq(publish(p, record), EAGAIN);
+	cr_assert_eq(cq_cleanup_run_some(q, 10), 1);
+	cr_assert_not(cq_cleanup_stalled(q));
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+	close_queue();
+}
+
+static void fail_from_now_on(void *unused)
+{
+	(void)unused;
+	host.err = EAGAIN;
+}
+
+static void arm_failure(void *unused)
+{
+	(void)unused;
+	host.during = fail_from_now_on; /* of the spawn after this one */
+}
+
+Test(faults, those_that_could_be_made_do_the_work_of_those_that_could_not)
+{
+	open_with((cq_cleanup_config_t){ .flags = CQ_POLLED, .spawn = spawn });
+	add(p, CAP * SLOTS);
+	host.during = arm_failure;
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	cr_assert_eq(stats().workers_created, 1);
+	cr_assert_eq(stats().workers_failed, 1);
+	cr_assert_not(cq_cleanup_stalled(q));
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(ran, CAP * SLOTS);
+	cr_assert_eq(stats().workers_coming, 0);
+	add(p, SLOTS);
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	AWAIT(ran == accepted);
+	close_queue();
+}
+
+/* What others do while a worker is being made that will not come. */
+static struct {
+	unsigned expected;
+	int result;
+} meanwhile;
+
+static void publish_and_rely_on_the_claim(void *unused)
+{
+	(void)unused;
+	fake_wait_blocked(&park, meanwhile.expected);
+	meanwhile.result = publish(other, record);
+	if (meanwhile.result == 0)
+		meanwhile.result = cq_cleanup_wake(q);
+	host.err = EAGAIN;
+}
+
+Test(faults, work_that_relied_on_a_worker_that_could_not_be_made_wakes_a_sleeper)
+{
+	open_with((cq_cleanup_config_t){ .flags = CQ_POLLED, .max_workers = 2, .spawn = spawn });
+	add(p, SLOTS);
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	fake_wait_blocked(&park, 1);
+
+	/* One sleeper is woken and one worker asked for. The first does the work of
+	   both and sleeps; what is published then is covered by the request. */
+	add(p, 2 * SLOTS);
+	meanwhile.expected = 1;
+	host.during = publish_and_rely_on_the_claim;
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	cr_assert_eq(meanwhile.result, 0);
+	cr_assert_eq(stats().workers_failed, 1);
+	cr_assert(cq_cleanup_units(q) == 0 || stats().workers_asleep == 0,
+	    "published work waits, and the only worker is asleep");
+	AWAIT(ran == accepted);
+	close_queue();
+}
+
+Test(faults, work_that_relied_on_the_only_worker_stalls_with_it)
+{
+	open_hosted(1);
+	meanwhile.expected = 0;
+	host.during = publish_and_rely_on_the_claim;
+	cr_assert_eq(publish(p, record), EAGAIN);
+	cr_assert_eq(meanwhile.result, 0); /* when it was asked, a worker was coming */
+	check_stalled(2 * UNIT);
+	host.err = 0;
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	AWAIT(ran == 2);
+	close_queue();
+}
+
+static void *drain(void *result)
+{
+	*(int *)result = cq_cleanup_drain(q, CQ_FOREVER);
+	return NULL;
+}
+
+Test(faults, a_sleeping_drain_learns_that_nobody_comes)
+{
+	int result = -1;
+	pthread_t thread;
+	cq_worker_t *w;
+
+	open_hosted(1);
+	cr_assert_eq(cq_worker_attach(q, NULL, &w), 0);
+	cr_assert_eq(publish(p, record), 0); /* w is awake, and is trusted to look */
+	thread = start(drain, &result);
+	fake_wait_blocked(&park, 1);
+	host.err = EAGAIN;
+	cq_worker_detach(w);
+	join(thread);
+	cr_assert_eq(result, EAGAIN);
+	check_stalled(UNIT);
+	host.err = 0;
+	close_queue();
+}
+
+/* -------------------------------------------------- the system's own failures */
+
+Test(faults, a_stack_that_cannot_be_had_stalls_managed_workers)
+{
+	size_t good;
+
+	open_with((cq_cleanup_config_t){ 0 });
+	good = q->config.stack_bytes;
+	q->config.stack_bytes = SIZE_MAX / 4;
+	add(p, SLOTS);
+	check_stalled(UNIT);
+	q->config.stack_bytes = good;
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	AWAIT(ran == SLOTS);
+	close_queue();
+}
+
+Test(faults, the_limit_of_threads_stalls_managed_workers_until_it_is_raised)
+{
+	const uid_t nobody = 65534;
+	struct rlimit limit;
+
+	/* The limit doesn't bind root. */
+	if (geteuid() == 0 && setresuid(nobody, nobody, nobody) != 0)
+		cr_skip("can't become another user");
+	prctl(PR_SET_DUMPABLE, 1); /* the leak checker traces this process */
+	cr_assert_eq(getrlimit(RLIMIT_NPROC, &limit), 0);
+	open_with((cq_cleanup_config_t){ 0 });
+	cr_assert_eq(setrlimit(RLIMIT_NPROC, &(struct rlimit){ 0, limit.rlim_max }), 0);
+	add(p, SLOTS);
+	check_stalled(UNIT);
+	cr_assert_eq(setrlimit(RLIMIT_NPROC, &limit), 0);
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	AWAIT(ran == SLOTS);
+	close_queue();
+}
+
+Test(faults, memory_that_cannot_be_had_for_a_worker_stalls_and_leaks_nothing)
+{
+	open_with((cq_cleanup_config_t){ 0 });
+	cr_assert_eq(cq_producer_enqueue(p, record, next_record()), 0);
+	alloc.fail_in = 1; /* the worker's record */
+	cr_assert_eq(cq_producer_flush(p), EAGAIN);
+	cr_assert_eq(alloc.failures, 1);
+	alloc.fail_in = 2; /* what its thread is told */
+	cr_assert_eq(cq_cleanup_wake(q), EAGAIN);
+	cr_assert_eq(alloc.failures, 2);
+	alloc.fail_in = 1;
+	alloc.fail_on = true;
+	check_stalled(UNIT);
+	alloc.fail_on = false;
+	alloc.fail_in = 0;
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	AWAIT(ran == 1);
+	close_queue();
+}
+
+/* ------------------------------------------------------- shutdown meets creation */
+
+static struct {
+	pthread_t thread;
+	int result;
+} shutter;
+
+static void *hand_back(void *unused)
+{
+	(void)unused;
+	shutter.result = shut_down(CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER);
+	return NULL;
+}
+
+static void start_shutdown(void *unused)
+{
+	(void)unused;
+	shutter.thread = start(hand_back, NULL);
+	fake_wait_blocked(&park, 1); /* it waits for the worker that is being made */
+}
+
+static void start_shutdown_and_fail(void *unused)
+{
+	start_shutdown(unused);
+	host.err = EAGAIN;
+}
+
+Test(faults, shutdown_waits_for_a_worker_that_is_being_made)
+{
+	open_hosted(1);
+	host.during = start_shutdown;
+	cr_assert_eq(publish(p, record), 0);
+	join(shutter.thread);
+	cr_assert_eq(shutter.result, 0);
+	cr_assert_eq(returned, 1);
+	close_queue();
+}
+
+Test(faults, shutdown_does_not_wait_for_a_worker_that_could_not_be_made)
+{
+	open_hosted(1);
+	host.during = start_shutdown_and_fail;
+	(void)publish(p, record);
+	join(shutter.thread);
+	cr_assert_eq(shutter.result, 0);
+	cr_assert_eq(returned, 1);
+	close_queue();
+}
+
+Test(faults, hosts_are_called_with_no_lock_held)
+{
+	/* The last unpark is that of the shutdown, by the worker that ends. */
+	open_hosted(1);
+	park.free_lock = &q->registry;
+	cr_assert_eq(publish(p, stay_inside), 0);
+	AWAIT(room.inside == 1);
+	start_shutdown(NULL);
+	gate_open(&room.leave);
+	join(shutter.thread);
+	cr_assert_eq(shutter.result, 0);
+	cr_assert_eq(park.unparks, 1);
+	close_queue();
+}
+
+/* ------------------------------------------------------------- parks and clocks */
+
+static void return_at_once(void *host_, cq_parker_t *parker, uint64_t deadline)
+{
+	(void)host_;
+	(void)parker;
+	(void)deadline;
+	sched_yield();
+}
+
+static void grant_only(void *host_, cq_parker_t *parker)
+{
+	(void)host_;
+	cq_parker_grant(parker);
+}
+
+static uint64_t real_now(void *host_)
+{
+	(void)host_;
+	return cq_now();
+}
+
+Test(faults, a_park_that_never_blocks_is_slow_and_correct)
+{
+	static const cq_park_ops_t busy = { real_now, return_at_once, grant_only, NULL };
+
+	/* Short enough to retire now and then. */
+	open_with((cq_cleanup_config_t){ .park = &busy, .idle_ns = 50000 });
+	for (int i = 0; i < 100; i++) {
+		add(p, 1 + (unsigned)i % 4);
+		if (i % 10 == 0)
+			cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+	}
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+	cr_assert_eq(ran, accepted);
+	close_queue();
+}
+
+Test(faults, parks_that_return_early_change_nothing)
+{
+	int result = -1;
+	pthread_t thread;
+
+	open_with((cq_cleanup_config_t){ .max_workers = 2 });
+	cr_assert_eq(publish(p, record), 0);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(publish(p, stay_inside), 0);
+	AWAIT(room.inside == 1);
+	thread = start(drain, &result);
+	fake_wait_blocked(&park, 1);
+	for (int i = 0; i < 3; i++) {
+		fake_disturb(&park);
+		fake_wait_blocked(&park, 1);
+	}
+	cr_assert_eq(result, -1);
+	gate_open(&room.leave);
+	join(thread);
+	cr_assert_eq(result, 0);
+	cr_assert_eq(ran, 2);
+	close_queue();
+}
+
+Test(faults, deadlines_in_the_past_still_look)
+{
+	open_with((cq_cleanup_config_t){ 0 });
+	fake_advance(&park, 1000);
+	cr_assert_eq(cq_cleanup_drain(q, 1), 0);
+	cr_assert_eq(publish(p, stay_inside), 0);
+	AWAIT(room.inside == 1);
+	cr_assert_eq(cq_cleanup_drain(q, 1), ETIMEDOUT);
+	cr_assert_eq(cq_cleanup_drain(q, 0), ETIMEDOUT);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_DRAIN, 1), ETIMEDOUT);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_HAND_BACK, 1), ETIMEDOUT);
+	cr_assert_eq(cq_producer_enqueue(p, record, NULL), ESHUTDOWN);
+	gate_open(&room.leave);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_DRAIN, CQ_FOREVER), 0);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_DRAIN, 1), 0);
+	cr_assert_eq(ran, 1);
+	close_queue();
+}
+
+Test(faults, a_clock_that_jumps_ends_waits_and_loses_nothing)
+{
+	const uint64_t years = UINT64_C(1000000000) * 3600 * 24 * 3650;
+	int result = -1;
+	pthread_t thread;
+
+	open_with((cq_cleanup_config_t){ .idle_ns = IDLE_NS });
+	cr_assert_eq(publish(p, stay_inside), 0);
+	AWAIT(room.inside == 1);
+	cr_assert_eq(publish(p, record), 0); /* a second worker, soon idle */
+	AWAIT(ran == 1);
+	thread = start(drain, &result);
+	fake_wait_blocked(&park, 2);
+	fake_advance(&park, years);
+	AWAIT(stats().workers_retired == 1);
+	fake_wait_blocked(&park, 1); /* the drain, which has no deadline */
+	gate_open(&room.leave);
+	join(thread);
+	cr_assert_eq(result, 0);
+	close_queue();
+}
+
+Test(faults, an_idle_limit_beyond_the_end_of_the_clock_is_no_limit)
+{
+	open_with((cq_cleanup_config_t){ .idle_ns = IDLE_NS });
+	fake_advance(&park, CQ_FOREVER - IDLE_NS / 2);
+	cr_assert_eq(publish(p, record), 0);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(park.deadline, CQ_FOREVER);
+	close_queue();
+}
+
+static void *drain_until(void *result)
+{
+	*(int *)result = cq_cleanup_drain(q, IDLE_NS);
+	return NULL;
+}
+
+Test(faults, a_drain_times_out_and_its_work_goes_on)
+{
+	int result = -1;
+	pthread_t thread;
+
+	open_with((cq_cleanup_config_t){ 0 });
+	cr_assert_eq(publish(p, stay_inside), 0);
+	AWAIT(room.inside == 1);
+	thread = start(drain_until, &result);
+	fake_wait_blocked(&park, 1);
+	fake_advance(&park, IDLE_NS);
+	join(thread);
+	cr_assert_eq(result, ETIMEDOUT);
+	gate_open(&room.leave);
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+	cr_assert_eq(ran, 1);
+	close_queue();
+}
+
+/* --------------------------------------------------------- callbacks that block */
+
+Test(faults, callbacks_that_block_do_not_stop_the_others)
+{
+	open_with((cq_cleanup_config_t){ 0 });
+	for (unsigned i = 1; i < CAP; i++)
+		cr_assert_eq(publish(p, stay_inside), 0);
+	AWAIT(room.inside == CAP - 1);
+	for (unsigned i = 0; i < 50; i++)
+		add(p, SLOTS);
+	AWAIT(ran == 50 * SLOTS);
+	cr_assert_eq(stats().workers_running, CAP - 1);
+	gate_open(&room.leave);
+	close_queue();
+}
+
+/* ----------------------------------------------------------------------- misuse */
+
+static atomic_int refusals;
+
+static void misuse_from_inside(void *arg)
+{
+	refusals += cq_cleanup_drain(q, CQ_FOREVER) == EDEADLK;
+	refusals += shut_down(CQ_SHUTDOWN_DRAIN, CQ_FOREVER) == EDEADLK;
+	refusals += shut_down(CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER) == EDEADLK;
+	refusals += cq_cleanup_destroy(q) == EBUSY;
+	record(arg);
+}
+
+enum { REFUSALS = 4 };
+
+Test(faults, callbacks_may_not_drain_or_shut_down_wherever_they_run)
+{
+	cq_worker_t *w;
+	cq_block_t *b;
+
+	open_hosted(1);
+	cr_assert_eq(publish(p, misuse_from_inside), 0);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(refusals, REFUSALS);
+
+	q->config.flags |= CQ_POLLED; /* so that the worker sleeps on */
+	cr_assert_eq(publish(p, misuse_from_inside), 0);
+	cr_assert_eq(cq_cleanup_run_some(q, 1), 1);
+	cr_assert_eq(refusals, 2 * REFUSALS);
+
+	cr_assert_eq(publish(p, misuse_from_inside), 0);
+	cr_assert_eq(cq_worker_attach(q, NULL, &w), 0);
+	b = cq_worker_try_dequeue(w);
+	cr_assert_not_null(b);
+	cq_worker_run(w, b);
+	cr_assert_eq(refusals, 3 * REFUSALS);
+	cq_worker_detach(w);
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0); /* not from inside */
+	close_queue();
+}
+
+static void run_some_and_misuse(void *arg)
+{
+	CHECK(cq_cleanup_run_some(q, 1) == 1);
+	misuse_from_inside(arg); /* still inside of this one */
+}
+
+Test(faults, callbacks_within_callbacks_are_still_refused)
+{
+	open_with((cq_cleanup_config_t){ .flags = CQ_POLLED });
+	cr_assert_eq(publish(p, misuse_from_inside), 0);
+	cr_assert_eq(publish(p, run_some_and_misuse), 0); /* last in, first out */
+	cr_assert_eq(cq_cleanup_run_some(q, 1), 1);
+	cr_assert_eq(ran, 2);
+	cr_assert_eq(refusals, 2 * REFUSALS);
+	close_queue();
+}
+
+static void drain_and_end_another(void *arg)
+{
+	cq_cleanup_t *another;
+
+	CHECK(cq_cleanup_create(NULL, &another) == 0);
+	CHECK(cq_cleanup_drain(another, CQ_FOREVER) == 0);
+	CHECK(cq_cleanup_shutdown(another, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL) == 0);
+	CHECK(cq_cleanup_destroy(another) == 0);
+	record(arg);
+}
+
+Test(faults, callbacks_may_end_other_queues)
+{
+	open_with((cq_cleanup_config_t){ 0 });
+	cr_assert_eq(publish(p, drain_and_end_another), 0);
+	AWAIT(ran == 1);
+	close_queue();
+}
+
+Test(faults, two_shutdowns_at_once_are_refused_and_one_goes_on)
+{
+	open_with((cq_cleanup_config_t){ 0 });
+	cr_assert_eq(publish(p, stay_inside), 0);
+	AWAIT(room.inside == 1);
+	start_shutdown(NULL);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_DRAIN, CQ_FOREVER), EALREADY);
+	cr_assert_eq(cq_cleanup_destroy(q), EBUSY);
+	gate_open(&room.leave);
+	join(shutter.thread);
+	cr_assert_eq(shutter.result, 0);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_DRAIN, CQ_FOREVER), 0);
+	close_queue();
+}
+
+Test(faults, arguments_that_cannot_be_meant_are_refused)
+{
+	cq_producer_t *producer;
+
+	open_with((cq_cleanup_config_t){ 0 });
+	cr_assert_eq(cq_producer_enqueue(p, NULL, NULL), EINVAL);
+	cr_assert_eq(cq_producer_reserve(p, SIZE_MAX), EINVAL);
+	cr_assert_eq(cq_producer_attach(NULL, &producer), EINVAL);
+	cr_assert_eq(cq_producer_attach(q, NULL), EINVAL);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, 0, NULL, NULL), EINVAL);
+	cr_assert_eq(cq_cleanup_destroy(NULL), 0);
+	cq_producer_detach(NULL);
+	cq_worker_detach(NULL);
+	cr_assert_eq(cq_cleanup_run_some(q, 0), 0);
+	cr_assert_eq(cq_cleanup_destroy(q), EBUSY);
+	cr_assert_eq(publish(p, record), 0); /* none of it closed anything */
+	AWAIT(ran == 1);
+	close_queue();
+}
+
+Test(faults, what_is_used_after_shutdown_says_so)
+{
+	cq_producer_t *producer;
+	cq_worker_t *w;
+
+	open_with((cq_cleanup_config_t){ 0 });
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_DRAIN, CQ_FOREVER), 0);
+	cr_assert_eq(cq_producer_enqueue(p, record, NULL), ESHUTDOWN);
+	cr_assert_eq(cq_producer_reserve(p, 1), ESHUTDOWN);
+	cr_assert_eq(cq_producer_attach(q, &producer), ESHUTDOWN);
+	cr_assert_eq(cq_worker_attach(q, NULL, &w), ESHUTDOWN);
+	cr_assert_eq(cq_cleanup_work(q), ESHUTDOWN);
+	cr_assert_eq(cq_producer_flush(p), 0);
+	cr_assert_eq(cq_cleanup_flush_all(q), 0);
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+	cr_assert_eq(cq_cleanup_run_some(q, 10), 0);
+	close_queue();
+}

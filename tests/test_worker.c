@@ -1,0 +1,1074 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Workers: how many are made and woken for how much work, how they sleep and
+ * retire, and the calls of a host that dequeues by itself.
+ *
+ * Workers park in a fake with a clock that only the test moves, so "asleep" is
+ * something to wait for. Where a test has to hold a worker that is on its way,
+ * a host notes the request and lets the worker come later.
+ */
+#define _GNU_SOURCE /* pthread_getattr_np, pthread_getname_np */
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cleanup_priv.h"
+#include "support.h"
+
+TestSuite(worker, .timeout = 60);
+
+/* CQ_BLOCK_BYTES_MIN gives blocks of two callbacks. */
+enum { CAP = 3, SLOTS = 2, IDLE_NS = 1000, RECORDS = 512 };
+
+static fake_park_t park;
+static cq_cleanup_t *q;
+static cq_producer_t *p;
+static cq_producer_t *other; /* of the "other thread" whose steps are run at points */
+
+/* ------------------------------------------------- callbacks, each with a record */
+
+static atomic_uint records[RECORDS], accepted, ran;
+
+static void record(void *arg)
+{
+	CHECK(atomic_fetch_add((atomic_uint *)arg, 1) == 0);
+	ran++;
+}
+
+static void *next_record(void)
+{
+	unsigned i = accepted++;
+
+	CHECK(i < RECORDS);
+	return &records[i];
+}
+
+static void add(cq_producer_t *to, unsigned n)
+{
+	while (n-- > 0)
+		CHECK(cq_producer_enqueue(to, record, next_record()) == 0);
+}
+
+/* One unit of one callback. */
+static int publish(cq_producer_t *to, cq_callback_fn *fn, void *arg)
+{
+	CHECK(cq_producer_enqueue(to, fn, arg) == 0);
+	return cq_producer_flush(to);
+}
+
+static void publish_records(unsigned units)
+{
+	while (units-- > 0)
+		CHECK(publish(p, record, next_record()) == 0);
+}
+
+/* As the "other thread": a full block, which is published without a flush. */
+static void publish_full_block(void *unused)
+{
+	(void)unused;
+	add(other, SLOTS);
+}
+
+/* ---------------------------------------------- a host that makes workers later */
+
+static struct {
+	struct request {
+		void (*body)(void *arg);
+		void *arg;
+		pthread_t thread;
+	} requests[16];
+	atomic_uint requested;
+	unsigned come;
+	int err; /* what spawn returns instead */
+} host;
+
+static int note_request(void *unused, void (*body)(void *arg), void *arg)
+{
+	unsigned i;
+
+	(void)unused;
+	if (host.err != 0)
+		return host.err;
+	i = host.requested++;
+	CHECK(i < 16);
+	host.requests[i] = (struct request){ .body = body, .arg = arg };
+	return 0;
+}
+
+static void *be_worker(void *arg)
+{
+	struct request *r = arg;
+
+	r->body(r->arg);
+	return NULL;
+}
+
+/* The next n workers that were asked for come. */
+static void come(unsigned n)
+{
+	for (; n > 0; n--, host.come++) {
+		struct request *r = &host.requests[host.come];
+
+		CHECK(host.come < host.requested);
+		r->thread = start(be_worker, r);
+	}
+}
+
+/* A host that has its threads at once. */
+static int start_thread(void *unused, void (*body)(void *arg), void *arg)
+{
+	int err = note_request(unused, body, arg);
+
+	if (err == 0)
+		come(1);
+	return err;
+}
+
+/* --------------------------------------------------------- opening and closing */
+
+static void open_with(cq_cleanup_config_t config)
+{
+	fake_init(&park);
+	config.park = &park.ops;
+	config.block_bytes = CQ_BLOCK_BYTES_MIN;
+	if (config.max_workers == 0)
+		config.max_workers = CAP;
+	if (config.idle_ns == 0)
+		config.idle_ns = CQ_FOREVER;
+	cr_assert_eq(cq_cleanup_create(&config, &q), 0);
+	cr_assert_eq(q->slots, SLOTS);
+	cr_assert_eq(cq_producer_attach(q, &p), 0);
+	cr_assert_eq(cq_producer_attach(q, &other), 0);
+}
+
+static void open_managed(uint32_t max_workers)
+{
+	open_with((cq_cleanup_config_t){ .max_workers = max_workers });
+}
+
+static void open_noted(uint32_t max_workers)
+{
+	open_with((cq_cleanup_config_t){ .max_workers = max_workers, .spawn = note_request });
+}
+
+static cq_cleanup_stats_t stats(void)
+{
+	cq_cleanup_stats_t s;
+
+	cq_cleanup_stats(q, &s);
+	return s;
+}
+
+/* Everything ran, once, and nothing is left of the queue. */
+static void close_queue(void)
+{
+	cq_cleanup_stats_t s;
+
+	at_every_point(NULL, NULL);
+	cq_producer_detach(p);
+	cq_producer_detach(other);
+	come(host.requested - host.come);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	for (unsigned i = 0; i < host.come; i++)
+		join(host.requests[i].thread);
+	s = stats();
+	cr_assert_eq(s.queued, s.executed);
+	cr_assert_eq(s.workers_live, 0);
+	cr_assert_eq(s.workers_coming, 0);
+	cr_assert_eq(s.workers_asleep, 0);
+	cr_assert_eq(s.workers_running, 0);
+	cr_assert_eq(s.blocks_waiting, 0);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+	cr_assert_eq(ran, accepted);
+	for (unsigned i = 0; i < accepted; i++)
+		cr_assert_eq(records[i], 1);
+}
+
+/* For what has no gate, such as the end of a thread. */
+#define AWAIT(condition)							\
+	do {									\
+		uint64_t limit_ = wait_limit();					\
+										\
+		while (!(condition)) {						\
+			CHECK(cq_now() < limit_);				\
+			sched_yield();						\
+		}								\
+	} while (0)
+
+/* n callbacks that are in the middle of their call, until `leave` is opened. */
+static struct {
+	atomic_uint inside;
+	gate_t leave;
+} room = { 0, GATE_INITIALIZER };
+
+static void stay_inside(void *arg)
+{
+	room.inside++;
+	gate_wait(&room.leave);
+	record(arg);
+}
+
+static void publish_stayers(unsigned n)
+{
+	while (n-- > 0)
+		CHECK(publish(p, stay_inside, next_record()) == 0);
+}
+
+/* n managed workers that have run and are asleep. */
+static void bring_workers(unsigned n)
+{
+	publish_stayers(n);
+	AWAIT(room.inside == n);
+	gate_open(&room.leave);
+	fake_wait_blocked(&park, n);
+}
+
+/* ------------------------------------------------------------- how many are made */
+
+Test(worker, no_worker_exists_before_there_is_work)
+{
+	open_managed(CAP);
+	cr_assert_eq(cq_producer_enqueue(p, record, next_record()), 0);
+	cr_assert_eq(stats().workers_created, 0);
+	cr_assert_eq(stats().workers_live, 0);
+	close_queue();
+}
+
+Test(worker, one_unit_makes_one_worker)
+{
+	open_noted(CAP);
+	publish_records(1);
+	cr_assert_eq(host.requested, 1);
+	cr_assert_eq(stats().workers_live, 1);
+	cr_assert_eq(stats().workers_coming, 1);
+	cr_assert_eq(stats().workers_created, 1);
+	close_queue();
+}
+
+Test(worker, a_unit_that_is_spoken_for_makes_nobody)
+{
+	open_noted(CAP);
+	publish_records(1);
+	for (int i = 0; i < 3; i++) {
+		cr_assert_not(cq_cleanup_needs_wake(q));
+		cr_assert_eq(cq_cleanup_wake(q), 0);
+	}
+	cr_assert_eq(host.requested, 1);
+	publish_records(1);
+	cr_assert_eq(host.requested, 2);
+	close_queue();
+}
+
+Test(worker, workers_are_made_up_to_the_cap_and_not_beyond)
+{
+	open_noted(CAP);
+	publish_records(2 * CAP);
+	cr_assert_eq(host.requested, CAP);
+	cr_assert_eq(stats().workers_peak, CAP);
+	cr_assert_not(cq_cleanup_needs_wake(q));
+	come(CAP);
+	fake_wait_blocked(&park, CAP);
+	cr_assert_eq(host.requested, CAP);
+	close_queue();
+}
+
+Test(worker, one_wake_makes_workers_for_a_backlog_to_which_nothing_is_added)
+{
+	open_with((cq_cleanup_config_t){ .flags = CQ_POLLED, .spawn = note_request });
+	publish_records(2 * CAP);
+	cr_assert_eq(host.requested, 0);
+	cr_assert(cq_cleanup_needs_wake(q));
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	cr_assert_eq(host.requested, CAP);
+	cr_assert_not(cq_cleanup_needs_wake(q));
+	close_queue();
+}
+
+Test(worker, a_flush_of_all_makes_as_many_workers_as_there_are_full_blocks)
+{
+	cq_producer_t *third;
+
+	open_noted(CAP);
+	cr_assert_eq(cq_producer_attach(q, &third), 0);
+	add(p, 1);
+	add(other, 1);
+	add(third, 1);
+	cr_assert_eq(cq_cleanup_flush_all(q), 0);
+	cr_assert_eq(stats().blocks_waiting, 2); /* three callbacks, two to a block */
+	cr_assert_eq(host.requested, 2);
+	cq_producer_detach(third);
+	close_queue();
+}
+
+static void wake(void *unused)
+{
+	(void)unused;
+	CHECK(cq_cleanup_wake(q) == 0);
+}
+
+Test(worker, racing_wakes_ask_for_no_more_workers_than_there_is_work)
+{
+	open_with((cq_cleanup_config_t){ .flags = CQ_POLLED, .spawn = note_request });
+	publish_records(2);
+	at_point("wake.claimed", wake, NULL);
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	cr_assert_eq(host.requested, 2);
+	close_queue();
+}
+
+Test(worker, workers_that_are_busy_run_side_by_side_up_to_the_cap)
+{
+	open_managed(CAP);
+	publish_stayers(CAP);
+	AWAIT(room.inside == CAP);
+	cr_assert_eq(stats().workers_running, CAP);
+	publish_records(2); /* nobody is left for these, until a worker is free */
+	cr_assert_eq(cq_cleanup_units(q), 2);
+	cr_assert_not(cq_cleanup_needs_wake(q));
+	cr_assert_eq(stats().workers_created, CAP);
+	gate_open(&room.leave);
+	close_queue();
+}
+
+Test(worker, a_worker_that_runs_is_not_taken_for_one_that_comes)
+{
+	/* The first is woken, not made: it must have stopped coming before it runs. */
+	open_with((cq_cleanup_config_t){ .max_workers = 2, .spawn = start_thread });
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	publish_stayers(1);
+	AWAIT(room.inside == 1);
+	cr_assert_eq(stats().workers_coming, 0);
+	publish_records(1);
+	cr_assert_eq(host.requested, 2);
+	AWAIT(ran == 2);
+	gate_open(&room.leave);
+	close_queue();
+}
+
+/* --------------------------------------------------------------- who is woken */
+
+Test(worker, one_unit_wakes_one_sleeper_of_many)
+{
+	open_managed(CAP);
+	bring_workers(CAP);
+	publish_records(1);
+	fake_wait_blocked(&park, CAP);
+	cr_assert_eq(park.unparks, 1);
+	cr_assert_eq(stats().wakes, 1);
+	cr_assert_eq(stats().useless_wakes, 0);
+	cr_assert_eq(stats().workers_created, CAP);
+	close_queue();
+}
+
+static void see_one_coming_and_wake_again(void *unused)
+{
+	(void)unused;
+	CHECK(stats().workers_coming == 1);
+	CHECK(stats().workers_asleep == CAP - 1);
+	CHECK(!cq_cleanup_needs_wake(q));
+	CHECK(cq_cleanup_wake(q) == 0);
+}
+
+Test(worker, a_unit_for_which_a_sleeper_was_taken_wakes_no_other)
+{
+	open_managed(CAP);
+	bring_workers(CAP);
+	at_point("sleepers.taken", see_one_coming_and_wake_again, NULL);
+	publish_records(1);
+	fake_wait_blocked(&park, CAP);
+	cr_assert_eq(park.unparks, 1);
+	close_queue();
+}
+
+Test(worker, sleepers_are_woken_before_workers_are_made)
+{
+	open_with((cq_cleanup_config_t){ .flags = CQ_POLLED, .spawn = start_thread });
+	publish_records(1);
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	fake_wait_blocked(&park, 1);
+	publish_records(2);
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	cr_assert_eq(park.unparks, 1);
+	cr_assert_eq(host.requested, 2);
+	fake_wait_blocked(&park, 2);
+	cr_assert_eq(ran, 3);
+	close_queue();
+}
+
+static void run_one_here(void *unused)
+{
+	(void)unused;
+	CHECK(cq_cleanup_run_some(q, 1) == 1);
+}
+
+Test(worker, a_wake_whose_unit_another_took_is_counted_as_useless)
+{
+	open_with((cq_cleanup_config_t){ .max_workers = 1, .spawn = start_thread });
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	at_point("sleepers.taken", run_one_here, NULL);
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(ran, 2);
+	cr_assert_eq(stats().wakes, 1);
+	cr_assert_eq(stats().useless_wakes, 1);
+	cr_assert_eq(stats().workers_coming, 0);
+	close_queue();
+}
+
+/* -------------------------------------------------------------- going to sleep */
+
+Test(worker, work_published_after_a_worker_found_nothing_is_not_slept_over)
+{
+	/* golang/go#73642. The publisher sees nobody asleep and nobody to make. */
+	open_managed(1);
+	at_point("worker.found_nothing", publish_full_block, NULL);
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(ran, 1 + SLOTS);
+	cr_assert_eq(park.parks, 1);
+	cr_assert_eq(stats().failed_sleeps, 1);
+	cr_assert_eq(stats().wakes, 0);
+	close_queue();
+}
+
+Test(worker, work_published_after_a_worker_is_listed_wakes_it)
+{
+	open_managed(1);
+	at_point("sleepers.listed", publish_full_block, NULL);
+	publish_records(1);
+	AWAIT(ran == 1 + SLOTS);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(stats().wakes, 1);
+	cr_assert_eq(stats().failed_sleeps, 0);
+	close_queue();
+}
+
+/* Every worker is held when it has found nothing, until the gate is open. */
+static struct {
+	atomic_uint held;
+	gate_t go;
+} idlers = { 0, GATE_INITIALIZER };
+
+static void hold_idlers(const char *where, void *unused)
+{
+	(void)unused;
+	if (strcmp(where, "worker.found_nothing") == 0) {
+		idlers.held++;
+		gate_wait(&idlers.go);
+	}
+}
+
+Test(worker, many_that_race_to_sleep_past_one_unit_fail_one_sleep)
+{
+	enum { MANY = 5 };
+
+	open_managed(MANY);
+	at_every_point(hold_idlers, NULL);
+	publish_stayers(MANY);
+	AWAIT(room.inside == MANY);
+	gate_open(&room.leave);
+	AWAIT(idlers.held == MANY);
+	publish_records(1);
+	cr_assert_eq(stats().workers_created, MANY);
+	gate_open(&idlers.go);
+	fake_wait_blocked(&park, MANY);
+	cr_assert_eq(ran, MANY + 1);
+	cr_assert_eq(stats().failed_sleeps, 1);
+	close_queue();
+}
+
+static struct {
+	gate_t announced, claimed;
+} handshake = { GATE_INITIALIZER, GATE_INITIALIZER };
+
+static void announced_then_wait_for_the_claim(void *unused)
+{
+	(void)unused;
+	gate_open(&handshake.announced);
+	gate_wait(&handshake.claimed);
+}
+
+Test(worker, no_worker_is_made_for_a_unit_that_the_second_look_found)
+{
+	/* The wake counts the announced worker, and then finds it gone to work. */
+	open_managed(CAP);
+	at_point("sleepers.announced", announced_then_wait_for_the_claim, NULL);
+	publish_records(1);
+	gate_wait(&handshake.announced);
+	at_point("wake.claimed", gate_open, &handshake.claimed);
+	publish_stayers(1);
+	AWAIT(room.inside == 1);
+	cr_assert_eq(stats().failed_sleeps, 1);
+	cr_assert_eq(stats().workers_created, 1);
+	cr_assert_eq(stats().workers_coming, 0);
+	gate_open(&room.leave);
+	close_queue();
+}
+
+Test(worker, a_disturbed_sleep_goes_on)
+{
+	open_managed(CAP);
+	bring_workers(CAP);
+	for (int i = 0; i < 3; i++) {
+		fake_disturb(&park);
+		fake_wait_blocked(&park, CAP);
+	}
+	cr_assert_eq(stats().workers_asleep, CAP);
+	cr_assert_eq(stats().useless_wakes, 0);
+	close_queue();
+}
+
+/* ------------------------------------------------------------------- retirement */
+
+static void open_retiring(uint32_t max_workers, cq_spawn_fn *spawn)
+{
+	open_with((cq_cleanup_config_t){ .max_workers = max_workers, .idle_ns = IDLE_NS,
+	    .spawn = spawn });
+}
+
+Test(worker, an_idle_worker_retires_and_the_next_work_makes_another)
+{
+	open_retiring(CAP, NULL);
+	bring_workers(CAP);
+	fake_advance(&park, IDLE_NS - 1);
+	fake_disturb(&park);
+	fake_wait_blocked(&park, CAP);
+	cr_assert_eq(stats().workers_retired, 0);
+	fake_advance(&park, 1);
+	AWAIT(q->nworkers == 0);
+	cr_assert_eq(stats().workers_retired, CAP);
+	cr_assert_eq(stats().workers_live, 0);
+	cr_assert_eq(stats().workers_asleep, 0);
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(ran, CAP + 1);
+	cr_assert_eq(stats().workers_created, CAP + 1);
+	close_queue();
+}
+
+Test(worker, work_starts_the_idle_time_anew)
+{
+	open_retiring(1, NULL);
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	fake_advance(&park, IDLE_NS / 2);
+	publish_records(1);
+	AWAIT(ran == 2);
+	fake_wait_blocked(&park, 1);
+	fake_advance(&park, IDLE_NS / 2);
+	fake_disturb(&park);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(stats().workers_retired, 0);
+	cr_assert_eq(park.deadline, IDLE_NS / 2 + IDLE_NS);
+	close_queue();
+}
+
+Test(worker, a_worker_that_is_woken_as_it_times_out_runs_the_work)
+{
+	open_retiring(1, NULL);
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	at_point("sleepers.timed_out", publish_full_block, NULL);
+	fake_advance(&park, IDLE_NS);
+	AWAIT(ran == 1 + SLOTS);
+	cr_assert_eq(stats().wakes, 1);
+	cr_assert_eq(stats().workers_created, 1);
+	close_queue();
+}
+
+Test(worker, work_added_before_a_worker_leaves_the_count_brings_it_back)
+{
+	/* It is in no list any more, and still counted: the publisher can do nothing. */
+	open_retiring(1, NULL);
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	at_point("worker.timed_out", publish_full_block, NULL);
+	fake_advance(&park, IDLE_NS);
+	AWAIT(ran == 1 + SLOTS || q->nworkers == 0);
+	AWAIT(park.blocked == 1 || q->nworkers == 0);
+	cr_assert_eq(ran, 1 + SLOTS);
+	cr_assert_eq(stats().workers_created, 1);
+	cr_assert_eq(stats().workers_retired, 0);
+	cr_assert_eq(stats().workers_live, 1);
+	close_queue();
+}
+
+Test(worker, work_added_after_a_worker_left_the_count_makes_another)
+{
+	open_retiring(1, NULL);
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	at_point("worker.retiring", publish_full_block, NULL);
+	fake_advance(&park, IDLE_NS);
+	AWAIT(ran == 1 + SLOTS && q->nworkers == 1);
+	cr_assert_eq(stats().workers_created, 2);
+	cr_assert_eq(stats().workers_retired, 1);
+	cr_assert_eq(stats().workers_live, 1);
+	close_queue();
+}
+
+Test(worker, a_worker_that_leaves_while_none_can_be_made_comes_back)
+{
+	open_retiring(1, start_thread);
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	host.err = EAGAIN;
+	at_point("worker.retiring", publish_full_block, NULL);
+	fake_advance(&park, IDLE_NS);
+	AWAIT(ran == 1 + SLOTS || q->nworkers == 0);
+	cr_assert_eq(ran, 1 + SLOTS);
+	cr_assert_eq(stats().workers_retired, 0);
+	cr_assert_eq(stats().workers_failed, 1);
+	cr_assert_not(cq_cleanup_stalled(q));
+	close_queue();
+}
+
+static unsigned count_lines(const char *path)
+{
+	FILE *f = fopen(path, "r");
+	unsigned n = 0;
+	int c;
+
+	CHECK(f != NULL);
+	while ((c = getc(f)) != EOF)
+		n += c == '\n';
+	fclose(f);
+	return n;
+}
+
+static unsigned count_threads(void)
+{
+	DIR *d = opendir("/proc/self/task");
+	unsigned n = 0;
+
+	CHECK(d != NULL);
+	while (readdir(d) != NULL)
+		n++;
+	closedir(d);
+	return n - 2; /* . and .. */
+}
+
+static void live_and_retire(void)
+{
+	uint64_t retired = stats().workers_retired;
+
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	fake_advance(&park, IDLE_NS);
+	AWAIT(q->nworkers == 0 && stats().workers_retired == retired + 1);
+}
+
+Test(worker, threads_that_retire_are_joined)
+{
+	enum { TIMES = 200, WARM = 20 };
+	unsigned threads = count_threads(), mappings = 0;
+
+	open_retiring(1, NULL);
+	for (int i = 0; i < TIMES; i++) {
+		live_and_retire();
+		if (i == WARM)
+			mappings = count_lines("/proc/self/maps");
+	}
+	cr_assert_eq(stats().workers_retired, TIMES);
+	/* One that has ended may wait for the next to join it. */
+	AWAIT(count_threads() <= threads + 1);
+	/* A thread that nobody joins keeps its stack: a mapping or two each. */
+	cr_assert_leq(count_lines("/proc/self/maps"), mappings + 20);
+	close_queue();
+	cr_assert_eq(count_threads(), threads);
+}
+
+/* ------------------------------------------------------------ a host's own loop */
+
+static cq_worker_t *attach(void)
+{
+	cq_worker_t *w;
+
+	CHECK(cq_worker_attach(q, NULL, &w) == 0);
+	return w;
+}
+
+static void *dequeue_once(void *arg)
+{
+	return cq_worker_dequeue(arg);
+}
+
+/* A queue whose only workers are those that the test attaches. */
+static void open_without_workers(void)
+{
+	open_with((cq_cleanup_config_t){ .max_workers = 1, .spawn = note_request });
+}
+
+Test(worker, dequeue_waits_and_returns_a_block)
+{
+	cq_worker_t *w;
+	pthread_t thread;
+	cq_block_t *b;
+
+	open_without_workers();
+	w = attach();
+	thread = start(dequeue_once, w);
+	fake_wait_blocked(&park, 1);
+	publish_records(1);
+	b = join(thread);
+	cr_assert_not_null(b);
+	cr_assert_eq(ran, 0);
+	cq_worker_run(w, b);
+	cr_assert_eq(ran, 1);
+	cr_assert_eq(stats().executed, 1);
+	cq_worker_detach(w);
+	cr_assert_eq(host.requested, 0);
+	close_queue();
+}
+
+static void *shut_down(void *unused)
+{
+	(void)unused;
+	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL) == 0);
+	return NULL;
+}
+
+Test(worker, dequeue_returns_null_at_shutdown_and_not_before)
+{
+	cq_worker_t *w;
+	pthread_t thread, shutter;
+
+	open_retiring(1, note_request);
+	w = attach();
+	thread = start(dequeue_once, w);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(park.deadline, CQ_FOREVER); /* it doesn't retire */
+	fake_advance(&park, 10 * IDLE_NS);
+	fake_disturb(&park);
+	fake_wait_blocked(&park, 1);
+	shutter = start(shut_down, NULL);
+	cr_assert_null(join(thread));
+	cr_assert_null(cq_worker_dequeue(w));
+	cr_assert_null(cq_worker_try_dequeue(w));
+	cq_worker_detach(w);
+	join(shutter);
+	close_queue();
+}
+
+Test(worker, dequeue_parks_the_hosts_thread)
+{
+	cq_worker_t *w;
+	pthread_t thread;
+	cq_block_t *b;
+
+	open_without_workers();
+	cr_assert_eq(cq_worker_attach(q, &host, &w), 0);
+	thread = start(dequeue_once, w);
+	fake_wait_blocked(&park, 1);
+	publish_records(1);
+	b = join(thread);
+	cr_assert_eq(park.unparked[0], &host);
+	cq_worker_run(w, b);
+	cq_worker_detach(w);
+	close_queue();
+}
+
+Test(worker, try_dequeue_returns_null_when_there_is_none)
+{
+	cq_worker_t *w;
+	cq_block_t *b;
+
+	open_without_workers();
+	w = attach();
+	cr_assert_null(cq_worker_try_dequeue(w));
+	cr_assert_eq(stats().workers_running, 0);
+	publish_records(1);
+	b = cq_worker_try_dequeue(w);
+	cr_assert_not_null(b);
+	cr_assert_eq(stats().workers_running, 1);
+	cr_assert_null(cq_worker_try_dequeue(w));
+	cq_worker_run(w, b);
+	cr_assert_eq(stats().workers_running, 0);
+	cr_assert_eq(park.parks, 0);
+	cq_worker_detach(w);
+	close_queue();
+}
+
+static void call_next(cq_block_t *b, unsigned n)
+{
+	cq_callback_fn *fn;
+	void *arg;
+
+	for (; n > 0; n--) {
+		CHECK(cq_block_next(b, &fn, &arg));
+		fn(arg);
+	}
+}
+
+Test(worker, what_next_did_not_take_is_queued_again)
+{
+	cq_callback_fn *fn;
+	cq_worker_t *w;
+	cq_block_t *b;
+	void *arg;
+
+	open_without_workers();
+	w = attach();
+	add(p, SLOTS);
+	b = cq_worker_try_dequeue(w);
+	cr_assert_not_null(b);
+	call_next(b, 1);
+	cq_worker_finish(w, b);
+	cr_assert_eq(stats().executed, 1);
+	cr_assert_eq(cq_cleanup_units(q), 1);
+
+	b = cq_worker_try_dequeue(w);
+	cr_assert_not_null(b);
+	cq_worker_finish(w, b); /* took nothing at all */
+	cr_assert_eq(stats().executed, 1);
+
+	b = cq_worker_try_dequeue(w);
+	cr_assert_not_null(b);
+	call_next(b, SLOTS - 1);
+	cr_assert_not(cq_block_next(b, &fn, &arg));
+	cr_assert_not(cq_block_next(b, &fn, &arg));
+	cq_worker_finish(w, b);
+	cr_assert_eq(stats().executed, SLOTS);
+	cr_assert_eq(cq_cleanup_units(q), 0);
+	cq_worker_detach(w);
+	close_queue();
+}
+
+Test(worker, what_is_queued_again_wakes_a_sleeper)
+{
+	cq_worker_t *w, *sleeper;
+	pthread_t thread;
+	cq_block_t *b;
+
+	open_without_workers();
+	w = attach();
+	sleeper = attach();
+	add(p, SLOTS);
+	b = cq_worker_try_dequeue(w);
+	cr_assert_not_null(b);
+	thread = start(dequeue_once, sleeper);
+	fake_wait_blocked(&park, 1);
+	cq_worker_finish(w, b);
+	cr_assert_eq(park.unparks, 1);
+	b = join(thread);
+	cr_assert_not_null(b);
+	cq_worker_run(sleeper, b);
+	cq_worker_detach(w);
+	cq_worker_detach(sleeper);
+	close_queue();
+}
+
+Test(worker, an_attached_worker_is_live_beyond_the_cap)
+{
+	cq_worker_t *w[CAP];
+
+	open_without_workers();
+	for (unsigned i = 0; i < CAP; i++)
+		w[i] = attach();
+	cr_assert_eq(stats().workers_live, CAP);
+	cr_assert_eq(stats().workers_peak, CAP);
+	cr_assert_eq(stats().workers_created, 0);
+	cr_assert_eq(cq_cleanup_destroy(q), EBUSY);
+	for (unsigned i = 0; i < CAP; i++)
+		cq_worker_detach(w[i]);
+	cq_worker_detach(NULL);
+	cr_assert_eq(stats().workers_live, 0);
+	close_queue();
+}
+
+Test(worker, a_worker_that_detaches_leaves_its_work_to_another)
+{
+	cq_worker_t *w;
+
+	open_without_workers();
+	w = attach();
+	publish_records(1); /* w is awake, and is trusted to look */
+	cr_assert_eq(host.requested, 0);
+	cq_worker_detach(w);
+	cr_assert_eq(host.requested, 1);
+	come(1);
+	AWAIT(ran == 1);
+	close_queue();
+}
+
+Test(worker, a_worker_that_detaches_hands_over_what_producers_left_to_it)
+{
+	cq_worker_t *w;
+
+	open_with((cq_cleanup_config_t){ .flags = CQ_HANDOVER, .max_workers = 1,
+	    .spawn = note_request });
+	w = attach();
+	add(p, 1); /* w is awake, and is trusted to take it before it sleeps */
+	cr_assert_eq(cq_cleanup_units(q), 0);
+	cq_worker_detach(w);
+	cr_assert_eq(host.requested, 1);
+	come(1);
+	AWAIT(ran == 1);
+	close_queue();
+}
+
+static atomic_int work_result;
+
+static void *be_hosted(void *unused)
+{
+	(void)unused;
+	work_result = cq_cleanup_work(q);
+	return NULL;
+}
+
+Test(worker, work_returns_etimedout_when_idle_and_0_at_shutdown)
+{
+	pthread_t thread, shutter;
+
+	open_retiring(1, note_request);
+	thread = start(be_hosted, NULL);
+	fake_wait_blocked(&park, 1);
+	publish_records(1);
+	AWAIT(ran == 1);
+	fake_wait_blocked(&park, 1);
+	fake_advance(&park, IDLE_NS);
+	join(thread);
+	cr_assert_eq(work_result, ETIMEDOUT);
+	cr_assert_eq(stats().workers_retired, 1);
+
+	thread = start(be_hosted, NULL);
+	fake_wait_blocked(&park, 1);
+	shutter = start(shut_down, NULL);
+	join(thread);
+	join(shutter);
+	cr_assert_eq(work_result, 0);
+	cr_assert_eq(cq_cleanup_work(q), ESHUTDOWN);
+	close_queue();
+}
+
+Test(worker, attach_reports_its_errors)
+{
+	test_alloc_t alloc;
+	cq_worker_t *w;
+
+	test_alloc_init(&alloc);
+	open_with((cq_cleanup_config_t){ .allocator = &alloc.allocator });
+	cr_assert_eq(cq_worker_attach(NULL, NULL, &w), EINVAL);
+	cr_assert_eq(cq_worker_attach(q, NULL, NULL), EINVAL);
+	alloc.fail_in = 1;
+	cr_assert_eq(cq_worker_attach(q, NULL, &w), ENOMEM);
+	alloc.fail_in = 1;
+	cr_assert_eq(cq_cleanup_work(q), ENOMEM);
+	cr_assert_eq(stats().workers_live, 0);
+	shut_down(NULL);
+	cr_assert_eq(cq_worker_attach(q, NULL, &w), ESHUTDOWN);
+	close_queue();
+	cr_assert_eq(alloc.live_bytes, 0);
+}
+
+/* ------------------------------------------------------------------- statistics */
+
+static void see_a_worker_running(void *arg)
+{
+	cq_cleanup_stats_t s = stats();
+
+	CHECK(s.workers_live == 1 && s.workers_running == 1);
+	CHECK(s.workers_coming == 0 && s.workers_asleep == 0);
+	CHECK(s.executed < s.queued && s.blocks_waiting == 0);
+	record(arg);
+}
+
+Test(worker, statistics_follow_a_worker_from_asked_for_to_gone)
+{
+	cq_cleanup_stats_t s;
+
+	open_retiring(1, note_request);
+	cr_assert_eq(publish(p, see_a_worker_running, next_record()), 0);
+	s = stats();
+	cr_assert(s.workers_live == 1 && s.workers_coming == 1);
+	cr_assert(s.workers_asleep == 0 && s.workers_running == 0);
+	cr_assert(s.blocks_waiting == 1 && s.workers_created == 1);
+
+	come(1);
+	fake_wait_blocked(&park, 1);
+	s = stats();
+	cr_assert(s.workers_live == 1 && s.workers_coming == 0);
+	cr_assert(s.workers_asleep == 1 && s.workers_running == 0);
+	cr_assert(s.executed == 1 && s.queued == 1 && s.blocks_waiting == 0);
+
+	fake_advance(&park, IDLE_NS);
+	AWAIT(q->nworkers == 0);
+	s = stats();
+	cr_assert(s.workers_live == 0 && s.workers_coming == 0 && s.workers_asleep == 0);
+	cr_assert(s.workers_retired == 1 && s.workers_peak == 1 && s.executed == 1);
+	close_queue();
+}
+
+/* -------------------------------------------------------------- managed threads */
+
+static struct {
+	sigset_t blocked;
+	char name[16];
+	size_t stack;
+} seen;
+
+static void look_at_thread(void *arg)
+{
+	pthread_attr_t attr;
+
+	CHECK(pthread_sigmask(SIG_SETMASK, NULL, &seen.blocked) == 0);
+	CHECK(pthread_getname_np(pthread_self(), seen.name, sizeof(seen.name)) == 0);
+	CHECK(pthread_getattr_np(pthread_self(), &attr) == 0);
+	CHECK(pthread_attr_getstacksize(&attr, &seen.stack) == 0);
+	pthread_attr_destroy(&attr);
+	record(arg);
+}
+
+static void look_at_a_thread_of(cq_cleanup_config_t config)
+{
+	open_with(config);
+	cr_assert_eq(publish(p, look_at_thread, next_record()), 0);
+	fake_wait_blocked(&park, 1);
+	close_queue();
+}
+
+Test(worker, managed_threads_block_every_signal)
+{
+	sigset_t before, after;
+
+	cr_assert_eq(pthread_sigmask(SIG_SETMASK, NULL, &before), 0);
+	look_at_a_thread_of((cq_cleanup_config_t){ 0 });
+	cr_assert_eq(pthread_sigmask(SIG_SETMASK, NULL, &after), 0);
+	for (int i = 1; i < SIGRTMAX; i++) {
+		/* These can't be blocked, and those below SIGRTMIN are the C library's. */
+		if (i == SIGKILL || i == SIGSTOP || (i > SIGSYS && i < SIGRTMIN))
+			continue;
+		cr_assert_eq(sigismember(&seen.blocked, i), 1, "signal %d", i);
+		cr_assert_eq(sigismember(&before, i), sigismember(&after, i));
+	}
+}
+
+Test(worker, managed_threads_have_the_name_and_stack_of_the_config)
+{
+	look_at_a_thread_of((cq_cleanup_config_t){ .name = "fifteen-letters",
+	    .stack_bytes = (size_t)1 << 20 });
+	cr_assert_str_eq(seen.name, "fifteen-letters");
+	cr_assert_geq(seen.stack, (size_t)1 << 20);
+	cr_assert_lt(seen.stack, (size_t)2 << 20);
+}
+
+Test(worker, managed_threads_have_a_name_and_a_small_stack_by_default)
+{
+	look_at_a_thread_of((cq_cleanup_config_t){ 0 });
+	cr_assert_str_eq(seen.name, "cq-cleanup");
+	cr_assert_geq(seen.stack, (size_t)256 << 10);
+	cr_assert_lt(seen.stack, (size_t)512 << 10);
+}
+
+Test(worker, a_stack_below_the_systems_minimum_is_raised)
+{
+	look_at_a_thread_of((cq_cleanup_config_t){ .stack_bytes = 1 });
+	cr_assert_geq(seen.stack, (size_t)PTHREAD_STACK_MIN);
+}
