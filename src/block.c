@@ -44,8 +44,9 @@ void cq_blocks_publish(cq_cleanup_t *q, unsigned parity, cq_block_t *first, cq_b
 {
 	/* The stack is last in, first out, so its oldest block came when it was
 	   last empty. */
-	if (cq_workq_push_chain(&q->full[parity].queue, &first->node, &last->node, n) == 0)
+	if (cq_workq_units(&q->full[parity].queue) == 0)
 		cq_u64_store_relaxed(&q->full[parity].since, park_of(q)->now(park_of(q)->host));
+	cq_workq_push_chain(&q->full[parity].queue, &first->node, &last->node, n);
 }
 
 uint64_t cq_blocks_waiting(cq_cleanup_t *q)
@@ -83,7 +84,7 @@ static bool quiescent(cq_cleanup_t *q)
 	if (cq_blocks_waiting(q) != 0 || crew_coming(cq_u64_load_relaxed(&q->crew)) != 0 ||
 	    cq_u32_load_relaxed(&q->pollers) != 0)
 		return false;
-	/* Pairs with the release in cq_worker_take: who has taken the last unit is
+	/* Pairs with the release in set_busy (worker.c): who has taken the last unit is
 	   seen to be busy. */
 	cq_fence_acquire();
 	for (cq_worker_t *w = q->workers; w != NULL; w = w->next)

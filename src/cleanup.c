@@ -139,7 +139,8 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 	/* The lock also waits for the last worker to leave it. */
 	pthread_mutex_lock(&q->registry);
 	busy = q->nproducers != 0 || q->nworkers != 0 || cq_blocks_waiting(q) != 0 ||
-	    cq_u32_load_relaxed(&q->pollers) != 0 || q->shutdown == SHUTDOWN_ACTIVE;
+	    cq_u32_load_relaxed(&q->pollers) != 0 || q->shutdown == SHUTDOWN_ACTIVE ||
+	    cq_u32_load_relaxed(&q->drainers.asleep) != 0 || !cq_nothing_left(q);
 	pthread_mutex_unlock(&q->registry);
 	if (busy)
 		return EBUSY;

@@ -23,6 +23,9 @@
 #include "ordering.h"
 #include "points.h"
 
+/* Keeps the rare path out of the hot one, which then saves no registers for it. */
+#define CQ_RARE __attribute__((noinline))
+
 /* The unit in which processors share memory: 64 bytes on most of them. */
 #define CQ_LINE 64
 
@@ -71,7 +74,7 @@ struct cq_producer {
 	cq_cleanup_t *q;
 	uint64_t state CQ_ALIGNED(8);
 	cq_block_t *block;		/* the open block */
-	uint64_t base;			/* callbacks accepted before the open block */
+	uint64_t base CQ_ALIGNED(8);	/* callbacks accepted before the open block */
 	uint64_t total;			/* and up to the last close, written before it */
 	uint64_t published[2];		/* callbacks put in full[]; owner only writes */
 	uint64_t reserved_until;	/* the count of accepted callbacks up to which
@@ -105,6 +108,7 @@ struct cq_worker {
 	cq_sleeper_t sleeper;
 	unsigned taken_from;		/* by the look: index of the full queue, or TAKEN_NONE */
 	bool made;			/* by the queue, not attached */
+	cq_block_t *block;		/* dequeued and not finished */
 	uint32_t busy;			/* may be touching a stack, or running a block */
 	uint64_t executed[2] CQ_ALIGNED(8); /* callbacks, by the parity of their block */
 	uint64_t useless_wakes, failed_sleeps;
@@ -157,8 +161,9 @@ struct cq_cleanup {
 	cq_stack_t free CQ_ALIGNED(CQ_LINE);	/* empty blocks */
 
 	/*
-	 * crew = live << 32 | coming.
-	 * live: workers made (or attached) and not ended or retired.
+	 * crew = made << 48 | live << 24 | coming.
+	 * made: workers that the queue made, and that have not ended or retired.
+	 * live: those, and the ones that the host attached.
 	 * coming: workers woken or asked for that have not looked yet. Each will
 	 * take a unit or find none, so work <= coming needs no wake.
 	 */
@@ -194,9 +199,11 @@ struct cq_cleanup {
 };
 
 /* crew */
-static inline uint32_t crew_live(uint64_t crew) { return (uint32_t)(crew >> 32); }
-static inline uint32_t crew_coming(uint64_t crew) { return (uint32_t)crew; }
-#define CREW_LIVE (UINT64_C(1) << 32)
+static inline uint32_t crew_made(uint64_t crew) { return (uint32_t)(crew >> 48); }
+static inline uint32_t crew_live(uint64_t crew) { return (uint32_t)(crew >> 24) & 0xffffff; }
+static inline uint32_t crew_coming(uint64_t crew) { return (uint32_t)crew & 0xffffff; }
+#define CREW_MADE (UINT64_C(1) << 48) /* CQ_MAX_WORKERS fits 16 bits */
+#define CREW_LIVE (UINT64_C(1) << 24)
 #define CREW_COMING UINT64_C(1)
 
 static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
@@ -235,19 +242,23 @@ void cq_worker_arrive(cq_cleanup_t *q);
 /* A run of callbacks that a thread is inside of, innermost first. */
 struct frame {
 	const cq_cleanup_t *q;
-	cq_worker_t *worker;		/* NULL in run_some */
+	cq_worker_t *worker;		/* NULL in run_some and in shutdown's give_back */
 	cq_block_t *block;
+	bool poller;			/* in run_some */
 	struct frame *outer;
 };
 
 struct frame *cq_frames(void);
+void cq_frame_enter(struct frame *f);
+void cq_frame_leave(const struct frame *f);
 cq_worker_t *cq_worker_new(cq_cleanup_t *q, void *host, int *err);
 void cq_worker_gone(cq_worker_t *w);
 void cq_worker_main(void *arg);
 bool cq_in_callback_of(const cq_cleanup_t *q);
 void cq_block_recycle(cq_cleanup_t *q, cq_block_t *block);
 
-/* drain.c */
+/* drain.c. nothing_left: with the registry lock held. */
+bool cq_nothing_left(cq_cleanup_t *q);
 void cq_notify_drainers(cq_cleanup_t *q, unsigned parity);
 
 /* threads.c */

@@ -15,6 +15,7 @@
 
 #include "barrier.h"
 #include "cleanup_priv.h"
+#include "sleepers.h"
 
 /* ------------------------------------------------------------------- waiting */
 
@@ -51,7 +52,7 @@ struct drain {
 			   published with the old parity */
 };
 
-static bool drained_or_stalled(void *arg)
+static bool drained_or_hopeless(void *arg)
 {
 	struct drain *d = arg;
 	cq_cleanup_t *q = d->q;
@@ -62,7 +63,7 @@ static bool drained_or_stalled(void *arg)
 	d->done = q->epoch >= d->epoch + 2 ||
 	    (q->epoch == d->epoch + 1 && parity_done(q, d->epoch & 1));
 	pthread_mutex_unlock(&q->registry);
-	return d->done || cq_cleanup_stalled(q);
+	return d->done || cq_cleanup_stalled(q) || cq_u32_load_relaxed(&q->stop) != 0;
 }
 
 void cq_notify_drainers(cq_cleanup_t *q, unsigned parity)
@@ -109,8 +110,10 @@ int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline)
 		return err;
 	if ((q->config.flags & CQ_POLLED) == 0)
 		cq_wake_published(q);
-	err = wait_until(&q->drainers, drained_or_stalled, &d, deadline);
-	return err != 0 || d.done ? err : EAGAIN;
+	err = wait_until(&q->drainers, drained_or_hopeless, &d, deadline);
+	if (err != 0 || d.done)
+		return err;
+	return cq_u32_load_relaxed(&q->stop) != 0 ? ESHUTDOWN : EAGAIN;
 }
 
 /* ------------------------------------------------------------------ shutdown */
@@ -126,14 +129,20 @@ static bool workers_gone(void *arg)
 /* Makes every worker end after the callback that it is in, and waits for that. */
 static int stop_workers(cq_cleanup_t *q, uint64_t deadline)
 {
+	cq_sleeper_t *taken;
+	uint32_t n = UINT32_MAX;
 	int err;
 
 	pthread_mutex_lock(&q->registry);
 	cq_u32_store_relaxed(&q->stop, 1);
 	pthread_mutex_unlock(&q->registry);
 	/* Its fence pairs with that of the announcement: a worker that it does not
-	   find asleep looks at `stop` before it sleeps. */
-	cq_sleepers_wake_all(&q->idle);
+	   find asleep looks at `stop` before it sleeps. Those that it finds are
+	   coming, as after every wake. */
+	taken = cq_sleepers_take(&q->idle, &n);
+	cq_crew_add(q, n * CREW_COMING);
+	cq_sleepers_unpark(park_of(q), taken);
+	cq_sleepers_wake_all(&q->drainers);
 
 	err = wait_until(&q->exits, workers_gone, q, deadline);
 	if (err != 0)
@@ -141,19 +150,23 @@ static int stop_workers(cq_cleanup_t *q, uint64_t deadline)
 	/* The last worker has counted itself out under the lock: wait until it has
 	   left the lock as well, and its thread the library. */
 	pthread_mutex_lock(&q->registry);
-	cq_u64_store_relaxed(&q->crew, 0);
 	pthread_mutex_unlock(&q->registry);
 	cq_threads_join(&q->threads);
 	return 0;
 }
 
-/* Nothing published is left, and no block is on its way. */
+/* Nothing published is left, and no block is on its way. With the registry lock held. */
+bool cq_nothing_left(cq_cleanup_t *q)
+{
+	return parity_done(q, 0) && parity_done(q, 1);
+}
+
 static bool nothing_left(cq_cleanup_t *q)
 {
 	bool nothing;
 
 	pthread_mutex_lock(&q->registry);
-	nothing = parity_done(q, 0) && parity_done(q, 1);
+	nothing = cq_nothing_left(q);
 	pthread_mutex_unlock(&q->registry);
 	return nothing;
 }
@@ -181,13 +194,19 @@ static int seal(cq_cleanup_t *q)
 /* Gives back the callbacks of one block; in the sums they are as good as run. */
 static void give_back_block(cq_cleanup_t *q, cq_block_t *b, cq_give_back_fn *give_back, void *ctx)
 {
-	unsigned parity = b->parity;
-	uint32_t n = b->end - b->begin;
+	struct frame frame = { .q = q, .block = b };
 	cq_callback_fn *fn;
+	unsigned parity;
+	uint32_t n;
 	void *arg;
 
+	cq_frame_enter(&frame);
 	while (cq_block_next(b, &fn, &arg))
 		give_back(ctx, fn, arg);
+	cq_frame_leave(&frame);
+	/* Not before: a fork in give_back changes both in the child. */
+	parity = b->parity;
+	n = b->begin - b->first;
 	cq_block_recycle(q, b);
 	pthread_mutex_lock(&q->registry);
 	q->executed[parity] += n;

@@ -123,11 +123,11 @@ static void settle_workers(cq_cleanup_t *q)
 	}
 	q->workers = kept;
 	q->nworkers = n;
-	q->crew = n * CREW_LIVE;
+	q->crew = n * CREW_LIVE + made * CREW_MADE;
 	q->threads.running = q->config.spawn == cq_threads_spawn ? made : 0;
 	q->pollers = 0;
 	for (struct frame *f = cq_frames(); f != NULL; f = f->outer)
-		if (f->q == q && f->worker == NULL)
+		if (f->q == q && f->poller)
 			q->pollers++;
 }
 

@@ -59,12 +59,12 @@ static void open_block(cq_producer_t *p, cq_block_t *b)
  * worker's. Returns whether anything was published; an empty block is kept as a
  * spare.
  */
-static bool close_block(cq_producer_t *p)
+static CQ_RARE bool close_block(cq_producer_t *p)
 {
 	cq_block_t *b = p->block;
 	uint64_t s = cq_u64_load_relaxed(&p->state);
 
-	/* Pairs with the acquires in cq_producer_accepted, which reads total once
+	/* Pairs with the acquires in accepted (stats.c), which reads total once
 	   it has seen CLOSED. */
 	cq_u64_store_relaxed(&p->total, p->base + p->n);
 	do {
@@ -103,12 +103,17 @@ static bool close_block(cq_producer_t *p)
 }
 
 /* Wakes for what the caller has published; a shutdown may be waiting for it. */
-static int published(cq_cleanup_t *q)
+static CQ_RARE int published(cq_cleanup_t *q)
 {
-	int err = (q->config.flags & CQ_POLLED) != 0 ? 0 : cq_wake_published(q);
+	int err = 0;
 
-	/* Pairs with the full fence in cq_sleepers_announce by collect (drain.c),
-	   through the fence of cq_sleepers_wake. */
+	/* Pairs with the announcement of a shutdown in give_back_rest (drain.c):
+	   either that sees this block, or the gate is seen closed here. (The wake
+	   begins with the same fence.) */
+	if ((q->config.flags & CQ_POLLED) != 0)
+		cq_fence_full();
+	else
+		err = cq_wake_published(q);
 	if ((cq_u32_load_relaxed(&q->gate) & GATE_CLOSED) != 0)
 		cq_sleepers_wake_all(&q->drainers);
 	return err;
@@ -117,7 +122,7 @@ static int published(cq_cleanup_t *q)
 /* ------------------------------------------------------------------ enqueue */
 
 /* Not hot: the gate is up. May the callback in slot `n`, just written, stay? */
-static int gated(cq_producer_t *p, uint32_t n)
+static CQ_RARE int gated(cq_producer_t *p, uint32_t n)
 {
 	cq_cleanup_t *q = p->q;
 	uint64_t s;
@@ -147,15 +152,21 @@ static int gated(cq_producer_t *p, uint32_t n)
 	return ESHUTDOWN;
 }
 
-/* CQ_HANDOVER: is a worker idle, or to be made? Looked at after the store of n. */
+/*
+ * CQ_HANDOVER: is a worker idle, or can the first be made? Looked at after the
+ * store of n. While none can be made, callbacks gather in the block as without
+ * the flag, instead of one by one with an attempt each.
+ */
 static bool wants_partial_block(cq_cleanup_t *q)
 {
 	return cq_u32_load_relaxed(&q->idle.asleep) != 0 ||
-	    crew_live(cq_u64_load_relaxed(&q->crew)) == 0;
+	    ((q->config.flags & CQ_POLLED) == 0 &&
+	     crew_live(cq_u64_load_relaxed(&q->crew)) == 0 &&
+	     cq_u32_load_relaxed(&q->spawn_failed) == 0);
 }
 
 /* A block for the next enqueue. */
-static int begin_block(cq_producer_t *p)
+static CQ_RARE int begin_block(cq_producer_t *p)
 {
 	cq_block_t *b;
 

@@ -19,11 +19,15 @@ _Static_assert(sizeof(cq_stack_t) == sizeof(ck_stack_t) &&
     "the public types are ck's in other words");
 
 /*
- * Pops one node, or exactly `n` as a chain that ends in NULL. pop: NULL when it
- * saw an empty stack. pop_n: the caller knows that n nodes are there for it.
+ * Pops exactly `n` nodes as a chain that ends in NULL; NULL when it saw an empty
+ * stack. For more than one the caller knows that as many are there for it.
  */
-cq_node_t *cq_stack_pop(cq_stack_t *s);
 cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n);
+
+static inline cq_node_t *cq_stack_pop(cq_stack_t *s)
+{
+	return cq_stack_pop_n(s, 1);
+}
 
 /* In a forked child: forget a popper that was under way in the parent. */
 void cq_stack_fork_child(cq_stack_t *s);

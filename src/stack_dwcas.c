@@ -3,6 +3,12 @@
  * Pops by a compare-and-swap of head and generation together. Every pop
  * advances the generation and a push cannot bring an old head back, so a swap
  * that succeeds proves that nothing moved since both words were read.
+ *
+ * ck_stack_pop_mpmc is the same for one node, but goes on with the two words
+ * that a failed swap returned. On arm64 without LSE those are read by an ldxp
+ * that no stxp has confirmed, which may be torn: an old head with the new
+ * generation, the very pair that the generation is to exclude. Here both are
+ * loaded anew, the generation first.
  */
 #include "points.h"
 #include "stack.h"
@@ -12,12 +18,25 @@ const char *cq_pop_name(void)
 	return "dwcas";
 }
 
-cq_node_t *cq_stack_pop(cq_stack_t *s)
+/* Reads both words and walks to the nth node. NULL: the links ended before it. */
+static cq_node_t *walk(cq_stack_t *s, cq_stack_t *seen, uint64_t n)
 {
-	/* Its load fence between generation and head is also the acquire of this
-	   pop: it pairs with the release in cq_stack_push, and it keeps the load
-	   of head behind a unit that was taken before (cq_workq_pop_taken). */
-	return (cq_node_t *)ck_stack_pop_mpmc((ck_stack_t *)s);
+	cq_node_t *last;
+
+	seen->generation = cq_ptr_load_relaxed(&s->generation);
+	/* Pairs with the swap of another popper: an older generation never goes with
+	   a newer head, so the swap proves what it should. It also keeps the load of
+	   head behind a unit that was taken before (cq_workq_pop_taken). */
+	cq_fence_acquire();
+	seen->head = cq_ptr_load_relaxed(&s->head);
+	/* Pairs with the release in cq_stack_push: the links below head. */
+	cq_fence_acquire();
+	last = seen->head;
+	/* A link that another pop has meanwhile freed may lead anywhere in
+	   type-stable memory, or to an end too soon. */
+	for (uint64_t i = 1; i < n && last != NULL; i++)
+		last = cq_ptr_load_relaxed(&last->next);
+	return last;
 }
 
 cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
@@ -26,21 +45,9 @@ cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
 	cq_node_t *last;
 
 	do {
-		do {
-			seen.generation = cq_ptr_load_relaxed(&s->generation);
-			/* Generation before head, as in ck; pairs with the swap below of
-			   another popper. Without it an old generation could go with a
-			   newer head, and the swap would prove nothing. */
-			cq_fence_acquire();
-			seen.head = cq_ptr_load_relaxed(&s->head);
-			/* Pairs with the release in cq_stack_push: the links below head. */
-			cq_fence_acquire();
-			last = seen.head;
-			/* A link that another pop has meanwhile freed may lead anywhere
-			   in type-stable memory, or to an end too soon: look again. */
-			for (uint64_t i = 1; i < n && last != NULL; i++)
-				last = cq_ptr_load_relaxed(&last->next);
-		} while (last == NULL);
+		while ((last = walk(s, &seen, n)) == NULL)
+			if (seen.head == NULL)
+				return NULL;
 		CQ_POINT("stack.walked");
 		next.generation = seen.generation + 1;
 		next.head = cq_ptr_load_relaxed(&last->next);

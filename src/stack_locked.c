@@ -37,8 +37,7 @@ static void lock(cq_stack_t *s)
 				sched_yield();
 		}
 	}
-	/* Pairs with unlock: the head that the last popper left. It also keeps the
-	   load of head behind a unit that was taken before. */
+	/* Pairs with unlock: the head that the last popper left. */
 	cq_fence_acquire();
 }
 
@@ -70,15 +69,13 @@ static cq_node_t *pop_locked(cq_stack_t *s, uint64_t n)
 	return head;
 }
 
-cq_node_t *cq_stack_pop(cq_stack_t *s)
-{
-	return cq_stack_pop_n(s, 1);
-}
-
 cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
 {
 	cq_node_t *head;
 
+	/* Pairs with the release in cq_workq_add_work: this look at head, which saves
+	   the lock of an empty stack, stays behind a unit that was taken before. */
+	cq_fence_acquire();
 	if (cq_ptr_load_relaxed(&s->head) == NULL)
 		return NULL;
 	lock(s);

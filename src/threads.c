@@ -102,14 +102,16 @@ int cq_threads_spawn(void *host, void (*body)(void *), void *arg)
 /* Waits until no managed thread is in the library. Their bodies have returned, or are about to. */
 void cq_threads_join(struct cq_threads *t)
 {
+	pthread_t last = pthread_self();
 	bool has_last;
 
 	pthread_mutex_lock(&t->lock);
 	while (t->running != 0)
 		pthread_cond_wait(&t->ended, &t->lock);
-	has_last = t->has_last;
+	if ((has_last = t->has_last))
+		last = t->last;
 	t->has_last = false;
 	pthread_mutex_unlock(&t->lock);
 	if (has_last)
-		pthread_join(t->last, NULL);
+		pthread_join(last, NULL);
 }

@@ -43,11 +43,7 @@ static bool makes_workers(const cq_cleanup_t *q)
 /* How many workers may still be made. */
 static uint32_t room(const cq_cleanup_t *q, uint64_t crew)
 {
-	uint32_t live = crew_live(crew);
-
-	if (!makes_workers(q) || live >= q->config.max_workers)
-		return 0;
-	return q->config.max_workers - live;
+	return makes_workers(q) ? q->config.max_workers - crew_made(crew) : 0;
 }
 
 bool cq_cleanup_needs_wake(cq_cleanup_t *q)
@@ -101,15 +97,17 @@ static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, int *err)
 		n = (uint32_t)min_u64(n, room(q, crew));
 		if (n == 0)
 			return 0;
-	} while (!cq_u64_cas_relaxed(&q->crew, &crew, crew + n * CREW_LIVE));
+	} while (!cq_u64_cas_relaxed(&q->crew, &crew, crew + n * (CREW_MADE + CREW_LIVE)));
+	/* Now one lives, as far as stalled() can tell. */
+	cq_u32_store_relaxed(&q->spawn_failed, 0);
 
 	for (made = 0; made < n && (*err = spawn(q)) == 0; made++)
 		cq_u64_add_relaxed(&q->created, 1);
 	cq_note_peak(q, crew_live(crew) + made);
-	cq_u32_store_relaxed(&q->spawn_failed, *err != 0);
 	if (*err != 0) {
 		cq_u64_add_relaxed(&q->failed, 1);
-		cq_crew_add(q, 0 - (n - made) * CREW_LIVE);
+		cq_u32_store_relaxed(&q->spawn_failed, 1);
+		cq_crew_add(q, 0 - (n - made) * (CREW_MADE + CREW_LIVE));
 	}
 	return made;
 }

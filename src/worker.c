@@ -14,6 +14,17 @@ struct frame *cq_frames(void)
 	return frames;
 }
 
+void cq_frame_enter(struct frame *f)
+{
+	f->outer = frames;
+	frames = f;
+}
+
+void cq_frame_leave(const struct frame *f)
+{
+	frames = f->outer;
+}
+
 bool cq_in_callback_of(const cq_cleanup_t *q)
 {
 	for (const struct frame *f = frames; f != NULL; f = f->outer)
@@ -38,19 +49,17 @@ bool cq_block_next(cq_block_t *b, cq_callback_fn **fn, void **arg)
 /* Runs up to `budget` callbacks of the block, or fewer when the queue stops. */
 static size_t run(cq_cleanup_t *q, cq_worker_t *w, cq_block_t *b, size_t budget)
 {
-	struct frame frame = { q, w, b, frames };
+	struct frame frame = { .q = q, .worker = w, .block = b, .poller = w == NULL };
 	cq_callback_fn *fn;
 	void *arg;
 	size_t n = 0;
 
-	frames = &frame;
-	while (n < budget && cq_block_next(b, &fn, &arg)) {
+	cq_frame_enter(&frame);
+	while (n < budget && cq_u32_load_relaxed(&q->stop) == 0 && cq_block_next(b, &fn, &arg)) {
 		fn(arg);
 		n++;
-		if (cq_u32_load_relaxed(&q->stop) != 0)
-			break;
 	}
-	frames = frame.outer;
+	cq_frame_leave(&frame);
 	return n;
 }
 
@@ -99,19 +108,40 @@ static cq_block_t *take(cq_worker_t *w)
 	b = cq_block_take(w->q);
 	if (b == NULL)
 		set_idle(w);
+	w->block = b;
 	return b;
 }
 
-/* CQ_HANDOVER: what producers have not published goes to a worker without work. */
+static bool hands_over(const cq_cleanup_t *q)
+{
+	return (q->config.flags & CQ_HANDOVER) != 0;
+}
+
+/*
+ * CQ_HANDOVER: what producers have not published goes to workers without work.
+ * The caller takes a unit or wakes for it afterwards: whoever gathers must, as a
+ * producer whose callbacks are claimed has nothing to flush.
+ */
 static void take_partial_blocks(cq_cleanup_t *q)
 {
-	/* Pairs with the store of n and the load of the gate's facts in gated
+	/* Pairs with the store of n and the loads in wants_partial_block
 	   (producer.c): either that producer saw this worker idle and flushed, or
 	   its callback is seen here. */
 	cq_barrier_heavy();
 	pthread_mutex_lock(&q->registry);
 	cq_gather(q);
 	pthread_mutex_unlock(&q->registry);
+}
+
+static bool take_unit(cq_worker_t *w)
+{
+	if (cq_blocks_waiting(w->q) == 0)
+		return false;
+	set_busy(w);
+	w->taken_from = cq_block_take_unit(w->q);
+	if (w->taken_from == TAKEN_NONE)
+		set_idle(w);
+	return w->taken_from != TAKEN_NONE;
 }
 
 /*
@@ -125,17 +155,12 @@ static bool look(void *arg)
 	cq_cleanup_t *q = w->q;
 
 	w->taken_from = TAKEN_NONE;
-	if (cq_u32_load_relaxed(&q->stop) != 0)
+	if (cq_u32_load_relaxed(&q->stop) != 0 || take_unit(w))
 		return true;
-	if ((q->config.flags & CQ_HANDOVER) != 0 && cq_blocks_waiting(q) == 0)
-		take_partial_blocks(q);
-	if (cq_blocks_waiting(q) == 0)
+	if (!hands_over(q))
 		return false;
-	set_busy(w);
-	w->taken_from = cq_block_take_unit(q);
-	if (w->taken_from == TAKEN_NONE)
-		set_idle(w);
-	return w->taken_from != TAKEN_NONE;
+	take_partial_blocks(q);
+	return take_unit(w);
 }
 
 /* A statistic that this thread writes and another may read. */
@@ -150,10 +175,10 @@ static cq_block_t *pop_looked(cq_worker_t *w)
 	cq_block_t *b = block_of(cq_workq_pop_taken(&w->q->full[w->taken_from].queue));
 
 	b->first = b->begin;
+	w->block = b;
 	count(&w->failed_sleeps);
-	/* The look may have gathered more blocks than one. */
-	if ((w->q->config.flags & CQ_HANDOVER) != 0)
-		cq_wake_published(w->q);
+	if (hands_over(w->q))
+		cq_wake_published(w->q); /* the look may have gathered several blocks */
 	return b;
 }
 
@@ -191,8 +216,6 @@ static cq_block_t *dequeue(cq_worker_t *w, uint64_t idle_ns)
 				return pop_looked(w);
 			break; /* stopped */
 		case CQ_WOKEN:
-			if (cq_u32_load_relaxed(&w->q->stop) != 0)
-				return NULL; /* woken by the shutdown, for nobody's claim */
 			cq_worker_arrive(w->q);
 			woken = true;
 			break;
@@ -226,6 +249,7 @@ void cq_worker_finish(cq_worker_t *w, cq_block_t *b)
 		requeue(q, b);
 	else
 		cq_block_recycle(q, b);
+	w->block = NULL;
 	set_idle(w);
 	cq_notify_drainers(q, parity);
 }
@@ -338,29 +362,44 @@ void cq_worker_gone(cq_worker_t *w)
 	leave(q);
 }
 
+/* What a worker adds to the crew. */
+static uint64_t crew_of(const cq_worker_t *w)
+{
+	return CREW_LIVE + (w->made ? CREW_MADE : 0);
+}
+
+/* False: as many others as may be were made meanwhile, and will look for that work. */
+static bool come_back(const cq_worker_t *w)
+{
+	cq_cleanup_t *q = w->q;
+	uint64_t crew = cq_u64_load_relaxed(&q->crew);
+
+	do {
+		if (w->made && crew_made(crew) >= q->config.max_workers)
+			return false;
+	} while (!cq_u64_cas_relaxed(&q->crew, &crew, crew + crew_of(w)));
+	return true;
+}
+
 /* The idle limit has passed. False: there is work after all, and this worker is back. */
 static bool retire(cq_worker_t *w)
 {
 	cq_cleanup_t *q = w->q;
-	uint64_t crew;
+	bool back;
 
 	CQ_POINT("worker.timed_out");
-	cq_crew_add(q, 0 - CREW_LIVE);
+	cq_crew_add(q, 0 - crew_of(w));
 	CQ_POINT("worker.retiring");
 	/* Pairs with the fence in cq_wake_published: either that sees that a worker
 	   can be made, or this look sees its work. Without it the last worker
 	   could leave while it is counted on. */
 	cq_fence_full();
-	if ((q->config.flags & CQ_HANDOVER) != 0)
+	if (hands_over(q))
 		take_partial_blocks(q);
-	if (cq_blocks_waiting(q) == 0 || cq_u32_load_relaxed(&q->stop) != 0)
-		return true;
-	crew = cq_u64_load_relaxed(&q->crew);
-	do {
-		if (crew_live(crew) >= q->config.max_workers)
-			return true; /* others were made for that work */
-	} while (!cq_u64_cas_relaxed(&q->crew, &crew, crew + CREW_LIVE));
-	return false;
+	back = cq_blocks_waiting(q) != 0 && cq_u32_load_relaxed(&q->stop) == 0 && come_back(w);
+	if (hands_over(q))
+		cq_wake_published(q);
+	return !back;
 }
 
 /* Works until the queue stops (false) or the worker has retired (true). */
@@ -372,7 +411,7 @@ static bool work(cq_worker_t *w)
 		while ((b = dequeue(w, w->q->config.idle_ns)) != NULL)
 			cq_worker_run(w, b);
 		if (cq_u32_load_relaxed(&w->q->stop) != 0) {
-			cq_crew_add(w->q, 0 - CREW_LIVE);
+			cq_crew_add(w->q, 0 - crew_of(w));
 			return false;
 		}
 	} while (!retire(w));
@@ -409,9 +448,11 @@ void cq_worker_detach(cq_worker_t *w)
 	if (w == NULL)
 		return;
 	q = w->q;
+	if (w->block != NULL)
+		cq_worker_finish(w, w->block); /* what it has left is queued again */
 	cq_crew_add(q, 0 - CREW_LIVE);
 	/* As retire: this worker may have been counted on. */
-	if ((q->config.flags & CQ_HANDOVER) != 0)
+	if (hands_over(q))
 		take_partial_blocks(q);
 	if ((q->config.flags & CQ_POLLED) == 0)
 		cq_wake_published(q);

@@ -81,8 +81,8 @@ cq_node_t *cq_workq_pop_taken(cq_workq_t *q)
 	cq_node_t *node;
 
 	CQ_POINT("workq.taken");
-	/* The pop begins with a load fence before it reads head (both variants):
-	   the other half of the pair in cq_workq_add_work. */
+	/* The pop has an acquire fence before it first reads head, in both
+	   variants: the other half of the pair in cq_workq_add_work. */
 	node = cq_stack_pop(&q->stack);
 	CQ_CHECK(node != NULL);
 	return node;

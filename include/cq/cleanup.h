@@ -39,7 +39,10 @@
  *
  * CALLBACKS run on a worker, never in a call of a producer. They may enqueue,
  * reserve, flush, attach, detach and ask for statistics. They may not drain or
- * shut down their own queue: EDEADLK. They must return.
+ * shut down their own queue: EDEADLK. They must return, on the thread that called
+ * them, and not while a callback that began later on that thread is still
+ * running: a green thread that may switch within a callback takes the callbacks
+ * with cq_block_next and calls them itself (EDEADLK is then not noticed).
  *
  * ERRORS are errno's values, returned; 0 is success. A call that fails has done
  * nothing, unless its comment says more.
@@ -121,7 +124,8 @@ enum {
 
 	/* config.flags */
 	CQ_POLLED = 1,		/* enqueue and flush never wake: the host calls cq_cleanup_wake */
-	CQ_HANDOVER = 2,	/* partial blocks go to idle workers without a flush */
+	CQ_HANDOVER = 2,	/* partial blocks go to idle workers without a flush
+				   (while there is memory for it, and not stalled) */
 	CQ_ATFORK = 4,		/* calls the three fork functions by pthread_atfork */
 	CQ_FORK_DISCARD = 8	/* a forked child drops what was queued, instead of keeping it */
 };
@@ -215,7 +219,8 @@ CQ_API int cq_producer_flush(cq_producer_t *p);
  * Publishes the partial blocks of all producers, from any thread, while they go
  * on enqueuing. Callbacks are first moved together into as few blocks as hold
  * them, so that the number of blocks is the demand for workers. It covers every
- * enqueue that happened before the call. 0; EAGAIN: published, but stalled;
+ * enqueue that happened before the call; a full block that its owner is just
+ * publishing may follow a moment later (drain waits for those). 0; EAGAIN: published, but stalled;
  * ENOMEM: some are still with their producers, unchanged.
  */
 CQ_API int cq_cleanup_flush_all(cq_cleanup_t *q);
@@ -224,8 +229,8 @@ CQ_API int cq_cleanup_flush_all(cq_cleanup_t *q);
 
 /*
  * Is there work that no worker has been woken or asked for, and someone to wake
- * or a worker to make? One load when there is no work, at most four. False when
- * a wake could do nothing. For a host that polls.
+ * or a worker to make? False when a wake could do nothing. For a host that polls:
+ * two loads when there is no work, a handful of loads at most, no fence.
  */
 CQ_API bool cq_cleanup_needs_wake(cq_cleanup_t *q);
 
@@ -252,13 +257,14 @@ CQ_API uint64_t cq_cleanup_units(cq_cleanup_t *q);
  *
  * work makes the calling thread a worker, outside the cap, until the queue is
  * shut down (0) or the idle limit has passed (ETIMEDOUT). ENOMEM: it could not
- * start; ESHUTDOWN: it is closed and empty.
+ * start; ESHUTDOWN: the queue has stopped.
  */
 CQ_API size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t budget);
 CQ_API int cq_cleanup_work(cq_cleanup_t *q);
 
 /*
- * The same in pieces. A worker handle counts as a live worker, outside the cap.
+ * The same in pieces. A worker handle counts as a live worker, outside the cap; a
+ * shutdown waits until it is detached. attach: ENOMEM; ESHUTDOWN; EINVAL: NULL.
  *
  * dequeue    Waits for a block. NULL only when the queue has been shut down.
  *            It parks through config.park with `host` as parker->host.
@@ -290,7 +296,7 @@ CQ_API int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline);
 
 typedef enum cq_shutdown_how {
 	CQ_SHUTDOWN_DRAIN,	/* run all that was accepted, then stop */
-	CQ_SHUTDOWN_HAND_BACK	/* stop after the running callbacks, and give back the rest */
+	CQ_SHUTDOWN_HAND_BACK	/* let running callbacks return, and give back the rest */
 } cq_shutdown_how_t;
 
 /* Gets one callback that did not run, which is the caller's again. */
@@ -298,7 +304,8 @@ typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
 
 /*
  * Closes the queue (enqueue returns ESHUTDOWN, to callbacks as well), drains it
- * or stops it, and ends all workers. An enqueue that runs meanwhile is refused,
+ * or stops it, and waits until all workers have ended and the host's handles are
+ * detached: not to be called by a thread that holds one. An enqueue that runs meanwhile is refused,
  * or accepted and covered: never lost. The producers stay attached, to be
  * detached by their owners.
  *
@@ -306,11 +313,11 @@ typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
  * held, for each callback that was accepted and did not run. With DRAIN it may
  * be NULL.
  *
- * 0: the queue is shut down; so is the answer of every later call. ETIMEDOUT:
+ * 0: the queue is shut down, now or by an earlier call. ETIMEDOUT:
  * `deadline` passed, and the queue stays closed: after DRAIN its workers go on,
  * after HAND_BACK they end as soon as their callbacks return. Shutdown may be
  * called again, either way. EAGAIN (stalled), ENOMEM: likewise. EDEADLK: from a
- * callback of this queue. EALREADY: another thread is at it. EINVAL: no
+ * callback of this queue, or from give_back. EALREADY: another thread is at it. EINVAL: no
  * give_back, and HAND_BACK, or callbacks left by an earlier HAND_BACK.
  */
 CQ_API CQ_MUST_CHECK int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how,
@@ -337,6 +344,8 @@ CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
  * detached there, which publishes their blocks. Worker handles end in the child,
  * and the forking thread must not hold a dequeued block, unless it is in a
  * callback that cq_worker_run or the library called: that goes on in the child.
+ * fork_child frees memory and reads the clock: an allocator with fork handlers of
+ * its own registers them before the queue is made.
  */
 CQ_API void cq_cleanup_fork_prepare(cq_cleanup_t *q);
 CQ_API void cq_cleanup_fork_parent(cq_cleanup_t *q);
@@ -351,7 +360,8 @@ CQ_API void cq_cleanup_fork_child(cq_cleanup_t *q);
  */
 typedef struct cq_cleanup_stats {
 	uint64_t queued;		/* callbacks accepted */
-	uint64_t executed;		/* callbacks run, counted as their block ends */
+	uint64_t executed;		/* callbacks run, counted as their block ends; in
+					   a forked child, all that it has not queued */
 	uint64_t handed_back;		/* callbacks given back by shutdown */
 	uint64_t blocks_waiting;	/* published and not taken */
 	uint64_t blocks_made;		/* allocated and not trimmed */

@@ -30,7 +30,8 @@
  *
  * Nothing here allocates or sleeps. Where the processor has a compare-and-swap
  * of two words, all calls are lock-free. Elsewhere (cq_pop_name() is "locked")
- * pushes are still lock-free and pops exclude each other with a spin lock.
+ * pushes are still lock-free and pops exclude each other with a spin lock (a
+ * child that is forked while another thread pops must not use the queue).
  *
  * Source: the stack is Treiber's with a generation count, from Concurrency Kit;
  * the counter and its protocol are those of the cleanup queue of Go's runtime
@@ -77,7 +78,7 @@ typedef struct cq_node {
 
 /* Defines `static inline T *NAME(cq_node_t *)`, from a node, the member M of T, to its T. */
 #define CQ_NODE_CONTAINER(T, M, NAME)						\
-	static inline T *NAME(cq_node_t *node)					\
+	__attribute__((unused)) static inline T *NAME(cq_node_t *node)		\
 	{									\
 		return (T *)(void *)((char *)node - offsetof(T, M));		\
 	}
