@@ -22,7 +22,10 @@ void cq_barrier_heavy(void)
 	/* Pairs with the hot side's program order, or, where the kernel refuses,
 	   with its own fence (the queue asked cq_barrier_asymmetric first). */
 	cq_fence_full();
-	if (membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) != 0 && errno == EPERM &&
-	    cq_barrier_asymmetric()) /* not registered: a forked child, on some kernels */
+	if (membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0)
+		return;
+	/* Not registered any more: a forked child, on some kernels. Otherwise the call
+	   was forbidden after the queue was made, which the README warns of. */
+	if (errno == EPERM && cq_barrier_asymmetric())
 		membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
 }

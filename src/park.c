@@ -33,8 +33,12 @@ uint64_t cq_deadline_in(uint64_t ns)
 
 struct timespec cq_timespec(uint64_t ns)
 {
-	struct timespec ts = { (time_t)(ns / CQ_NS_PER_S), (long)(ns % CQ_NS_PER_S) };
+	uint64_t s = ns / CQ_NS_PER_S;
+	struct timespec ts = { (time_t)s, (long)(ns % CQ_NS_PER_S) };
 
+	/* A 32-bit time_t: the park returns in 2038, and its caller looks again. */
+	if (sizeof(time_t) < sizeof(s) && s > INT32_MAX)
+		ts.tv_sec = INT32_MAX;
 	return ts;
 }
 

@@ -16,6 +16,17 @@
 #include "park.h"
 #include "points.h"
 
+/* The call that reads this C library's timespec: 32-bit machines have two. */
+static long futex(uint32_t *word, int op, uint32_t value, const struct timespec *until)
+{
+#ifdef SYS_futex_time64
+	if (sizeof(until->tv_sec) > sizeof(long))
+		return syscall(SYS_futex_time64, word, op, value, until, NULL,
+		    FUTEX_BITSET_MATCH_ANY);
+#endif
+	return syscall(SYS_futex, word, op, value, until, NULL, FUTEX_BITSET_MATCH_ANY);
+}
+
 static void futex_park(void *host, cq_parker_t *parker, uint64_t deadline)
 {
 	struct timespec ts = cq_timespec(deadline);
@@ -28,8 +39,8 @@ static void futex_park(void *host, cq_parker_t *parker, uint64_t deadline)
 	CQ_POINT("park.parking");
 	/* Returns at once when the permit came since. Errors are of no interest:
 	   the caller looks at the permit and the clock. */
-	syscall(SYS_futex, &parker->permit, FUTEX_WAIT_BITSET_PRIVATE, CQ_PERMIT_PARKED,
-	    deadline == CQ_FOREVER ? NULL : &ts, NULL, FUTEX_BITSET_MATCH_ANY);
+	futex(&parker->permit, FUTEX_WAIT_BITSET_PRIVATE, CQ_PERMIT_PARKED,
+	    deadline == CQ_FOREVER ? NULL : &ts);
 }
 
 static void futex_unpark(void *host, cq_parker_t *parker)
@@ -38,7 +49,7 @@ static void futex_unpark(void *host, cq_parker_t *parker)
 	/* Grants as cq_parker_grant does; pairs with cq_parker_granted. */
 	if (cq_u32_exchange_acq_rel(&parker->permit, CQ_PERMIT_GRANTED) == CQ_PERMIT_PARKED) {
 		CQ_POINT("park.granted");
-		syscall(SYS_futex, &parker->permit, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+		futex(&parker->permit, FUTEX_WAKE_PRIVATE, 1, NULL);
 	}
 }
 

@@ -22,7 +22,12 @@ void cq_frame_enter(struct frame *f)
 
 void cq_frame_leave(const struct frame *f)
 {
-	frames = f->outer;
+	struct frame **link = &frames;
+
+	/* Not always the innermost: a host's green threads may take turns in callbacks. */
+	while (*link != f)
+		link = &(*link)->outer;
+	*link = f->outer;
 }
 
 bool cq_in_callback_of(const cq_cleanup_t *q)

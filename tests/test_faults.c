@@ -370,10 +370,10 @@ Test(faults, a_sleeping_drain_learns_that_nobody_comes)
 
 	open_hosted(1);
 	cr_assert_eq(cq_worker_attach(q, NULL, &w), 0);
+	host.err = EAGAIN;
 	cr_assert_eq(publish(p, record), 0); /* w is awake, and is trusted to look */
 	thread = start(drain, &result);
 	fake_wait_blocked(&park, 1);
-	host.err = EAGAIN;
 	cq_worker_detach(w);
 	join(thread);
 	cr_assert_eq(result, EAGAIN);

@@ -455,9 +455,11 @@ static void drains_what_came_before(const struct way *way)
 static void produce_until_closed(void *unused, unsigned index)
 {
 	rng_t r = rng_for(200 + index);
-	cq_producer_t *p = attach();
+	cq_producer_t *p;
 
 	(void)unused;
+	if (cq_producer_attach(q, &p) != 0)
+		return; /* too late */
 	if (index == 0) { /* closes it, once the others are under way */
 		while (accepted < 500)
 			sched_yield();

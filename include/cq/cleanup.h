@@ -290,7 +290,8 @@ CQ_API void cq_worker_finish(cq_worker_t *w, cq_block_t *block);
  * before the call has run, however many are enqueued meanwhile. Sleeps; the
  * last worker wakes it. ETIMEDOUT: `deadline` (absolute, cf. cq/park.h) passed;
  * EDEADLK: called from a callback of this queue; EAGAIN: stalled; ENOMEM: the
- * flush failed. In a CQ_POLLED queue other threads must run the work.
+ * flush failed; ESHUTDOWN: a shutdown has stopped the workers with work left. In a
+ * CQ_POLLED queue other threads must run the work.
  */
 CQ_API int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline);
 
