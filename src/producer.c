@@ -40,7 +40,7 @@ static bool is_open(const cq_producer_t *p)
 /* VOID -> OPEN, with an empty block. */
 static void open_block(cq_producer_t *p, cq_block_t *b)
 {
-	uint64_t seq = (p->state & ~(STATE_SEQ - 1)) + STATE_SEQ;
+	uint64_t seq = (cq_u64_load_relaxed(&p->state) & ~(STATE_SEQ - 1)) + STATE_SEQ;
 	uint64_t parity = cq_u64_load_relaxed(&p->q->epoch) & 1 ? STATE_PARITY : 0;
 
 	p->callbacks = b->callbacks;

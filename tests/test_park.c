@@ -248,7 +248,7 @@ Test(park, a_forked_child_can_park_and_be_unparked)
 	start_parked(&p, CQ_FOREVER);
 	pid = fork();
 	if (pid == 0) {
-		alarm(5);
+		alarm(10);
 		unpark(&p.parker); /* nobody is there */
 		for (int i = 0; i < 3; i++) {
 			p.parker = (cq_parker_t){ 0, NULL };

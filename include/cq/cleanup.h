@@ -176,7 +176,7 @@ CQ_API CQ_MUST_CHECK int cq_cleanup_create(const cq_cleanup_config_t *config,
  * down first. A queue that never had a worker and is empty may be destroyed
  * at once. NULL: 0.
  */
-CQ_API CQ_MUST_CHECK int cq_cleanup_destroy(cq_cleanup_t *q);
+CQ_API int cq_cleanup_destroy(cq_cleanup_t *q);
 
 /* --------------------------------------------------------------- producers */
 
@@ -321,7 +321,7 @@ typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
  * callback of this queue, or from give_back. EALREADY: another thread is at it. EINVAL: no
  * give_back, and HAND_BACK, or callbacks left by an earlier HAND_BACK.
  */
-CQ_API CQ_MUST_CHECK int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how,
+CQ_API int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how,
     uint64_t deadline, cq_give_back_fn *give_back, void *ctx);
 
 /*
