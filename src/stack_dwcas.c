@@ -19,7 +19,7 @@ const char *cq_pop_name(void)
 }
 
 /* Reads both words and walks to the nth node. NULL: the links ended before it. */
-static cq_node_t *walk(cq_stack_t *s, cq_stack_t *seen, uint64_t n)
+static cq_node_t *stack_walk(cq_stack_t *s, cq_stack_t *seen, uint64_t n)
 {
 	cq_node_t *last;
 
@@ -45,7 +45,7 @@ cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
 	cq_node_t *last;
 
 	do {
-		while ((last = walk(s, &seen, n)) == NULL)
+		while ((last = stack_walk(s, &seen, n)) == NULL)
 			if (seen.head == NULL)
 				return NULL;
 		CQ_POINT("stack.walked");

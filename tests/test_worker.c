@@ -386,6 +386,21 @@ Test(worker, a_unit_for_which_a_sleeper_was_taken_wakes_no_other)
 	close_queue();
 }
 
+Test(worker, work_published_while_a_woken_worker_takes_its_own_wakes_another)
+{
+	open_managed(2);
+	bring_workers(2);
+	room.inside = 0;
+	room.leave.open = false;
+	at_point("workq.taken", publish_full_block, NULL);
+	publish_stayers(1);
+	AWAIT(room.inside == 1);
+	cr_assert_eq(stats().wakes, 2, "the first no longer comes for anything else");
+	AWAIT(ran == 2 + SLOTS);
+	gate_open(&room.leave);
+	close_queue();
+}
+
 Test(worker, sleepers_are_woken_before_workers_are_made)
 {
 	open_with((cq_cleanup_config_t){ .flags = CQ_POLLED, .spawn = start_thread });
