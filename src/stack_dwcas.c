@@ -49,7 +49,7 @@ cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
 			if (seen.head == NULL)
 				return NULL;
 		CQ_POINT("stack.walked");
-		next.generation = seen.generation + 1;
+		next.generation = (char *)((uintptr_t)seen.generation + 1);
 		next.head = cq_ptr_load_relaxed(&last->next);
 	} while (!ck_pr_cas_ptr_2(s, &seen, &next));
 

@@ -7,8 +7,9 @@
  * Busy rounds have all kinds of threads: producers that attach, reserve, flush
  * and detach, flush_all, drains, readers of the statistics, hosted workers,
  * pollers with a budget, memory and threads that can't be had. Quiet rounds have
- * only producers that wait for their callbacks to run, now and then: nobody else
- * wakes a worker, so one lost wake-up stops the round, and the watchdog aborts.
+ * only a few producers, or one, that wait for their callbacks to run, now and
+ * then: nobody else wakes a worker, so one lost wake-up stops the round, and the
+ * watchdog aborts.
  *
  * Conservation: each callback has a record, which goes from accepted to ran or
  * to handed back, once; what was refused never runs. And no memory is left.
@@ -52,10 +53,12 @@ struct record {
 static struct round {
 	unsigned number;
 	bool quiet, failures;
+	unsigned producers;
 	cq_cleanup_config_t config;
 	cq_cleanup_t *q;
 	test_alloc_t alloc;
 	uint64_t end;
+	atomic_uint producing;
 	atomic_bool closing, closed;
 	struct owner owners[DRAINER + 2];	/* the last is that of all children */
 	struct record records[DRAINER + 1][PER_PRODUCER], children[CHILDREN];
@@ -72,9 +75,10 @@ static void dump(void)
 	cq_cleanup_stats_t s;
 
 	cq_cleanup_stats(r->q, &s);
-	fprintf(stderr, "round %u: %s%s flags %u, cap %" PRIu32 ", idle %" PRIu64 " ns, spawn %d, "
+	fprintf(stderr, "round %u: %s%s %u of %u producers, flags %u, cap %" PRIu32 ", idle %" PRIu64 " ns, spawn %d, "
 	    "closing %d\n", r->number, r->quiet ? "quiet" : "busy", r->failures ? ", failures," : ",",
-	    r->config.flags, r->config.max_workers, r->config.idle_ns, r->config.spawn != NULL,
+	    r->producing, r->producers, r->config.flags, r->config.max_workers, r->config.idle_ns,
+	    r->config.spawn != NULL,
 	    r->closing);
 	for (unsigned i = 0; i <= DRAINER + 1; i++)
 		fprintf(stderr, "owner %u waits for %d\n", i, r->owners[i].left);
@@ -209,15 +213,21 @@ static void may_stall(int err)
 		progress++;
 }
 
-/* Until all that this owner has enqueued is settled, by the workers alone. */
-static void wait_for(cq_producer_t *p, struct owner *owner)
+/*
+ * Until all that this owner has enqueued is settled, by the workers alone. Then a
+ * moment more, so that the next block meets the worker at any of its steps.
+ */
+static void wait_for(cq_producer_t *p, struct owner *owner, rng_t *chance)
 {
 	/* With CQ_HANDOVER a worker comes for it without a flush, unless none can
 	   be made. */
 	if ((r->config.flags & CQ_HANDOVER) == 0)
 		may_stall(cq_producer_flush(p));
-	while (owner->left > 0 && !r->closing)
-		sched_yield();
+	for (unsigned i = 0; owner->left > 0; i++)
+		if (i > 1000) /* at first it spins, to be there at once */
+			sched_yield();
+	for (atomic_uint n = (unsigned)rng_below(chance, 100); n > 0; n--)
+		;
 }
 
 /* Enqueues up to n that must not fail for want of memory. */
@@ -242,13 +252,15 @@ static void produce(rng_t *chance, unsigned index)
 	cq_producer_t *p = NULL;
 	int err = 0;
 
-	for (unsigned i = 0; i < PER_PRODUCER && err != ESHUTDOWN && !r->closed; i++) {
+	for (unsigned i = 0; i < PER_PRODUCER && err != ESHUTDOWN; i++) {
+		if (r->quiet ? cq_now() >= r->end : r->closed)
+			break;
 		if (p == NULL && (err = cq_producer_attach(r->q, &p)) != 0)
 			continue;
 		r->records[index][i].has_child = rng_below(chance, 16) == 0;
 		err = enqueue(p, &r->records[index][i], &r->owners[index]);
-		if (r->quiet && rng_below(chance, 8) == 0) {
-			wait_for(p, &r->owners[index]);
+		if (r->quiet && rng_below(chance, 2) == 0) {
+			wait_for(p, &r->owners[index], chance);
 			continue;
 		}
 		switch (rng_below(chance, 256)) {
@@ -268,6 +280,7 @@ static void produce(rng_t *chance, unsigned index)
 		}
 	}
 	cq_producer_detach(p);
+	r->producing--;
 }
 
 /* Enqueues a few and waits for them: what a drain has covered has been settled. */
@@ -357,7 +370,8 @@ static void close_queue(rng_t *chance)
 	cq_shutdown_how_t how = rng_below(chance, 2) == 0 ? CQ_SHUTDOWN_DRAIN : CQ_SHUTDOWN_HAND_BACK;
 	int err;
 
-	while (cq_now() < r->end)
+	/* A shutdown would come to the rescue of those who wait in a quiet round. */
+	while (cq_now() < r->end || (r->quiet && r->producing != 0))
 		sched_yield();
 	r->closing = true;
 	do {
@@ -399,7 +413,8 @@ static void be_thread(void *unused, unsigned index)
 		poll(&chance);
 		break;
 	default:
-		produce(&chance, index);
+		if (index < r->producers)
+			produce(&chance, index);
 	}
 }
 
@@ -407,13 +422,17 @@ static void be_thread(void *unused, unsigned index)
 
 static void choose(rng_t *chance)
 {
-	static const uint64_t idle[] = { 1, 20000, 1000000, CQ_FOREVER };
+	/* A single worker, and one that stays, hide lost wake-ups least. */
+	static const uint32_t caps[] = { 1, 1, 2, 4 };
+	static const uint64_t idle[] = { 1, 20000, CQ_FOREVER, CQ_FOREVER };
 	static const size_t bytes[] = { CQ_BLOCK_BYTES_MIN, 100, CQ_BLOCK_BYTES_DEFAULT };
 
 	r->quiet = rng_below(chance, 2) == 0;
 	r->failures = !r->quiet && rng_below(chance, 2) == 0;
+	r->producers = 1 + (unsigned)rng_below(chance, PRODUCERS);
+	r->producing = r->producers;
 	r->config = (cq_cleanup_config_t){
-		.max_workers = 1 + (uint32_t)rng_below(chance, 4),
+		.max_workers = caps[rng_below(chance, 4)],
 		.idle_ns = idle[rng_below(chance, 4)],
 		.block_bytes = bytes[rng_below(chance, 3)],
 		.spawn = rng_below(chance, 2) == 0 ? spawn : NULL,

@@ -401,7 +401,8 @@ static bool fails_at(long n, bool and_all_after, cq_shutdown_how_t how)
 	check_usable_and_end(how);
 	for (unsigned i = 0; i < accepted; i++)
 		ran[i] = 0;
-	accepted = runs = 0;
+	accepted = 0;
+	runs = 0;
 	return failed;
 }
 
