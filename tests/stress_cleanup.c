@@ -204,6 +204,49 @@ static int spawn(void *unused, void (*body)(void *arg), void *arg)
 	return h != NULL ? 0 : EAGAIN;
 }
 
+/* ------------------------------------------- a park table that gives time to races */
+
+/*
+ * The library reads the clock between finding nothing and going to sleep, and
+ * before it publishes: others may take a step there.
+ */
+static void jitter(void)
+{
+	static _Thread_local rng_t chance;
+
+	if (chance.state == 0)
+		chance = rng_for((unsigned)((uintptr_t)&chance >> 6));
+	if (rng_below(&chance, 8) == 0)
+		sched_yield();
+	for (atomic_uint n = (unsigned)rng_below(&chance, 200); n > 0; n--)
+		;
+}
+
+static uint64_t jitter_now(void *unused)
+{
+	(void)unused;
+	jitter();
+	return cq_now();
+}
+
+static void jitter_park(void *unused, cq_parker_t *parker, uint64_t deadline)
+{
+	(void)unused;
+	jitter();
+	cq_park_default()->park(cq_park_default()->host, parker, deadline);
+	jitter();
+}
+
+static void jitter_unpark(void *unused, cq_parker_t *parker)
+{
+	(void)unused;
+	jitter();
+	cq_park_default()->unpark(cq_park_default()->host, parker);
+	jitter();
+}
+
+static const cq_park_ops_t jitter_ops = { jitter_now, jitter_park, jitter_unpark, NULL };
+
 /* ---------------------------------------------------------------- the threads */
 
 static void may_stall(int err)
@@ -424,7 +467,7 @@ static void choose(rng_t *chance)
 {
 	/* A single worker, and one that stays, hide lost wake-ups least. */
 	static const uint32_t caps[] = { 1, 1, 2, 4 };
-	static const uint64_t idle[] = { 1, 20000, CQ_FOREVER, CQ_FOREVER };
+	static const uint64_t idle[] = { 1, 20000, UINT64_C(3600000000000), CQ_FOREVER };
 	static const size_t bytes[] = { CQ_BLOCK_BYTES_MIN, 100, CQ_BLOCK_BYTES_DEFAULT };
 
 	r->quiet = rng_below(chance, 2) == 0;
@@ -436,6 +479,7 @@ static void choose(rng_t *chance)
 		.idle_ns = idle[rng_below(chance, 4)],
 		.block_bytes = bytes[rng_below(chance, 3)],
 		.spawn = rng_below(chance, 2) == 0 ? spawn : NULL,
+		.park = rng_below(chance, 2) == 0 ? &jitter_ops : NULL,
 		.allocator = &r->alloc.allocator
 	};
 	if (rng_below(chance, 2) == 0)

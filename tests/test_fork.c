@@ -244,25 +244,6 @@ Test(fork, queues_with_the_flag_need_no_calls)
 	check_child(child);
 }
 
-static void reservation_holds(void)
-{
-	mem.fail_on = true;
-	mem.fail_in = 1;
-	put(p, 1, 2 * SLOTS);
-	mem.fail_on = false;
-	mem.fail_in = 0;
-	end_queue();
-	CHECK(each_once(0, QUEUED) && runs == QUEUED);
-}
-
-Test(fork, reservation_survives_in_the_child, .init = make)
-{
-	put(p, 0, 1);
-	cr_assert_eq(cq_producer_reserve(p, 2 * SLOTS), 0);
-	in_child(reservation_holds);
-	reservation_holds();
-}
-
 static void enqueue_drain_and_end(void)
 {
 	put(p, SLOTS, SLOTS + 1);
@@ -337,6 +318,31 @@ static void make_two(void)
 {
 	make();
 	CHECK(cq_producer_attach(q, &others) == 0);
+}
+
+/* Another producer has taken all blocks that are free. */
+static void reservation_holds(void)
+{
+	unsigned n = QUEUED;
+
+	mem.fail_on = true;
+	mem.fail_in = 1;
+	while (cq_producer_enqueue(others, run_it, (void *)(uintptr_t)n) == 0)
+		n++;
+	put(p, 1, 2 * SLOTS);
+	mem.fail_on = false;
+	mem.fail_in = 0;
+	cq_producer_detach(others);
+	end_queue();
+	CHECK(each_once(0, n) && runs == n);
+}
+
+Test(fork, reservation_survives_in_the_child, .init = make_two)
+{
+	put(p, 0, 1);
+	cr_assert_eq(cq_producer_reserve(p, 2 * SLOTS), 0);
+	in_child(reservation_holds);
+	reservation_holds();
 }
 
 static void *put_one(void *unused)

@@ -739,8 +739,10 @@ Test(hosts, green_threads_may_take_turns_inside_of_callbacks)
 	detach(p);
 	make_green(&sched.greens[0], run_one_block);
 	make_green(&sched.greens[1], run_one_block);
-	while (run_green(&sched.greens[0]) | run_green(&sched.greens[1]))
-		;
+	while (!sched.greens[0].ended || !sched.greens[1].ended) {
+		run_green(&sched.greens[0]);
+		run_green(&sched.greens[1]);
+	}
 	cr_assert_eq(ran, 2);
 	cr_assert_eq(refused, 1);
 	cr_assert_null(cq_frames(), "a frame that has ended is still in the list");
