@@ -108,8 +108,8 @@ int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline)
 	pthread_mutex_unlock(&q->registry);
 	if (err != 0)
 		return err;
-	if ((q->config.flags & CQ_POLLED) == 0)
-		cq_wake_published(q);
+	/* In a CQ_POLLED queue too: this call blocks, so it may as well wake. */
+	cq_wake_published(q);
 	err = wait_until(&q->drainers, drained_or_hopeless, &d, deadline);
 	if (err != 0 || d.done)
 		return err;

@@ -467,9 +467,12 @@ void cq_worker_detach(cq_worker_t *w)
 int cq_cleanup_work(cq_cleanup_t *q)
 {
 	cq_worker_t *w;
-	int err = cq_worker_attach(q, NULL, &w);
 	bool retired;
+	int err;
 
+	if (cq_in_callback_of(q))
+		return EDEADLK;
+	err = cq_worker_attach(q, NULL, &w);
 	if (err != 0)
 		return err;
 	retired = work(w);

@@ -38,14 +38,16 @@
  * A caller that cannot wait may run the work itself: cq_cleanup_run_some.
  *
  * CALLBACKS run on a worker, never in a call of a producer. They may enqueue,
- * reserve, flush, attach, detach and ask for statistics. They may not drain or
- * shut down their own queue: EDEADLK. They must return, on the thread that called
- * them, and not while a callback that began later on that thread is still
+ * reserve, flush, attach and detach producers, run_some, and ask for statistics.
+ * They may not drain, shut down or work for their own queue: EDEADLK; nor dequeue
+ * from it. They must return (no exception, no longjmp, no pthread_exit), on the
+ * thread that called them, and not while a callback that began later on that thread is still
  * running: a green thread that may switch within a callback takes the callbacks
  * with cq_block_next and calls them itself (EDEADLK is then not noticed).
  *
  * ERRORS are errno's values, returned; 0 is success. A call that fails has done
- * nothing, unless its comment says more.
+ * nothing, unless its comment says more. Handles must not be NULL, unless the
+ * comment says so.
  *
  * Source: the cleanup queue of Go's runtime (runtime/mcleanup.go after
  * golang/go#73642). doc/protocol says where this one goes another way.
@@ -110,9 +112,12 @@ typedef struct cq_allocator {
 
 /*
  * How the host makes a worker: run body(arg) on a thread (or green thread) of
- * the host's, soon, exactly once. Returns 0, or an error (EAGAIN): then body is
- * not run, and the queue asks again later. Called by whoever wakes the queue,
- * with no lock held.
+ * the host's, soon, exactly once, and not from within spawn: it returns when the
+ * worker retires. Returns 0, and then body must run even if a shutdown has begun,
+ * which waits for it; or an error (EAGAIN): then body is not run, and the queue
+ * asks again later. Called by whoever wakes the queue, with no lock held. When a
+ * shutdown returns, body may still be in its last instructions, none of which
+ * touch the queue: join the thread before dlclose.
  */
 typedef int cq_spawn_fn(void *host, void (*body)(void *arg), void *arg);
 
@@ -123,7 +128,8 @@ enum {
 	CQ_BLOCK_BYTES_MAX = 65536,
 
 	/* config.flags */
-	CQ_POLLED = 1,		/* enqueue and flush never wake: the host calls cq_cleanup_wake */
+	CQ_POLLED = 1,		/* enqueue and flush never wake: the host asks needs_wake,
+				   and calls cq_cleanup_wake or run_some */
 	CQ_HANDOVER = 2,	/* partial blocks go to idle workers without a flush
 				   (while there is memory for it, and not stalled) */
 	CQ_ATFORK = 4,		/* calls the three fork functions by pthread_atfork */
@@ -142,12 +148,13 @@ enum {
  * idle_ns      A worker that has found nothing for so long retires. 0: 30 s;
  *              CQ_FOREVER: never. Its cost is a wake-up and a new thread later.
  * stack_bytes  The stack of a managed worker. 0: 256 KiB. Raised to the system's
- *              minimum.
+ *              minimum. One that no thread can have leaves the queue stalled.
  * name         Of managed worker threads, at most 15 bytes. NULL: "cq-cleanup".
  * spawn        Makes workers. NULL: the library makes pthreads with all signals
  *              blocked (in a CQ_POLLED queue: no workers are made).
  * host         For spawn.
- * park         How workers, drain and shutdown park. Must outlive the queue.
+ * park         How workers, drain and shutdown park. Must outlive the queue. In it
+ *              parker->host is NULL, but for cq_worker_attach: park may set it.
  * allocator    Copied. NULL: malloc's family.
  */
 typedef struct cq_cleanup_config {
@@ -203,7 +210,7 @@ CQ_API CQ_MUST_CHECK int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *f
 /*
  * Sets blocks aside so that the next `n` enqueues of this producer cannot fail
  * for want of memory. Not cumulative: it is "n from now". ENOMEM: fewer could
- * be had, and the earlier reservation stands. EINVAL: n is absurd (its blocks
+ * be had (those stay in the queue's pool), and the earlier reservation stands. EINVAL: n is absurd (its blocks
  * would not fit the address space); ESHUTDOWN.
  */
 CQ_API CQ_MUST_CHECK int cq_producer_reserve(cq_producer_t *p, size_t n);
@@ -257,7 +264,7 @@ CQ_API uint64_t cq_cleanup_units(cq_cleanup_t *q);
  *
  * work makes the calling thread a worker, outside the cap, until the queue is
  * shut down (0) or the idle limit has passed (ETIMEDOUT). ENOMEM: it could not
- * start; ESHUTDOWN: the queue has stopped.
+ * start; ESHUTDOWN: the queue has stopped; EDEADLK: from a callback.
  */
 CQ_API size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t budget);
 CQ_API int cq_cleanup_work(cq_cleanup_t *q);
@@ -272,8 +279,8 @@ CQ_API int cq_cleanup_work(cq_cleanup_t *q);
  * run        Runs the block's callbacks and gives the block back to the queue.
  * next       For a host that calls by itself: the next callback of the block, or
  *            false when there is none. It counts as run from here.
- * finish     Gives a block back after next returned false. What was not taken
- *            by next is queued again.
+ * finish     Gives a block back, at any time: what next has not given out is
+ *            queued again. detach does the same to a block in hand; NULL is nothing.
  */
 CQ_API CQ_MUST_CHECK int cq_worker_attach(cq_cleanup_t *q, void *host, cq_worker_t **out);
 CQ_API void cq_worker_detach(cq_worker_t *w);
@@ -289,9 +296,10 @@ CQ_API void cq_worker_finish(cq_worker_t *w, cq_block_t *block);
  * Flushes all producers, then waits until every callback whose enqueue happened
  * before the call has run, however many are enqueued meanwhile. Sleeps; the
  * last worker wakes it. ETIMEDOUT: `deadline` (absolute, cf. cq/park.h) passed;
- * EDEADLK: called from a callback of this queue; EAGAIN: stalled; ENOMEM: the
+ * EDEADLK: called from a callback or give_back of this queue; EAGAIN: stalled; ENOMEM: the
  * flush failed; ESHUTDOWN: a shutdown has stopped the workers with work left. In a
- * CQ_POLLED queue other threads must run the work.
+ * CQ_POLLED queue it wakes parked workers once, as it begins; other threads must
+ * go on running the work, and waking for it, until it returns.
  */
 CQ_API int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline);
 
@@ -312,12 +320,13 @@ typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
  *
  * HAND_BACK calls give_back(ctx, fn, arg) in the calling thread, with no lock
  * held, for each callback that was accepted and did not run. With DRAIN it may
- * be NULL.
+ * be NULL. DRAIN waits as cq_cleanup_drain does. When it is stalled (EAGAIN), run
+ * the rest with cq_cleanup_run_some and call it again, or hand back.
  *
  * 0: the queue is shut down, now or by an earlier call. ETIMEDOUT:
  * `deadline` passed, and the queue stays closed: after DRAIN its workers go on,
- * after HAND_BACK they end as soon as their callbacks return. Shutdown may be
- * called again, either way. EAGAIN (stalled), ENOMEM: likewise. EDEADLK: from a
+ * after HAND_BACK they end as soon as their callbacks return, and what is left can
+ * only be handed back. Shutdown may be called again. EAGAIN (stalled), ENOMEM: likewise. EDEADLK: from a
  * callback of this queue, or from give_back. EALREADY: another thread is at it. EINVAL: no
  * give_back, and HAND_BACK, or callbacks left by an earlier HAND_BACK.
  */
@@ -325,7 +334,7 @@ CQ_API int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how,
     uint64_t deadline, cq_give_back_fn *give_back, void *ctx);
 
 /*
- * Frees the blocks that nobody uses and returns how many bytes. The caller
+ * Frees the blocks that nobody uses; *freed_bytes, if not NULL: how many bytes. The caller
  * excludes producers and run_*; parked workers may stay. EBUSY: a worker is not
  * parked, or work is waiting.
  */
@@ -342,9 +351,10 @@ CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
  * callback that was accepted and not begun, each in both processes; one that was
  * running is the parent's alone. With CQ_FORK_DISCARD the child's queue is empty.
  * Producers stay attached; those whose threads the child doesn't have should be
- * detached there, which publishes their blocks. Worker handles end in the child,
- * and the forking thread must not hold a dequeued block, unless it is in a
- * callback that cq_worker_run or the library called: that goes on in the child.
+ * detached there, which publishes their blocks. Worker handles are freed in the
+ * child (don't detach them there), and the forking thread must not hold a dequeued block, unless it is in a
+ * callback that cq_worker_run or the library called: that goes on in the child,
+ * as a worker with all signals blocked, unless the callback calls exec or _exit.
  * fork_child frees memory and reads the clock: an allocator with fork handlers of
  * its own registers them before the queue is made.
  */
@@ -362,7 +372,8 @@ CQ_API void cq_cleanup_fork_child(cq_cleanup_t *q);
 typedef struct cq_cleanup_stats {
 	uint64_t queued;		/* callbacks accepted */
 	uint64_t executed;		/* callbacks run, counted as their block ends; in
-					   a forked child, all that it has not queued */
+					   a forked child it begins as queued less what
+					   the child still holds */
 	uint64_t handed_back;		/* callbacks given back by shutdown */
 	uint64_t blocks_waiting;	/* published and not taken */
 	uint64_t blocks_made;		/* allocated and not trimmed */

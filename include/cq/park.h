@@ -61,7 +61,8 @@ CQ_API void cq_parker_grant(cq_parker_t *parker);
  *         From the moment of the grant the parked thread may return and free
  *         the parker: read parker->host before it, and use the parker afterwards
  *         as an address only, unless a lock of your own, which park takes
- *         before it returns, holds the thread back.
+ *         before it returns, holds the thread back. The same goes for what
+ *         parker->host points to: a semaphore on the sleeper's stack is gone.
  */
 typedef struct cq_park_ops {
 	uint64_t (*now)(void *host);
@@ -77,7 +78,10 @@ CQ_API const char *cq_park_name(void);
 /* The time of the default table: nanoseconds on CLOCK_MONOTONIC. */
 CQ_API uint64_t cq_now(void);
 
-/* The deadline `ns` nanoseconds from now; CQ_FOREVER when the sum is too large. */
+/*
+ * The deadline `ns` nanoseconds from now on the clock of the default table (with
+ * your own: its now(host) + ns); CQ_FOREVER when the sum is too large.
+ */
 CQ_API uint64_t cq_deadline_in(uint64_t ns);
 
 CQ_END_DECLS

@@ -140,7 +140,7 @@ CQ_API cq_sleep_result_t cq_sleepers_sleep(cq_sleepers_t *set, cq_sleeper_t *sle
  * The same in steps, for callers whose look is not one function. announce
  * takes the set's lock and keeps it; between it and the one withdraw or commit
  * that must follow in the same thread, look for work, and call nothing of the
- * same set but asleep.
+ * same set but asleep (a wake would deadlock).
  * commit parks: CQ_WOKEN or CQ_TIMED_OUT.
  */
 CQ_API void cq_sleepers_announce(cq_sleepers_t *set);

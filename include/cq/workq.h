@@ -144,8 +144,8 @@ CQ_API CQ_MUST_CHECK uint64_t cq_workq_try_take_some(cq_workq_t *q, uint64_t max
 
 /*
  * Pops a node for a unit that the caller has taken: never NULL. Without such a
- * unit it is an error that a checking build asserts, and it steals the node of
- * another.
+ * unit it is an error that a checking build asserts: it gives NULL, or the node of
+ * another, who is then missing it.
  */
 CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_pop_taken(cq_workq_t *q);
 
@@ -153,7 +153,7 @@ CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_pop_taken(cq_workq_t *q);
  * Pops the nodes for `n` units that the caller has taken, as a chain of exactly
  * n that ends in NULL (NULL when n is 0), newest first. One contended operation
  * for all of them, retried when another thread was faster; so keep n modest
- * (a few dozen) where many threads push and pop.
+ * (a few dozen) where many threads push and pop. Without n units it may not return.
  */
 CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_pop_taken_n(cq_workq_t *q, uint64_t n);
 
