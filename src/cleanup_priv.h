@@ -124,6 +124,9 @@ enum {
 	GATE_HANDOVER = 4	/* CQ_HANDOVER: are workers idle? */
 };
 
+/* stop, when it is not 0: all had run, or work may be left, which nobody runs. */
+enum { STOP_DRAINED = 1, STOP_WITH_WORK_LEFT };
+
 enum shutdown_phase { SHUTDOWN_NONE, SHUTDOWN_ACTIVE, SHUTDOWN_TRIED, SHUTDOWN_DONE };
 
 /* Managed threads: how many run, and the last that ended and is to be joined. */
@@ -144,7 +147,7 @@ struct cq_cleanup {
 	uint32_t slots;			/* callbacks per block */
 	size_t block_bytes;
 	uint32_t gate;			/* written at create and by shutdown */
-	uint32_t stop;			/* workers end. Written under the registry lock */
+	uint32_t stop;			/* workers end: STOP_*. Written under the registry lock */
 	uint64_t epoch CQ_ALIGNED(8);	/* new blocks go to full[epoch & 1]; drains
 					   advance it under the registry lock */
 

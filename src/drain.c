@@ -63,7 +63,8 @@ static bool drained_or_hopeless(void *arg)
 	d->done = q->epoch >= d->epoch + 2 ||
 	    (q->epoch == d->epoch + 1 && parity_done(q, d->epoch & 1));
 	pthread_mutex_unlock(&q->registry);
-	return d->done || cq_cleanup_stalled(q) || cq_u32_load_relaxed(&q->stop) != 0;
+	return d->done || cq_cleanup_stalled(q) ||
+	    cq_u32_load_relaxed(&q->stop) == STOP_WITH_WORK_LEFT;
 }
 
 void cq_notify_drainers(cq_cleanup_t *q, unsigned parity)
@@ -127,14 +128,15 @@ static bool workers_gone(void *arg)
 }
 
 /* Makes every worker end after the callback that it is in, and waits for that. */
-static int stop_workers(cq_cleanup_t *q, uint64_t deadline)
+static int stop_workers(cq_cleanup_t *q, uint32_t stop, uint64_t deadline)
 {
 	cq_sleeper_t *taken;
 	uint32_t n = UINT32_MAX;
 	int err;
 
 	pthread_mutex_lock(&q->registry);
-	cq_u32_store_relaxed(&q->stop, 1);
+	if (q->stop == 0)
+		cq_u32_store_relaxed(&q->stop, stop);
 	pthread_mutex_unlock(&q->registry);
 	/* Its fence pairs with that of the announcement: a worker that it does not
 	   find asleep looks at `stop` before it sleeps. Those that it finds are
@@ -252,7 +254,9 @@ static int shut_down(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
 	if (how == CQ_SHUTDOWN_DRAIN && cq_u32_load_relaxed(&q->stop) == 0 &&
 	    ((err = seal(q)) != 0 || (err = cq_cleanup_drain(q, deadline)) != 0))
 		return err;
-	if ((err = stop_workers(q, deadline)) != 0)
+	err = stop_workers(q, how == CQ_SHUTDOWN_DRAIN ? STOP_DRAINED : STOP_WITH_WORK_LEFT,
+	    deadline);
+	if (err != 0)
 		return err;
 	return give_back_rest(q, deadline, give_back, ctx);
 }

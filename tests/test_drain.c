@@ -724,6 +724,29 @@ Test(drain, of_a_queue_that_a_hand_back_has_stopped_says_so, .init = make)
 	finish(1);
 }
 
+/* All has run, and an owner has yet to leave the block whose callbacks were claimed. */
+static void claim_run_and_shut_down(void *unused)
+{
+	claim_it_all_and_run(unused);
+	CHECK(shut_down(CQ_SHUTDOWN_DRAIN, CQ_FOREVER) == 0);
+}
+
+static void *put_the_last_of_all(void *unused)
+{
+	at_point("producer.stored", claim_run_and_shut_down, NULL);
+	put(p, SLOTS - 1, 1);
+	return unused;
+}
+
+Test(drain, of_a_queue_that_was_shut_down_has_nothing_to_miss, .init = make)
+{
+	put(p, 0, SLOTS - 1);
+	stop_at("producer.closed", put_the_last_of_all, NULL);
+	park.script = let_go;
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+	finish(SLOTS);
+}
+
 /* An enqueue that the gate will refuse, a flush_all beside it, and the workers gone. */
 static void flush_all(void *unused)
 {

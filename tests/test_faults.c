@@ -666,13 +666,14 @@ static void misuse_from_inside(void *arg)
 	refusals += cq_cleanup_drain(q, CQ_FOREVER) == EDEADLK;
 	refusals += shut_down(CQ_SHUTDOWN_DRAIN, CQ_FOREVER) == EDEADLK;
 	refusals += shut_down(CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER) == EDEADLK;
+	refusals += cq_cleanup_work(q) == EDEADLK;
 	refusals += cq_cleanup_destroy(q) == EBUSY;
 	record(arg);
 }
 
-enum { REFUSALS = 4 };
+enum { REFUSALS = 5 };
 
-Test(faults, callbacks_may_not_drain_or_shut_down_wherever_they_run)
+Test(faults, callbacks_may_not_drain_shut_down_or_work_wherever_they_run)
 {
 	cq_worker_t *w;
 	cq_block_t *b;

@@ -10,7 +10,7 @@
  *            parking switches to another
  *
  * The last three are CQ_POLLED and park through the host's own table, which
- * checks that no enqueue or flush ever wakes or makes anybody.
+ * checks that no enqueue or flush ever wakes or makes a worker.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -55,8 +55,10 @@ static void *next_record(void)
 	return &records[i];
 }
 
-/* Inside of enqueue, flush or detach: nobody may be woken, in the polled ways. */
+/* Inside of enqueue, flush or detach: no worker may be woken, in the polled ways. */
 static _Thread_local bool publishing;
+/* Inside of drain or shutdown. */
+static _Thread_local bool draining;
 
 static bool enqueue(cq_producer_t *p, cq_callback_fn *fn)
 {
@@ -82,6 +84,26 @@ static void detach(cq_producer_t *p)
 	publishing = true;
 	cq_producer_detach(p);
 	publishing = false;
+}
+
+static int drain(void)
+{
+	int err;
+
+	draining = true;
+	err = cq_cleanup_drain(q, CQ_FOREVER);
+	draining = false;
+	return err;
+}
+
+static int shut_down(cq_shutdown_how_t how)
+{
+	int err;
+
+	draining = true;
+	err = cq_cleanup_shutdown(q, how, CQ_FOREVER, take_back, NULL);
+	draining = false;
+	return err;
 }
 
 static cq_producer_t *attach(void)
@@ -147,6 +169,12 @@ static struct {
 
 static _Thread_local struct green *current; /* NULL: not in a green thread */
 
+/*
+ * parker->host is the green thread, or one of these. A producer may wake a drain,
+ * to tell it that a block that it waits for is empty.
+ */
+static char a_worker, a_drain;
+
 static void switch_away(void)
 {
 	struct green *me = current;
@@ -173,6 +201,7 @@ static void host_park(void *host, cq_parker_t *parker, uint64_t deadline)
 {
 	struct green *me = current;
 	struct timespec soon;
+	bool is_worker = me == NULL && !draining;
 
 	(void)host;
 	(void)deadline;
@@ -183,13 +212,13 @@ static void host_park(void *host, cq_parker_t *parker, uint64_t deadline)
 		return;
 	}
 	if (me != NULL) {
-		CHECK(parker->host == me || parker->host == NULL); /* as cq_worker_attach was told */
-		parker->host = me; /* a drain is not told */
+		CHECK(parker->host == me); /* as cq_worker_attach was told */
 		me->ready = false;
 		pthread_mutex_unlock(&sched.lock);
 		switch_away();
 		return;
 	}
+	parker->host = is_worker ? &a_worker : &a_drain;
 	clock_gettime(CLOCK_REALTIME, &soon);
 	soon.tv_sec += 1;
 	pthread_cond_timedwait(&sched.changed, &sched.lock, &soon);
@@ -198,16 +227,16 @@ static void host_park(void *host, cq_parker_t *parker, uint64_t deadline)
 
 static void host_unpark(void *host, cq_parker_t *parker)
 {
-	struct green *g;
+	void *who;
 
 	(void)host;
-	CHECK(!publishing);
 	pthread_mutex_lock(&sched.lock);
 	sched.unparks++;
-	g = parker->host;
+	who = parker->host;
+	CHECK(!publishing || who == &a_drain || who == NULL); /* not parked yet */
 	cq_parker_grant(parker);
-	if (g != NULL)
-		g->ready = true;
+	if (who != NULL && who != &a_worker && who != &a_drain)
+		((struct green *)who)->ready = true;
 	pthread_cond_broadcast(&sched.changed);
 	pthread_mutex_unlock(&sched.lock);
 }
@@ -371,7 +400,7 @@ static void close_way(const struct way *way, cq_shutdown_how_t how)
 {
 	cq_cleanup_stats_t s;
 
-	cr_assert_eq(cq_cleanup_shutdown(q, how, CQ_FOREVER, take_back, NULL), 0);
+	cr_assert_eq(shut_down(how), 0);
 	way->end();
 	cq_cleanup_stats(q, &s);
 	cr_assert_eq(s.queued, accepted);
@@ -406,7 +435,7 @@ static void runs_everything_once(const struct way *way)
 {
 	open_way(way);
 	run_threads(PRODUCERS, produce, NULL);
-	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+	cr_assert_eq(drain(), 0);
 	cr_assert_eq(ran, PRODUCERS * EACH);
 	for (unsigned i = 0; i < PRODUCERS * EACH; i++)
 		cr_assert_eq(records[i], 1);
@@ -442,7 +471,7 @@ static void drains_what_came_before(const struct way *way)
 			cr_assert_eq(cq_producer_enqueue(p, record, &mine[j]), 0);
 			accepted++;
 		}
-		cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+		cr_assert_eq(drain(), 0);
 		for (unsigned j = 0; j < FEW; j++)
 			cr_assert_eq(mine[j], 1);
 	}
@@ -464,8 +493,7 @@ static void produce_until_closed(void *unused, unsigned index)
 		while (accepted < 500)
 			sched_yield();
 		detach(p);
-		CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, take_back,
-		    NULL) == 0);
+		CHECK(shut_down(CQ_SHUTDOWN_HAND_BACK) == 0);
 		return;
 	}
 	while (next < RECORDS - PRODUCERS && enqueue(p, record))
@@ -506,7 +534,7 @@ static void lets_callbacks_enqueue(const struct way *way)
 	cr_assert(enqueue(p, have_children));
 	detach(p);
 	while (ran < FAMILY)
-		cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+		cr_assert_eq(drain(), 0);
 	close_way(way, CQ_SHUTDOWN_DRAIN);
 	cr_assert_eq(ran, FAMILY);
 }
@@ -680,7 +708,7 @@ Test(hosts, enqueue_and_flush_wake_no_sleeper_of_a_polled_queue)
 	cr_assert_eq(sched.unparks, 1);
 	while (ran < 10)
 		sched_yield();
-	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_DRAIN), 0);
 	join(thread);
 	close_way(&managed, CQ_SHUTDOWN_DRAIN);
 }
