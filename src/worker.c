@@ -25,8 +25,10 @@ void cq_frame_leave(const struct frame *f)
 	struct frame **link = &frames;
 
 	/* Not always the innermost: a host's green threads may take turns in callbacks. */
-	while (*link != f)
+	while (*link != f) {
+		CQ_CHECK(*link != NULL); /* the callback has moved to another thread */
 		link = &(*link)->outer;
+	}
 	*link = f->outer;
 }
 

@@ -41,9 +41,9 @@
  * reserve, flush, attach and detach producers, run_some, and ask for statistics.
  * They may not drain, shut down or work for their own queue: EDEADLK; nor dequeue
  * from it. They must return (no exception, no longjmp, no pthread_exit), on the
- * thread that called them, and not while a callback that began later on that thread is still
- * running: a green thread that may switch within a callback takes the callbacks
- * with cq_block_next and calls them itself (EDEADLK is then not noticed).
+ * thread that called them: a green thread that may move to another thread within
+ * a callback takes the callbacks with cq_block_next and calls them itself (then
+ * EDEADLK is not noticed).
  *
  * ERRORS are errno's values, returned; 0 is success. A call that fails has done
  * nothing, unless its comment says more. Handles must not be NULL, unless the
@@ -128,8 +128,8 @@ enum {
 	CQ_BLOCK_BYTES_MAX = 65536,
 
 	/* config.flags */
-	CQ_POLLED = 1,		/* enqueue and flush never wake: the host asks needs_wake,
-				   and calls cq_cleanup_wake or run_some */
+	CQ_POLLED = 1,		/* enqueue and flush never wake or make a worker: the host
+				   asks needs_wake, and calls cq_cleanup_wake or run_some */
 	CQ_HANDOVER = 2,	/* partial blocks go to idle workers without a flush
 				   (while there is memory for it, and not stalled) */
 	CQ_ATFORK = 4,		/* calls the three fork functions by pthread_atfork */
