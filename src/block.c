@@ -38,6 +38,21 @@ void cq_block_put(cq_cleanup_t *q, cq_block_t *b)
 	cq_stack_push(&q->free, &b->node);
 }
 
+/* Forgets the callbacks of a block, which have begun or are claimed. */
+void cq_block_clear(cq_block_t *b)
+{
+	/* end first: at no instant may a forked child see [0, end) again. */
+	cq_u32_store_relaxed(&b->end, 0);
+	cq_u32_store_relaxed(&b->begin, 0);
+}
+
+/* The same, and the block goes back to the free stack. */
+void cq_block_recycle(cq_cleanup_t *q, cq_block_t *b)
+{
+	cq_block_clear(b);
+	cq_block_put(q, b);
+}
+
 /* Publishes a chain of n blocks by node.next, all of one parity, already counted. */
 void cq_blocks_publish(cq_cleanup_t *q, unsigned parity, cq_block_t *first, cq_block_t *last,
     uint64_t n)

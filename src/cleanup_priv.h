@@ -225,6 +225,8 @@ void cq_free(cq_cleanup_t *q, void *memory, size_t bytes);
 CQ_NODE_CONTAINER(struct cq_block, node, block_of)
 cq_block_t *cq_block_get(cq_cleanup_t *q);
 void cq_block_put(cq_cleanup_t *q, cq_block_t *block);
+void cq_block_clear(cq_block_t *block);
+void cq_block_recycle(cq_cleanup_t *q, cq_block_t *block);
 uint64_t cq_blocks_waiting(cq_cleanup_t *q);
 unsigned cq_block_take_unit(cq_cleanup_t *q);
 cq_block_t *cq_block_take(cq_cleanup_t *q);
@@ -258,7 +260,6 @@ cq_worker_t *cq_worker_new(cq_cleanup_t *q, void *host, int *err);
 void cq_worker_gone(cq_worker_t *w);
 void cq_worker_main(void *arg);
 bool cq_in_callback_of(const cq_cleanup_t *q);
-void cq_block_recycle(cq_cleanup_t *q, cq_block_t *block);
 
 /* drain.c. nothing_left: with the registry lock held. */
 bool cq_nothing_left(cq_cleanup_t *q);

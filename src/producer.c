@@ -92,7 +92,7 @@ static CQ_RARE bool close_block(cq_producer_t *p)
 	CQ_POINT("producer.counted");
 
 	if (b->begin == b->end) {
-		b->begin = b->end = 0;
+		cq_block_clear(b);
 		add_spare(p, b);
 		/* A drain that saw CLOSED waits for a block, and none comes. */
 		cq_sleepers_wake_all(&p->q->drainers);

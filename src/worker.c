@@ -70,15 +70,6 @@ static size_t run(cq_cleanup_t *q, cq_worker_t *w, cq_block_t *b, size_t budget)
 	return n;
 }
 
-/* An empty block, back to the free stack. */
-void cq_block_recycle(cq_cleanup_t *q, cq_block_t *b)
-{
-	/* end first: at no instant may a forked child see [0, end) again. */
-	cq_u32_store_relaxed(&b->end, 0);
-	cq_u32_store_relaxed(&b->begin, 0);
-	cq_block_put(q, b);
-}
-
 /* A block whose callbacks were not all run goes back to its queue. */
 static void requeue(cq_cleanup_t *q, cq_block_t *b)
 {
