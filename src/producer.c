@@ -162,7 +162,7 @@ static bool wants_partial_block(cq_cleanup_t *q)
 	return cq_u32_load_relaxed(&q->idle.asleep) != 0 ||
 	    ((q->config.flags & CQ_POLLED) == 0 &&
 	     crew_live(cq_u64_load_relaxed(&q->crew)) == 0 &&
-	     cq_u32_load_relaxed(&q->spawn_failed) == 0);
+	     !cq_cleanup_stalled(q));
 }
 
 /* A block for the next enqueue. */

@@ -106,7 +106,8 @@ static cq_block_t *take(cq_worker_t *w)
 	b = cq_block_take(w->q);
 	if (b == NULL)
 		set_idle(w);
-	w->block = b;
+	else
+		w->block = b;
 	return b;
 }
 

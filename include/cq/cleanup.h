@@ -35,7 +35,8 @@
  * flush, flush_all, wake and drain then return EAGAIN, and
  * cq_cleanup_stalled() is true. enqueue returns 0 all the same, because
  * anything else would have to mean that the callback was not accepted.
- * A caller that cannot wait may run the work itself: cq_cleanup_run_some.
+ * A caller that cannot wait may run the work itself: cq_cleanup_run_some. A worker
+ * handle that the host attached counts as a worker, whether it dequeues or not.
  *
  * CALLBACKS run on a worker, never in a call of a producer. They may enqueue,
  * reserve, flush, attach and detach producers, run_some, and ask for statistics.
@@ -271,7 +272,8 @@ CQ_API int cq_cleanup_work(cq_cleanup_t *q);
 
 /*
  * The same in pieces. A worker handle counts as a live worker, outside the cap; a
- * shutdown waits until it is detached. attach: ENOMEM; ESHUTDOWN; EINVAL: NULL.
+ * shutdown waits until it is detached. It has one block in hand at most: finish
+ * (or run) it before the next dequeue. attach: ENOMEM; ESHUTDOWN; EINVAL: NULL.
  *
  * dequeue    Waits for a block. NULL only when the queue has been shut down.
  *            It parks through config.park with `host` as parker->host.
@@ -299,7 +301,8 @@ CQ_API void cq_worker_finish(cq_worker_t *w, cq_block_t *block);
  * EDEADLK: called from a callback or give_back of this queue; EAGAIN: stalled; ENOMEM: the
  * flush failed; ESHUTDOWN: a shutdown has stopped the workers with work left. In a
  * CQ_POLLED queue it wakes parked workers once, as it begins; other threads must
- * go on running the work, and waking for it, until it returns.
+ * go on running the work, and waking for it, until it returns. Not to be called by
+ * a thread that holds a worker handle: it would wait for itself.
  */
 CQ_API int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline);
 
