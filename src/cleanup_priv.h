@@ -102,13 +102,25 @@ static inline uint64_t state_with_claimed(uint64_t s, uint32_t n)
 	return (s & ~STATE_CLAIMED) | (uint64_t)n << STATE_CLAIMED_SHIFT;
 }
 
+/*
+ * A run of callbacks: what a callback that ends its thread leaves behind is found
+ * here. It lies in what outlives the run itself, whose stack is gone by then.
+ */
+struct frame {
+	cq_cleanup_t *q;
+	cq_worker_t *worker;		/* NULL in run_some and in shutdown's give_back */
+	cq_block_t *block;		/* in hand: taken, and not finished */
+	bool poller;			/* in run_some */
+	struct frame *outer;		/* which the thread is inside of as well */
+};
+
 /* A worker. Its own thread writes; others read under the registry lock. */
 struct cq_worker {
 	cq_cleanup_t *q;
 	cq_sleeper_t sleeper;
 	unsigned taken_from;		/* by the look: index of the full queue, or TAKEN_NONE */
 	bool made;			/* by the queue, not attached */
-	cq_block_t *block;		/* dequeued and not finished */
+	struct frame frame;
 	uint32_t busy;			/* may be touching a stack, or running a block */
 	uint64_t executed[2] CQ_ALIGNED(8); /* callbacks, by the parity of their block */
 	uint64_t useless_wakes, failed_sleeps;
@@ -244,18 +256,10 @@ void cq_worker_arrive(cq_cleanup_t *q);
 
 /* worker.c */
 
-/* A run of callbacks that a thread is inside of, innermost first. */
-struct frame {
-	const cq_cleanup_t *q;
-	cq_worker_t *worker;		/* NULL in run_some and in shutdown's give_back */
-	cq_block_t *block;
-	bool poller;			/* in run_some */
-	struct frame *outer;
-};
-
-struct frame *cq_frames(void);
+struct frame *cq_frames(void);		/* those that the thread is inside of, innermost first */
 void cq_frame_enter(struct frame *f);
 void cq_frame_leave(const struct frame *f);
+void cq_frame_finish(struct frame *f);
 cq_worker_t *cq_worker_new(cq_cleanup_t *q, void *host, int *err);
 void cq_worker_gone(cq_worker_t *w);
 void cq_worker_main(void *arg);

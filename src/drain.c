@@ -29,7 +29,7 @@ static bool parity_done(cq_cleanup_t *q, unsigned parity)
 	uint64_t executed = q->executed[parity], published = q->published[parity];
 
 	for (cq_worker_t *w = q->workers; w != NULL; w = w->next)
-		/* Pairs with the release in cq_worker_finish: what the callbacks did,
+		/* Pairs with the release in finish (worker.c): what the callbacks did,
 		   and, in the order of these loads, the sums. */
 		executed += cq_u64_load_acquire(&w->executed[parity]);
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next) {
@@ -193,28 +193,24 @@ static int seal(cq_cleanup_t *q)
 	return err;
 }
 
+static void leave_block(void *frame)
+{
+	cq_frame_leave(frame);
+	cq_frame_finish(frame);
+}
+
 /* Gives back the callbacks of one block; in the sums they are as good as run. */
 static void give_back_block(cq_cleanup_t *q, cq_block_t *b, cq_give_back_fn *give_back, void *ctx)
 {
 	struct frame frame = { .q = q, .block = b };
 	cq_callback_fn *fn;
-	unsigned parity;
-	uint32_t n;
 	void *arg;
 
 	cq_frame_enter(&frame);
+	pthread_cleanup_push(leave_block, &frame); /* give_back may end the thread */
 	while (cq_block_next(b, &fn, &arg))
 		give_back(ctx, fn, arg);
-	cq_frame_leave(&frame);
-	/* Not before: a fork in give_back changes both in the child. */
-	parity = b->parity;
-	n = b->begin - b->first;
-	cq_block_recycle(q, b);
-	pthread_mutex_lock(&q->registry);
-	q->executed[parity] += n;
-	q->handed_back += n;
-	pthread_mutex_unlock(&q->registry);
-	cq_notify_drainers(q, parity);
+	pthread_cleanup_pop(1);
 }
 
 /* After the workers have gone: all that is left. Without give_back there may be nothing. */
@@ -261,6 +257,19 @@ static int shut_down(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
 	return give_back_rest(q, deadline, give_back, ctx);
 }
 
+static void end_with(cq_cleanup_t *q, enum shutdown_phase phase)
+{
+	pthread_mutex_lock(&q->registry);
+	q->shutdown = phase;
+	pthread_mutex_unlock(&q->registry);
+}
+
+/* It failed, or give_back has ended the thread: another may try again. */
+static void tried(void *q)
+{
+	end_with(q, SHUTDOWN_TRIED);
+}
+
 int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
     cq_give_back_fn *give_back, void *ctx)
 {
@@ -282,9 +291,10 @@ int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadlin
 	if (phase == SHUTDOWN_DONE)
 		return 0;
 
+	pthread_cleanup_push(tried, q);
 	err = shut_down(q, how, deadline, give_back, ctx);
-	pthread_mutex_lock(&q->registry);
-	q->shutdown = err == 0 ? SHUTDOWN_DONE : SHUTDOWN_TRIED;
-	pthread_mutex_unlock(&q->registry);
+	pthread_cleanup_pop(err != 0);
+	if (err == 0)
+		end_with(q, SHUTDOWN_DONE);
 	return err;
 }

@@ -76,8 +76,12 @@ static void condvar_park(void *host, cq_parker_t *parker, uint64_t deadline)
 {
 	struct place *place = place_of(parker);
 	struct timespec ts = cq_timespec(deadline);
+	int cancel;
 
 	(void)host;
+	/* The waits are cancellation points, and a thread that ends in one would leave
+	   its parker behind, to be granted. (A futex system call is none.) */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	pthread_mutex_lock(&place->lock);
 	if (!cq_parker_granted(parker)) {
 		CQ_POINT("park.parking");
@@ -87,6 +91,7 @@ static void condvar_park(void *host, cq_parker_t *parker, uint64_t deadline)
 			pthread_cond_timedwait(&place->granted, &place->lock, &ts);
 	}
 	pthread_mutex_unlock(&place->lock);
+	pthread_setcancelstate(cancel, &cancel);
 }
 
 static void condvar_unpark(void *host, cq_parker_t *parker)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Managed workers: pthreads with all signals blocked, named, and joined. A
- * thread that ends joins the one that ended before it and leaves itself to the
- * next, so at most one ended thread waits to be joined.
+ * Managed workers: pthreads with all signals blocked, not to be cancelled, named,
+ * and joined. A thread that ends joins the one that ended before it and leaves
+ * itself to the next, so at most one ended thread waits to be joined.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* pthread_setname_np */
@@ -27,17 +27,22 @@ void cq_threads_init(struct cq_threads *t)
 	pthread_cond_init(&t->ended, NULL);
 }
 
-static void *thread_main(void *arg)
+/* Nobody but a callback knows the thread, and what it is in by then may be another. */
+static void disable_cancellation(void)
 {
-	struct start start = *(struct start *)arg;
-	struct cq_threads *t = &start.q->threads;
+	int old;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old);
+}
+
+/* The body has returned, or a callback has ended it. */
+static void thread_ends(void *threads)
+{
+	struct cq_threads *t = threads;
 	pthread_t before = pthread_self();
 	bool has_before;
 
-	cq_free(start.q, arg, sizeof(start));
-	pthread_setname_np(pthread_self(), start.q->name);
-	start.body(start.arg);
-
+	disable_cancellation(); /* a callback may have allowed it */
 	pthread_mutex_lock(&t->lock);
 	has_before = t->has_last;
 	if (has_before)
@@ -51,6 +56,18 @@ static void *thread_main(void *arg)
 	   once it is joined, and not before. */
 	if (has_before)
 		pthread_join(before, NULL);
+}
+
+static void *thread_main(void *arg)
+{
+	struct start start = *(struct start *)arg;
+
+	cq_free(start.q, arg, sizeof(start));
+	disable_cancellation();
+	pthread_setname_np(pthread_self(), start.q->name);
+	pthread_cleanup_push(thread_ends, &start.q->threads);
+	start.body(start.arg);
+	pthread_cleanup_pop(1);
 	return NULL;
 }
 
@@ -104,7 +121,9 @@ void cq_threads_join(struct cq_threads *t)
 {
 	pthread_t last = pthread_self();
 	bool has_last;
+	int cancel;
 
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* the waits are cancellation points */
 	pthread_mutex_lock(&t->lock);
 	while (t->running != 0)
 		pthread_cond_wait(&t->ended, &t->lock);
@@ -114,4 +133,5 @@ void cq_threads_join(struct cq_threads *t)
 	pthread_mutex_unlock(&t->lock);
 	if (has_last)
 		pthread_join(last, NULL);
+	pthread_setcancelstate(cancel, &cancel);
 }

@@ -53,27 +53,44 @@ bool cq_block_next(cq_block_t *b, cq_callback_fn **fn, void **arg)
 	return true;
 }
 
-/* Runs up to `budget` callbacks of the block, or fewer when the queue stops. */
-static size_t run(cq_cleanup_t *q, cq_worker_t *w, cq_block_t *b, size_t budget)
+/*
+ * Runs up to `budget` callbacks of the block in hand, or fewer when the queue stops.
+ * A callback may end its thread (pthread_exit, cancellation): then this doesn't
+ * return, and a handler of the caller's (pthread_cleanup_push) leaves the frame.
+ */
+static size_t run(struct frame *f, size_t budget)
 {
-	struct frame frame = { .q = q, .worker = w, .block = b, .poller = w == NULL };
+	cq_cleanup_t *q = f->q;
+	cq_block_t *b = f->block;
 	cq_callback_fn *fn;
 	void *arg;
 	size_t n = 0;
 
-	cq_frame_enter(&frame);
+	cq_frame_enter(f);
 	while (n < budget && cq_u32_load_relaxed(&q->stop) == 0 && cq_block_next(b, &fn, &arg)) {
 		fn(arg);
 		n++;
 	}
-	cq_frame_leave(&frame);
+	cq_frame_leave(f);
 	return n;
 }
 
-/* A block whose callbacks were not all run goes back to its queue. */
-static void requeue(cq_cleanup_t *q, cq_block_t *b)
+/* Gives up the block in hand. What was not run goes back to its queue, and the caller wakes for it. */
+static bool put_back(struct frame *f)
 {
-	cq_blocks_publish(q, b->parity, b, b, 1);
+	cq_block_t *b = f->block;
+	bool rest = b->begin != b->end;
+
+	f->block = NULL;
+	if (rest)
+		cq_blocks_publish(f->q, b->parity, b, b, 1);
+	else
+		cq_block_recycle(f->q, b);
+	return rest;
+}
+
+static void wake_unless_polled(cq_cleanup_t *q)
+{
 	if ((q->config.flags & CQ_POLLED) == 0)
 		cq_wake_published(q);
 }
@@ -107,7 +124,7 @@ static cq_block_t *take(cq_worker_t *w)
 	if (b == NULL)
 		set_idle(w);
 	else
-		w->block = b;
+		w->frame.block = b;
 	return b;
 }
 
@@ -174,7 +191,7 @@ static cq_block_t *pop_looked(cq_worker_t *w)
 	cq_block_t *b = block_of(cq_workq_pop_taken(&w->q->full[w->taken_from].queue));
 
 	b->first = b->begin;
-	w->block = b;
+	w->frame.block = b;
 	count(&w->failed_sleeps);
 	if (hands_over(w->q))
 		cq_wake_published(w->q); /* the look may have gathered several blocks */
@@ -235,27 +252,44 @@ cq_block_t *cq_worker_try_dequeue(cq_worker_t *w)
 	return cq_u32_load_relaxed(&w->q->stop) == 0 ? take(w) : NULL;
 }
 
-void cq_worker_finish(cq_worker_t *w, cq_block_t *b)
+/* True: callbacks were put back, for which the caller wakes. */
+static bool finish(cq_worker_t *w)
 {
-	cq_cleanup_t *q = w->q;
+	cq_block_t *b = w->frame.block;
 	unsigned parity = b->parity;
-	bool rest = b->begin != b->end;
+	bool rest;
 
 	/* Pairs with the acquire in parity_done (drain.c): a drain that counts
 	   these callbacks sees all that they did. */
 	cq_u64_store_release(&w->executed[parity], w->executed[parity] + (b->begin - b->first));
-	if (rest)
-		requeue(q, b);
-	else
-		cq_block_recycle(q, b);
-	w->block = NULL;
+	rest = put_back(&w->frame);
 	set_idle(w);
-	cq_notify_drainers(q, parity);
+	cq_notify_drainers(w->q, parity);
+	return rest;
+}
+
+void cq_worker_finish(cq_worker_t *w, cq_block_t *b)
+{
+	CQ_CHECK(b == w->frame.block);
+	(void)b;
+	if (finish(w))
+		wake_unless_polled(w->q);
+}
+
+/* A callback ends its thread within cq_worker_run: the handle stays, without a block. */
+static void abandon_block(void *worker)
+{
+	cq_worker_t *w = worker;
+
+	cq_frame_leave(&w->frame);
+	cq_worker_finish(w, w->frame.block);
 }
 
 void cq_worker_run(cq_worker_t *w, cq_block_t *b)
 {
-	run(w->q, w, b, SIZE_MAX);
+	pthread_cleanup_push(abandon_block, w);
+	run(&w->frame, SIZE_MAX);
+	pthread_cleanup_pop(0);
 	cq_worker_finish(w, b);
 }
 
@@ -275,38 +309,65 @@ static void leave(cq_cleanup_t *q)
 	cq_sleepers_unpark(park, taken);
 }
 
-size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t budget)
+/* Counts and gives up the block of a run that is no worker's. */
+void cq_frame_finish(struct frame *f)
+{
+	cq_cleanup_t *q = f->q;
+	unsigned parity = f->block->parity;
+	uint32_t n = f->block->begin - f->block->first;
+	bool rest = put_back(f);
+
+	/* The lock is that of parity_done, so it orders the sum by itself. */
+	pthread_mutex_lock(&q->registry);
+	q->executed[parity] += n;
+	if (!f->poller)
+		q->handed_back += n;
+	pthread_mutex_unlock(&q->registry);
+	cq_notify_drainers(q, parity);
+	if (rest)
+		wake_unless_polled(q);
+}
+
+/* The end of run_some. With a block in hand: a callback ends its thread. */
+static void end_polling(void *frame)
+{
+	struct frame *f = frame;
+	cq_cleanup_t *q = f->q;
+
+	if (f->block != NULL) {
+		cq_frame_leave(f);
+		cq_frame_finish(f);
+	}
+	pthread_mutex_lock(&q->registry);
+	cq_u32_add_relaxed(&q->pollers, (uint32_t)-1);
+	leave(q);
+}
+
+/* Takes and runs blocks until there is none, the budget is spent or the queue stops. */
+static size_t poll(struct frame *f, size_t budget)
 {
 	size_t total = 0;
+
+	while (total < budget && cq_u32_load_relaxed(&f->q->stop) == 0 &&
+	       (f->block = cq_block_take(f->q)) != NULL) {
+		total += run(f, budget - total);
+		cq_frame_finish(f);
+	}
+	return total;
+}
+
+size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t budget)
+{
+	struct frame f = { .q = q, .poller = true };
+	size_t total;
 
 	cq_u32_add_relaxed(&q->pollers, 1);
 	/* As set_busy; and a shutdown that has set stop and sees no poller can be
 	   sure that none begins: pairs with the full fence in its announcement. */
 	cq_fence_full();
-	while (total < budget && cq_u32_load_relaxed(&q->stop) == 0) {
-		cq_block_t *b = cq_block_take(q);
-		unsigned parity;
-		uint32_t n;
-
-		if (b == NULL)
-			break;
-		total += run(q, NULL, b, budget - total);
-		/* Not before: a fork in a callback changes both in the child. */
-		parity = b->parity;
-		n = b->begin - b->first;
-		if (b->begin != b->end)
-			requeue(q, b);
-		else
-			cq_block_recycle(q, b);
-		/* The lock is that of parity_done, so it orders the sum by itself. */
-		pthread_mutex_lock(&q->registry);
-		q->executed[parity] += n;
-		pthread_mutex_unlock(&q->registry);
-		cq_notify_drainers(q, parity);
-	}
-	pthread_mutex_lock(&q->registry);
-	cq_u32_add_relaxed(&q->pollers, (uint32_t)-1);
-	leave(q);
+	pthread_cleanup_push(end_polling, &f);
+	total = poll(&f, budget);
+	pthread_cleanup_pop(1);
 	return total;
 }
 
@@ -320,7 +381,7 @@ cq_worker_t *cq_worker_new(cq_cleanup_t *q, void *host, int *err)
 	*err = ENOMEM;
 	if (w == NULL)
 		return NULL;
-	*w = (cq_worker_t){ .q = q };
+	*w = (cq_worker_t){ .q = q, .frame = { .q = q, .worker = w } };
 	cq_sleeper_init(&w->sleeper, host);
 
 	pthread_mutex_lock(&q->registry);
@@ -407,8 +468,10 @@ static bool work(cq_worker_t *w)
 	cq_block_t *b;
 
 	do {
-		while ((b = dequeue(w, w->q->config.idle_ns)) != NULL)
-			cq_worker_run(w, b);
+		while ((b = dequeue(w, w->q->config.idle_ns)) != NULL) {
+			run(&w->frame, SIZE_MAX);
+			cq_worker_finish(w, b);
+		}
 		if (cq_u32_load_relaxed(&w->q->stop) != 0) {
 			cq_crew_add(w->q, 0 - crew_of(w));
 			return false;
@@ -418,14 +481,51 @@ static bool work(cq_worker_t *w)
 	return true;
 }
 
+/* Leaves the crew, with or without a block in hand. As retire: this worker may have
+   been counted on. */
+static void step_down(cq_worker_t *w)
+{
+	cq_cleanup_t *q = w->q;
+
+	if (w->frame.block != NULL)
+		finish(w); /* what it has left is queued again */
+	cq_crew_add(q, 0 - crew_of(w));
+	if (hands_over(q))
+		take_partial_blocks(q);
+	wake_unless_polled(q);
+	cq_worker_gone(w);
+}
+
+/* A callback ends its thread: to the queue that is a worker that retires. */
+static void retire_in_callback(void *worker)
+{
+	cq_worker_t *w = worker;
+
+	cq_frame_leave(&w->frame);
+	cq_u64_add_relaxed(&w->q->retired, 1);
+	step_down(w);
+}
+
+/* The life of a worker. Afterwards the queue may be gone. True: it has retired. */
+static bool live(cq_worker_t *w)
+{
+	bool retired;
+
+	/* Once in a life, so that callbacks and blocks pay nothing for it. */
+	pthread_cleanup_push(retire_in_callback, w);
+	retired = work(w);
+	pthread_cleanup_pop(0);
+	cq_worker_gone(w);
+	return retired;
+}
+
 /* The body of a worker that the queue asked for: it is live and coming. */
 void cq_worker_main(void *arg)
 {
 	cq_worker_t *w = arg;
 
 	cq_worker_arrive(w->q);
-	work(w);
-	cq_worker_gone(w);
+	live(w);
 }
 
 int cq_worker_attach(cq_cleanup_t *q, void *host, cq_worker_t **out)
@@ -442,26 +542,13 @@ int cq_worker_attach(cq_cleanup_t *q, void *host, cq_worker_t **out)
 
 void cq_worker_detach(cq_worker_t *w)
 {
-	cq_cleanup_t *q;
-
-	if (w == NULL)
-		return;
-	q = w->q;
-	if (w->block != NULL)
-		cq_worker_finish(w, w->block); /* what it has left is queued again */
-	cq_crew_add(q, 0 - CREW_LIVE);
-	/* As retire: this worker may have been counted on. */
-	if (hands_over(q))
-		take_partial_blocks(q);
-	if ((q->config.flags & CQ_POLLED) == 0)
-		cq_wake_published(q);
-	cq_worker_gone(w);
+	if (w != NULL)
+		step_down(w);
 }
 
 int cq_cleanup_work(cq_cleanup_t *q)
 {
 	cq_worker_t *w;
-	bool retired;
 	int err;
 
 	if (cq_in_callback_of(q))
@@ -469,7 +556,5 @@ int cq_cleanup_work(cq_cleanup_t *q)
 	err = cq_worker_attach(q, NULL, &w);
 	if (err != 0)
 		return err;
-	retired = work(w);
-	cq_worker_gone(w);
-	return retired ? ETIMEDOUT : 0;
+	return live(w) ? ETIMEDOUT : 0;
 }
