@@ -59,8 +59,12 @@ bool cq_cleanup_needs_wake(cq_cleanup_t *q)
 
 bool cq_cleanup_stalled(cq_cleanup_t *q)
 {
-	return cq_u32_load_relaxed(&q->spawn_failed) != 0 &&
-	    crew_live(cq_u64_load_relaxed(&q->crew)) == 0 && cq_blocks_waiting(q) != 0;
+	if (crew_live(cq_u64_load_relaxed(&q->crew)) != 0)
+		return false;
+	/* Pairs with the release in leave_crew (worker.c): a failure that is seen
+	   here is one of after the last worker left. */
+	cq_fence_acquire();
+	return cq_u32_load_relaxed(&q->spawn_failed) != 0 && cq_blocks_waiting(q) != 0;
 }
 
 uint64_t cq_cleanup_units(cq_cleanup_t *q)

@@ -244,12 +244,14 @@ static cq_block_t *dequeue(cq_worker_t *w, uint64_t idle_ns)
 
 cq_block_t *cq_worker_dequeue(cq_worker_t *w)
 {
-	return dequeue(w, CQ_FOREVER);
+	return w->frame.block == NULL ? dequeue(w, CQ_FOREVER) : NULL;
 }
 
 cq_block_t *cq_worker_try_dequeue(cq_worker_t *w)
 {
-	return cq_u32_load_relaxed(&w->q->stop) == 0 ? take(w) : NULL;
+	if (w->frame.block != NULL || cq_u32_load_relaxed(&w->q->stop) != 0)
+		return NULL;
+	return take(w);
 }
 
 /* True: callbacks were put back, for which the caller wakes. */
@@ -428,7 +430,22 @@ static uint64_t crew_of(const cq_worker_t *w)
 	return CREW_LIVE + (w->made ? CREW_MADE : 0);
 }
 
-/* False: as many others as may be were made meanwhile, and will look for that work. */
+/*
+ * What could not be made while this worker lived stalls nothing: it still looks,
+ * and then comes back, or leaves nothing, or wakes for what it leaves.
+ */
+static void leave_crew(const cq_worker_t *w)
+{
+	cq_u32_store_relaxed(&w->q->spawn_failed, 0);
+	/* Pairs with the acquire in cq_cleanup_stalled (wake.c): who sees that this
+	   worker has left doesn't see a failure of before. Without it a drain
+	   could give up while this worker comes back. */
+	cq_fence_release();
+	cq_crew_add(w->q, 0 - crew_of(w));
+}
+
+/* As one that comes: no other is made for what this one will take. False: as many
+   others as may be were made meanwhile, and will look for that work. */
 static bool come_back(const cq_worker_t *w)
 {
 	cq_cleanup_t *q = w->q;
@@ -437,7 +454,7 @@ static bool come_back(const cq_worker_t *w)
 	do {
 		if (w->made && crew_made(crew) >= q->config.max_workers)
 			return false;
-	} while (!cq_u64_cas_relaxed(&q->crew, &crew, crew + crew_of(w)));
+	} while (!cq_u64_cas_relaxed(&q->crew, &crew, crew + crew_of(w) + CREW_COMING));
 	return true;
 }
 
@@ -448,7 +465,7 @@ static bool retire(cq_worker_t *w)
 	bool back;
 
 	CQ_POINT("worker.timed_out");
-	cq_crew_add(q, 0 - crew_of(w));
+	leave_crew(w);
 	CQ_POINT("worker.retiring");
 	/* Pairs with the fence in cq_wake_published: either that sees that a worker
 	   can be made, or this look sees its work. Without it the last worker
@@ -459,6 +476,8 @@ static bool retire(cq_worker_t *w)
 	back = cq_blocks_waiting(q) != 0 && cq_u32_load_relaxed(&q->stop) == 0 && come_back(w);
 	if (hands_over(q))
 		cq_wake_published(q);
+	if (back)
+		cq_worker_arrive(q);
 	return !back;
 }
 
@@ -477,6 +496,8 @@ static bool work(cq_worker_t *w)
 			return false;
 		}
 	} while (!retire(w));
+	if (cq_u32_load_relaxed(&w->q->stop) != 0)
+		return false;
 	cq_u64_add_relaxed(&w->q->retired, 1);
 	return true;
 }
@@ -489,7 +510,7 @@ static void step_down(cq_worker_t *w)
 
 	if (w->frame.block != NULL)
 		finish(w); /* what it has left is queued again */
-	cq_crew_add(q, 0 - crew_of(w));
+	leave_crew(w);
 	if (hands_over(q))
 		take_partial_blocks(q);
 	wake_unless_polled(q);

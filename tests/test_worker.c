@@ -74,6 +74,13 @@ static void publish_full_block(void *unused)
 	add(other, SLOTS);
 }
 
+/* As the "other thread": a callback that is not published. */
+static void enqueue_one(void *unused)
+{
+	(void)unused;
+	add(other, 1);
+}
+
 /* ---------------------------------------------- a host that makes workers later */
 
 static struct {
@@ -645,6 +652,89 @@ Test(worker, a_worker_that_leaves_while_none_can_be_made_comes_back)
 	close_queue();
 }
 
+/* The only worker stands between leaving the count and its look. */
+static struct {
+	gate_t left, look;
+} retiring = { GATE_INITIALIZER, GATE_INITIALIZER };
+
+static void hold_retiring(void *unused)
+{
+	(void)unused;
+	gate_open(&retiring.left);
+	gate_wait(&retiring.look);
+}
+
+static void let_the_worker_leave(void *unused)
+{
+	(void)unused;
+	fake_advance(&park, IDLE_NS);
+	gate_wait(&retiring.left);
+}
+
+static atomic_int drain_result;
+
+static void *drain(void *unused)
+{
+	drain_result = cq_cleanup_drain(q, CQ_FOREVER);
+	return unused;
+}
+
+static void *run_one(void *unused)
+{
+	CHECK(cq_cleanup_run_some(q, 1) == 1);
+	return unused;
+}
+
+Test(worker, a_drain_does_not_give_up_while_a_worker_may_come_back)
+{
+	pthread_t poller, drainer;
+
+	/* The drain has something to wait for that is no worker's. */
+	open_retiring(2, start_thread);
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	q->config.flags |= CQ_POLLED; /* the worker sleeps on */
+	publish_stayers(1);
+	poller = start(run_one, NULL);
+	AWAIT(room.inside == 1);
+	q->config.flags &= ~(unsigned)CQ_POLLED;
+
+	/* Its second look falls between the worker's two steps; another worker could
+	   not be made, but when that was tried this one lived. */
+	drain_result = -1;
+	host.err = EAGAIN;
+	at_point("worker.timed_out", publish_full_block, NULL);
+	at_point("worker.retiring", hold_retiring, NULL);
+	at_point("sleepers.announced", let_the_worker_leave, NULL);
+	drainer = start(drain, NULL);
+	gate_wait(&retiring.left);
+	AWAIT(park.blocked == 1 || drain_result != -1);
+	gate_open(&retiring.look);
+	AWAIT(ran == 1 + SLOTS);
+	gate_open(&room.leave);
+	join(poller);
+	join(drainer);
+	cr_assert_eq(drain_result, 0);
+	cr_assert_eq(stats().workers_failed, 1);
+	close_queue();
+}
+
+Test(worker, a_worker_that_comes_back_asks_for_no_other)
+{
+	open_with((cq_cleanup_config_t){ .flags = CQ_HANDOVER, .max_workers = 2,
+	    .idle_ns = IDLE_NS, .spawn = start_thread });
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	at_point("worker.timed_out", enqueue_one, NULL);
+	fake_advance(&park, IDLE_NS);
+	AWAIT(ran == 2);
+	AWAIT(q->nworkers == park.blocked);
+	cr_assert_eq(stats().workers_created, 1);
+	cr_assert_eq(stats().workers_retired, 0);
+	cr_assert_eq(stats().workers_coming, 0);
+	close_queue();
+}
+
 static unsigned count_lines(const char *path)
 {
 	FILE *f = fopen(path, "r");
@@ -857,6 +947,28 @@ Test(worker, what_next_did_not_take_is_queued_again)
 	close_queue();
 }
 
+Test(worker, a_handle_with_a_block_in_hand_gets_no_other)
+{
+	cq_worker_t *w;
+	cq_block_t *b;
+
+	open_without_workers();
+	w = attach();
+	publish_records(2);
+	b = cq_worker_try_dequeue(w);
+	cr_assert_not_null(b);
+	cr_assert_null(cq_worker_try_dequeue(w));
+	cr_assert_null(cq_worker_dequeue(w));
+	cr_assert_eq(cq_cleanup_units(q), 1);
+	cq_worker_run(w, b);
+	b = cq_worker_dequeue(w);
+	cr_assert_not_null(b);
+	cq_worker_run(w, b);
+	cr_assert_eq(ran, 2);
+	cq_worker_detach(w);
+	close_queue();
+}
+
 Test(worker, what_is_queued_again_wakes_a_sleeper)
 {
 	cq_worker_t *w, *sleeper;
@@ -965,6 +1077,30 @@ Test(worker, work_returns_etimedout_when_idle_and_0_at_shutdown)
 	join(shutter);
 	cr_assert_eq(work_result, 0);
 	cr_assert_eq(cq_cleanup_work(q), ESHUTDOWN);
+	close_queue();
+}
+
+static pthread_t late_shutter;
+
+static void shut_down_meanwhile(void *unused)
+{
+	late_shutter = start(shut_down, unused);
+	AWAIT(cq_u32_load_relaxed(&q->stop) != 0);
+}
+
+Test(worker, work_returns_0_when_a_shutdown_meets_it_retiring)
+{
+	pthread_t thread;
+
+	open_retiring(1, note_request);
+	thread = start(be_hosted, NULL);
+	fake_wait_blocked(&park, 1);
+	at_point("worker.retiring", shut_down_meanwhile, NULL);
+	fake_advance(&park, IDLE_NS);
+	join(thread);
+	cr_assert_eq(work_result, 0);
+	cr_assert_eq(stats().workers_retired, 0);
+	join(late_shutter);
 	close_queue();
 }
 

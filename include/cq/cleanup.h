@@ -275,7 +275,8 @@ CQ_API int cq_cleanup_work(cq_cleanup_t *q);
  * shutdown waits until it is detached. It has one block in hand at most: finish
  * (or run) it before the next dequeue. attach: ENOMEM; ESHUTDOWN; EINVAL: NULL.
  *
- * dequeue    Waits for a block. NULL only when the queue has been shut down.
+ * dequeue    Waits for a block. NULL only when the queue has been shut down (or, as
+ *            from try_dequeue, when the handle has a block in hand).
  *            It parks through config.park with `host` as parker->host.
  * try_dequeue  NULL when there is none.
  * run        Runs the block's callbacks and gives the block back to the queue.
