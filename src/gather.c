@@ -142,6 +142,6 @@ int cq_cleanup_flush_all(cq_cleanup_t *q)
 	err = cq_gather(q);
 	pthread_mutex_unlock(&q->registry);
 	if ((q->config.flags & CQ_POLLED) == 0)
-		woken = cq_wake_published(q);
+		woken = cq_cleanup_wake(q);
 	return err != 0 ? err : woken;
 }

@@ -113,7 +113,7 @@ static CQ_RARE int published(cq_cleanup_t *q)
 	if ((q->config.flags & CQ_POLLED) != 0)
 		cq_fence_full();
 	else
-		err = cq_wake_published(q);
+		err = cq_cleanup_wake(q);
 	if ((cq_u32_load_relaxed(&q->gate) & GATE_CLOSED) != 0)
 		cq_sleepers_wake_all(&q->drainers);
 	return err;

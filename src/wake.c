@@ -29,7 +29,7 @@ void cq_note_peak(cq_cleanup_t *q, uint32_t live)
 void cq_worker_arrive(cq_cleanup_t *q)
 {
 	cq_crew_add(q, 0 - CREW_COMING);
-	/* Pairs with the fence in cq_wake_published: either that reads the lower
+	/* Pairs with the fence in cq_cleanup_wake: either that reads the lower
 	   count and wakes another, or the look that follows sees its work. */
 	cq_fence_full();
 	CQ_POINT("worker.arrived");
@@ -139,7 +139,7 @@ static int give_up(cq_cleanup_t *q)
 	return EAGAIN;
 }
 
-int cq_wake_published(cq_cleanup_t *q)
+int cq_cleanup_wake(cq_cleanup_t *q)
 {
 	int err = 0;
 
@@ -173,9 +173,4 @@ int cq_wake_published(cq_cleanup_t *q)
 		   these claims, and workers gone to sleep since. */
 		cq_crew_add(q, 0 - claims * CREW_COMING);
 	}
-}
-
-int cq_cleanup_wake(cq_cleanup_t *q)
-{
-	return cq_wake_published(q);
 }

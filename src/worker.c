@@ -92,7 +92,7 @@ static bool put_back(struct frame *f)
 static void wake_unless_polled(cq_cleanup_t *q)
 {
 	if ((q->config.flags & CQ_POLLED) == 0)
-		cq_wake_published(q);
+		cq_cleanup_wake(q);
 }
 
 /* ------------------------------------------------------------ taking blocks */
@@ -194,7 +194,7 @@ static cq_block_t *pop_looked(cq_worker_t *w)
 	w->frame.block = b;
 	count(&w->failed_sleeps);
 	if (hands_over(w->q))
-		cq_wake_published(w->q); /* the look may have gathered several blocks */
+		cq_cleanup_wake(w->q); /* the look may have gathered several blocks */
 	return b;
 }
 
@@ -467,7 +467,7 @@ static bool retire(cq_worker_t *w)
 	CQ_POINT("worker.timed_out");
 	leave_crew(w);
 	CQ_POINT("worker.retiring");
-	/* Pairs with the fence in cq_wake_published: either that sees that a worker
+	/* Pairs with the fence in cq_cleanup_wake: either that sees that a worker
 	   can be made, or this look sees its work. Without it the last worker
 	   could leave while it is counted on. */
 	cq_fence_full();
@@ -475,7 +475,7 @@ static bool retire(cq_worker_t *w)
 		take_partial_blocks(q);
 	back = cq_blocks_waiting(q) != 0 && cq_u32_load_relaxed(&q->stop) == 0 && come_back(w);
 	if (hands_over(q))
-		cq_wake_published(q);
+		cq_cleanup_wake(q);
 	if (back)
 		cq_worker_arrive(q);
 	return !back;
