@@ -102,6 +102,7 @@ static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, int *err)
 		if (n == 0)
 			return 0;
 	} while (!cq_u64_cas_relaxed(&q->crew, &crew, crew + n * (CREW_MADE + CREW_LIVE)));
+	CQ_POINT("wake.making");
 	/* Now one lives, as far as stalled() can tell. */
 	cq_u32_store_relaxed(&q->spawn_failed, 0);
 
@@ -112,6 +113,7 @@ static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, int *err)
 		cq_u64_add_relaxed(&q->failed, 1);
 		cq_u32_store_relaxed(&q->spawn_failed, 1);
 		cq_crew_add(q, 0 - (n - made) * (CREW_MADE + CREW_LIVE));
+		CQ_POINT("wake.not_made");
 	}
 	return made;
 }
@@ -133,6 +135,10 @@ static uint32_t use_claims(cq_cleanup_t *q, uint32_t claims, uint32_t asleep, in
 /* None could be made and nobody sleeps: if nobody lives either, drains learn of it. */
 static int give_up(cq_cleanup_t *q)
 {
+	/* Again: another waker, slow to say that its worker would live, may have taken
+	   back what spawn_some said, and that worker be gone. If one says so from
+	   here on, its worker has yet to look. */
+	cq_u32_store_relaxed(&q->spawn_failed, 1);
 	if (!cq_cleanup_stalled(q))
 		return 0; /* the workers that live are awake, and will find the work */
 	cq_sleepers_wake_all(&q->drainers);

@@ -356,6 +356,58 @@ Test(faults, work_that_relied_on_the_only_worker_stalls_with_it)
 	close_queue();
 }
 
+/*
+ * Two make a worker each. One has its place, and is slow to say that a worker may
+ * live again; the other fails meanwhile.
+ */
+static gate_t slow_has_its_place = GATE_INITIALIZER, other_failed = GATE_INITIALIZER;
+static pthread_t slow;
+static cq_producer_t *third;
+
+static void be_slow(void *unused)
+{
+	gate_open(&slow_has_its_place);
+	gate_wait(&other_failed);
+	(void)unused;
+}
+
+static void *publish_slowly(void *unused)
+{
+	at_point("wake.making", be_slow, NULL);
+	CHECK(publish(other, record) == 0);
+	return unused;
+}
+
+static void let_the_slow_worker_come_and_go_then_publish(void *unused)
+{
+	(void)unused;
+	host.err = 0;
+	gate_open(&other_failed);
+	join(slow);
+	fake_wait_blocked(&park, 1);
+	fake_advance(&park, IDLE_NS);
+	AWAIT(stats().workers_retired == 1);
+	host.err = EAGAIN;
+	meanwhile.result = publish(third, record);
+}
+
+Test(faults, a_failure_that_another_success_hides_stalls_all_the_same)
+{
+	open_with((cq_cleanup_config_t){ .max_workers = 2, .idle_ns = IDLE_NS, .spawn = spawn });
+	cr_assert_eq(cq_producer_attach(q, &third), 0);
+	slow = start(publish_slowly, NULL);
+	gate_wait(&slow_has_its_place);
+	host.err = EAGAIN;
+	at_point("wake.not_made", let_the_slow_worker_come_and_go_then_publish, NULL);
+	cr_assert_eq(publish(p, record), EAGAIN);
+	cr_assert_eq(meanwhile.result, 0); /* when it was asked, this worker was coming */
+	cr_assert_eq(ran, 2);
+	cr_assert(cq_cleanup_stalled(q));
+	host.err = 0;
+	cq_producer_detach(third);
+	close_queue();
+}
+
 static void *drain(void *result)
 {
 	*(int *)result = cq_cleanup_drain(q, CQ_FOREVER);
