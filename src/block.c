@@ -93,12 +93,14 @@ cq_block_t *cq_block_take(cq_cleanup_t *q)
 	return b;
 }
 
-/* Could a thread other than the caller be touching a stack? Under the registry lock. */
+/* Is no thread touching a stack, or inside of a block? Under the registry lock. */
 static bool quiescent(cq_cleanup_t *q)
 {
 	if (cq_blocks_waiting(q) != 0 || crew_coming(cq_u64_load_relaxed(&q->crew)) != 0 ||
 	    cq_u32_load_relaxed(&q->pollers) != 0)
 		return false;
+	if (q->shutdown == SHUTDOWN_ACTIVE)
+		return false; /* it may be giving a block back */
 	/* Pairs with the release in set_busy (worker.c): who has taken the last unit is
 	   seen to be busy. */
 	cq_fence_acquire();

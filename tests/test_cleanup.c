@@ -319,6 +319,18 @@ Test(cleanup, destroy_is_refused_while_a_managed_worker_lives)
 	cr_assert_eq(mem.live_bytes, 0);
 }
 
+/* Trim would free the block that is being given back. */
+Test(cleanup, destroy_and_trim_are_refused_while_a_shutdown_gives_back)
+{
+	make();
+	cr_assert_eq(cq_producer_enqueue(p, is_busy, NULL), 0);
+	cq_producer_detach(p);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, 0, take_back, NULL), 0);
+	cr_assert_eq(runs, 1);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+	cr_assert_eq(mem.live_bytes, 0);
+}
+
 /* ------------------------------------------------------- failing allocations */
 
 static int first_error;

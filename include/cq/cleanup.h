@@ -340,7 +340,7 @@ CQ_API int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how,
 /*
  * Frees the blocks that nobody uses; *freed_bytes, if not NULL: how many bytes. The caller
  * excludes producers and run_*; parked workers may stay. EBUSY: a worker is not
- * parked, or work is waiting.
+ * parked, work is waiting, or a shutdown is under way.
  */
 CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
 
