@@ -125,7 +125,7 @@ typedef int cq_spawn_fn(void *host, void (*body)(void *arg), void *arg);
 enum {
 	CQ_MAX_WORKERS = 65535,
 	CQ_BLOCK_BYTES_DEFAULT = 512,
-	CQ_BLOCK_BYTES_MIN = 64,
+	CQ_BLOCK_BYTES_MIN = 16 + 6 * sizeof(void *), /* room for two callbacks */
 	CQ_BLOCK_BYTES_MAX = 65536,
 
 	/* config.flags */
