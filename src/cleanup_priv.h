@@ -3,10 +3,11 @@
  * The inside of the cleanup queue. Which file has what:
  *
  *   cleanup.c   create, destroy        wake.c     needs_wake, wake, making workers
- *   block.c     blocks, trim           worker.c   taking, running, sleeping, retiring
- *   producer.c  enqueue, flush         drain.c    drain, shutdown
+ *   block.c     blocks, trim           worker.c   taking, running, sleeping
+ *   producer.c  enqueue, flush         crew.c     the life of a worker
  *   gather.c    flush_all              threads.c  managed threads
- *   stats.c     statistics             fork.c     fork
+ *   stats.c     statistics             drain.c    drain, shutdown
+ *   fork.c      fork
  *
  * Locks, in the order in which they may be held together:
  *   drainers.lock, idle.lock  ->  registry  ->  exits.lock
@@ -224,6 +225,11 @@ static inline uint32_t crew_coming(uint64_t crew) { return (uint32_t)crew & 0xff
 static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static inline uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
+static inline bool hands_over(const cq_cleanup_t *q)
+{
+	return (q->config.flags & CQ_HANDOVER) != 0;
+}
+
 static inline const cq_park_ops_t *park_of(const cq_cleanup_t *q)
 {
 	return q->config.park != NULL ? q->config.park : cq_park_default();
@@ -249,20 +255,26 @@ void cq_blocks_publish(cq_cleanup_t *q, unsigned parity, cq_block_t *first, cq_b
 int cq_gather(cq_cleanup_t *q);
 
 /* wake.c, with cq_cleanup_wake */
+void cq_wake_unless_polled(cq_cleanup_t *q);
 uint64_t cq_crew_add(cq_cleanup_t *q, uint64_t change);
 void cq_note_peak(cq_cleanup_t *q, uint32_t live);
 void cq_worker_arrive(cq_cleanup_t *q);
 
 /* worker.c */
-
 struct frame *cq_frames(void);		/* those that the thread is inside of, innermost first */
 void cq_frame_enter(struct frame *f);
 void cq_frame_leave(const struct frame *f);
 void cq_frame_finish(struct frame *f);
+bool cq_in_callback_of(const cq_cleanup_t *q);
+void cq_take_partial_blocks(cq_cleanup_t *q);
+bool cq_finish(cq_worker_t *w);
+void cq_worker_serve(cq_worker_t *w);
+
+/* crew.c */
 cq_worker_t *cq_worker_new(cq_cleanup_t *q, void *host, int *err);
 void cq_worker_gone(cq_worker_t *w);
 void cq_worker_main(void *arg);
-bool cq_in_callback_of(const cq_cleanup_t *q);
+void cq_leave(cq_cleanup_t *q);
 
 /* drain.c. nothing_left: with the registry lock held. */
 bool cq_nothing_left(cq_cleanup_t *q);

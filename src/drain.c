@@ -29,7 +29,7 @@ static bool parity_done(cq_cleanup_t *q, unsigned parity)
 	uint64_t executed = q->executed[parity], published = q->published[parity];
 
 	for (cq_worker_t *w = q->workers; w != NULL; w = w->next)
-		/* Pairs with the release in finish (worker.c): what the callbacks did,
+		/* Pairs with the release in cq_finish (worker.c): what the callbacks did,
 		   and, in the order of these loads, the sums. */
 		executed += cq_u64_load_acquire(&w->executed[parity]);
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next) {

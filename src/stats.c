@@ -32,7 +32,7 @@ static void sum(cq_cleanup_t *q, cq_cleanup_stats_t *out)
 {
 	out->executed = q->executed_by_parent + q->executed[0] + q->executed[1] - q->handed_back;
 	for (cq_worker_t *w = q->workers; w != NULL; w = w->next) {
-		/* Pairs with the release in finish (worker.c): what has run was queued,
+		/* Pairs with the release in cq_finish (worker.c): what has run was queued,
 		   and is seen as queued below. */
 		out->executed += cq_u64_load_acquire(&w->executed[0]);
 		out->executed += cq_u64_load_acquire(&w->executed[1]);

@@ -61,7 +61,7 @@ bool cq_cleanup_stalled(cq_cleanup_t *q)
 {
 	if (crew_live(cq_u64_load_relaxed(&q->crew)) != 0)
 		return false;
-	/* Pairs with the release in leave_crew (worker.c): a failure that is seen
+	/* Pairs with the release in leave_crew (crew.c): a failure that is seen
 	   here is one of after the last worker left. */
 	cq_fence_acquire();
 	return cq_u32_load_relaxed(&q->spawn_failed) != 0 && cq_blocks_waiting(q) != 0;
@@ -154,7 +154,7 @@ int cq_cleanup_wake(cq_cleanup_t *q)
 		uint32_t asleep, claims;
 
 		/* The publisher's half; pairs with the fences in cq_worker_arrive and
-		   in retire (worker.c), as that of cq_sleepers_asleep does with the
+		   in retire (crew.c), as that of cq_sleepers_asleep does with the
 		   announcement. Without it a worker could leave, looking too early,
 		   while it is still counted on here. */
 		cq_fence_full();
@@ -179,4 +179,10 @@ int cq_cleanup_wake(cq_cleanup_t *q)
 		   these claims, and workers gone to sleep since. */
 		cq_crew_add(q, 0 - claims * CREW_COMING);
 	}
+}
+
+void cq_wake_unless_polled(cq_cleanup_t *q)
+{
+	if ((q->config.flags & CQ_POLLED) == 0)
+		cq_cleanup_wake(q);
 }
