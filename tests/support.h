@@ -30,7 +30,10 @@ uint64_t test_seed(void);
 /* The generator of one of several threads. */
 rng_t rng_for(unsigned thread);
 
-/* The end of a run (cf. cq_now): CQ_STRESS_SECONDS from now, or else `seconds`. */
+/* CLOCK_MONOTONIC, as cq_now; but not when a library under faults has a clock that jumps. */
+uint64_t test_now(void);
+
+/* The end of a run (cf. test_now): CQ_STRESS_SECONDS from now, or else `seconds`. */
 uint64_t run_until(double seconds);
 /* The end of any wait: CQ_TEST_LIMIT from now. */
 uint64_t wait_limit(void);
@@ -126,6 +129,7 @@ typedef struct test_alloc {
 	cq_allocator_t allocator;
 	atomic_long fail_in;	 /* the call that fails: 1 is the next; 0: none */
 	atomic_bool fail_on;	 /* and all calls after that one fail too */
+	bool (*fails)(void);	 /* or NULL: may make a call fail as well */
 	atomic_size_t live_bytes;
 	atomic_ulong calls, failures;
 } test_alloc_t;
