@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "load_priv.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+
+/* --------------------------------------------------- a host that makes the threads */
+
+static void note_end(void *arg)
+{
+	((struct hosted *)arg)->ended = true;
+}
+
+static void *be_hosted(void *arg)
+{
+	struct hosted *h = arg;
+
+	pthread_cleanup_push(note_end, h); /* a callback may end the thread */
+	h->body(h->arg);
+	pthread_cleanup_pop(1);
+	return NULL;
+}
+
+/* Joins the threads that have ended, or waits for all. With the host's lock held. */
+void load_reap(load_t *l, bool all)
+{
+	for (struct hosted **link = &l->hosted, *h; (h = *link) != NULL;) {
+		if (!all && !h->ended) {
+			link = &h->next;
+			continue;
+		}
+		*link = h->next;
+		join(h->thread);
+		free(h);
+	}
+}
+
+int load_spawn(void *host, void (*body)(void *arg), void *arg)
+{
+	load_t *l = host;
+	struct hosted *h;
+	int err = EAGAIN;
+
+	if (faults_strike(FAULT_THREAD_NEVER) || faults_strike(FAULT_THREAD))
+		return err;
+	h = calloc(1, sizeof(*h));
+	CHECK(h != NULL);
+	h->body = body;
+	h->arg = arg;
+	pthread_mutex_lock(&l->host_lock);
+	load_reap(l, false);
+	err = faults_start(&h->thread, be_hosted, h);
+	if (err == 0) {
+		h->next = l->hosted;
+		l->hosted = h;
+	}
+	pthread_mutex_unlock(&l->host_lock);
+	if (err != 0)
+		free(h);
+	return err;
+}
+
+/* --------------------------------------------------------------- producers */
+
+/* Nobody can be made who would run it: "a caller that cannot wait may run the work itself". */
+static void come_to_the_rescue(load_t *l, rng_t *chance)
+{
+	if (!cq_cleanup_stalled(l->q))
+		return;
+	if (rng_below(chance, 4) == 0)
+		(void)cq_cleanup_run_some(l->q, 20);
+	else
+		load_check(l, cq_cleanup_wake(l->q));
+	load_progress++;
+}
+
+/* Whose callbacks nobody fetches before a flush. */
+static bool must_flush(const load_t *l)
+{
+	return (l->config.flags & CQ_HANDOVER) == 0 || l->way == LOAD_POLLED || load_threads_fail(l);
+}
+
+/* Until all that this owner has enqueued is settled; by the workers, unless none can be made. */
+static void wait_for(load_t *l, cq_producer_t *p, struct owner *owner, rng_t *chance)
+{
+	int err = 0;
+
+	do {
+		if (must_flush(l))
+			load_check(l, err = cq_producer_flush(p));
+		for (unsigned i = 0; owner->left > 0 && err != ENOMEM; i++) {
+			if (i > 1000) { /* at first it spins, to be there at once */
+				sched_yield();
+				come_to_the_rescue(l, chance);
+			}
+		}
+	} while (err == ENOMEM);
+	for (atomic_uint n = (unsigned)rng_below(chance, 100); n > 0; n--)
+		;
+}
+
+static void enqueue_reserved(load_t *l, cq_producer_t *p, struct owner *owner, rng_t *chance)
+{
+	unsigned n = (unsigned)rng_below(chance, 100);
+	int err;
+
+	if (!load_check(l, cq_producer_reserve(p, n)))
+		return;
+	if (rng_below(chance, 4) == 0)
+		load_check(l, cq_producer_reserve(p, n + 500)); /* if it fails, the earlier stands */
+	for (; n > 0; n--) {
+		err = load_offer(l, p, owner);
+		CHECK(err != ENOMEM);
+		if (err != 0)
+			return;
+		if (rng_below(chance, 40) == 0)
+			load_check(l, cq_producer_flush(p)); /* which keeps what is reserved */
+	}
+}
+
+static int produce_some(load_t *l, cq_producer_t *p, struct owner *owner, rng_t *chance)
+{
+	int err = load_offer(l, p, owner);
+
+	if (err == ENOBUFS && !load_check(l, err = cq_producer_flush(p)))
+		come_to_the_rescue(l, chance);
+	if (l->quiet && rng_below(chance, 2) == 0) {
+		wait_for(l, p, owner, chance);
+		return err;
+	}
+	switch (rng_below(chance, 128)) {
+	case 0:
+		enqueue_reserved(l, p, owner, chance);
+		break;
+	case 1 ... 5:
+		if (!load_check(l, cq_producer_flush(p)))
+			come_to_the_rescue(l, chance);
+		break;
+	case 6 ... 12:
+		sched_yield();
+		break;
+	}
+	return err;
+}
+
+static void produce(struct member *m)
+{
+	load_t *l = m->load;
+	struct owner *owner = &l->owners[m->index];
+	int err = 0;
+
+	while (!l->stopping && err != ESHUTDOWN) {
+		cq_producer_t *p;
+
+		if (!load_check(l, err = cq_producer_attach(l->q, &p)))
+			continue;
+		l->producers[m->index] = p;
+		for (uint64_t n = rng_below(&m->chance, 1000); n > 0 && !l->stopping && err != ESHUTDOWN; n--)
+			err = produce_some(l, p, owner, &m->chance);
+		if (l->quiet && err != ESHUTDOWN)
+			wait_for(l, p, owner, &m->chance);
+		l->producers[m->index] = NULL;
+		cq_producer_detach(p);
+	}
+}
+
+/* ------------------------------------------------- drains, flushes, statistics */
+
+/* What a drain has covered has been settled. */
+static void drain_some(load_t *l, cq_producer_t *p, rng_t *chance)
+{
+	struct owner *owner = &l->owners[PRODUCERS];
+	uint64_t deadline = CQ_FOREVER;
+	int err;
+
+	for (uint64_t n = 1 + rng_below(chance, 20); n > 0; n--)
+		(void)load_offer(l, p, owner);
+	if (rng_below(chance, 3) == 0)
+		deadline = cq_deadline_in(rng_below(chance, 200000));
+	err = cq_cleanup_drain(l->q, deadline);
+	if (err == 0)
+		CHECK(owner->left == 0);
+	else if (err != ETIMEDOUT && !load_check(l, err))
+		come_to_the_rescue(l, chance);
+}
+
+static void be_drainer(struct member *m)
+{
+	load_t *l = m->load;
+	cq_producer_t *p;
+
+	while (!l->stopping && !l->closing) {
+		if (!load_check(l, cq_producer_attach(l->q, &p)))
+			continue;
+		l->producers[PRODUCERS] = p;
+		for (unsigned i = 0; i < 20 && !l->stopping && !l->closing; i++)
+			drain_some(l, p, &m->chance);
+		l->producers[PRODUCERS] = NULL;
+		cq_producer_detach(p);
+	}
+}
+
+static void be_flusher(struct member *m)
+{
+	load_t *l = m->load;
+	cq_cleanup_stats_t s, last = { 0 };
+
+	while (!l->stopping && !l->closed) {
+		load_check(l, cq_cleanup_flush_all(l->q));
+		if (cq_cleanup_needs_wake(l->q))
+			load_check(l, cq_cleanup_wake(l->q));
+		s = load_stats(l);
+		CHECK(s.executed + s.handed_back <= s.queued);
+		CHECK(s.executed >= last.executed && s.handed_back >= last.handed_back);
+		CHECK(s.queued >= last.queued || l->closing); /* which makes it take callbacks back */
+		last = s;
+		for (uint64_t n = rng_below(&m->chance, 50); n > 0 && !l->stopping; n--)
+			sched_yield();
+	}
+}
+
+/* ---------------------------------------------------- workers that come and go */
+
+static void stint_as_worker(load_t *l)
+{
+	int err = cq_cleanup_work(l->q);
+
+	CHECK(err == 0 || err == ETIMEDOUT || err == ESHUTDOWN || (err == ENOMEM && load_memory_fails(l)));
+}
+
+/* One block in one of the ways in which a host may do it. */
+static void handle(cq_worker_t *w, cq_block_t *b, rng_t *chance)
+{
+	cq_callback_fn *fn;
+	void *arg;
+
+	if (rng_below(chance, 2) == 0) {
+		cq_worker_run(w, b);
+		return;
+	}
+	load_by_host = true;
+	while (rng_below(chance, 16) != 0 && cq_block_next(b, &fn, &arg))
+		fn(arg);
+	load_by_host = false;
+	cq_worker_finish(w, b); /* and the rest is queued again */
+}
+
+static void detach_worker(void *w)
+{
+	cq_worker_detach(w);
+}
+
+static void stint_with_a_handle(load_t *l, rng_t *chance)
+{
+	cq_worker_t *w;
+	cq_block_t *b;
+	int err = cq_worker_attach(l->q, NULL, &w);
+
+	CHECK(err == 0 || err == ESHUTDOWN || (err == ENOMEM && load_memory_fails(l)));
+	if (err != 0)
+		return;
+	pthread_cleanup_push(detach_worker, w); /* also when a callback ends the thread */
+	while (rng_below(chance, 100) != 0 && (b = cq_worker_dequeue(w)) != NULL)
+		handle(w, b, chance);
+	pthread_cleanup_pop(1);
+}
+
+static void stint_as_poller(load_t *l, rng_t *chance)
+{
+	for (uint64_t n = rng_below(chance, 200); n > 0 && !l->closed; n--) {
+		size_t budget = rng_below(chance, 20);
+
+		CHECK(cq_cleanup_run_some(l->q, budget) <= budget);
+		if (cq_cleanup_needs_wake(l->q))
+			load_check(l, cq_cleanup_wake(l->q));
+		sched_yield();
+	}
+}
+
+static void *be_expendable(void *arg)
+{
+	struct member *m = arg;
+	load_t *l = m->load;
+
+	l->crew++;
+	if (l->way == LOAD_POLLED && (m->index == 0 || rng_below(&m->chance, 2) == 0))
+		stint_as_poller(l, &m->chance);
+	else if (rng_below(&m->chance, 2) == 0)
+		stint_as_worker(l);
+	else
+		stint_with_a_handle(l, &m->chance);
+	return NULL;
+}
+
+/* Threads of which each is a worker for a while. */
+static void be_crew(struct member *m)
+{
+	pthread_t thread;
+
+	while (!m->load->closed)
+		if (faults_start(&thread, be_expendable, m) == 0)
+			join(thread);
+		else
+			sched_yield();
+}
+
+void *load_be_member(void *arg)
+{
+	static void (*const roles[])(struct member *m) = {
+		[PRODUCER] = produce, [DRAINER] = be_drainer, [FLUSHER] = be_flusher,
+		[FORKER] = load_be_forker, [CREW] = be_crew
+	};
+	struct member *m = arg;
+
+	load_precious = true;
+	roles[m->role](m);
+	return NULL;
+}
