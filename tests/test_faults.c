@@ -442,7 +442,7 @@ Test(faults, a_stack_that_cannot_be_had_stalls_managed_workers)
 
 	open_with((cq_cleanup_config_t){ 0 });
 	good = q->config.stack_bytes;
-	q->config.stack_bytes = SIZE_MAX / 4;
+	q->config.stack_bytes = SIZE_MAX / 8 * 7; /* more than 32 bits can address, too */
 	add(p, SLOTS);
 	check_stalled(UNIT);
 	q->config.stack_bytes = good;
