@@ -6,16 +6,14 @@
  * lock is looked at more closely: a waker's hold of it is one step here.
  * `crew` is one word: its three counts are read, and compared, in one step.
  *
- *   holds short safety   CAP=2 UNITS=2 PRODUCERS=1
- *   holds short safety   CAP=1 UNITS=2 PRODUCERS=2
- *   holds short safety   CAP=1 UNITS=2 PRODUCERS=1 FAILURES=1
- *   holds short safety   CAP=1 UNITS=2 PRODUCERS=1 HANDOVER=1
- *   holds short safety   CAP=1 UNITS=1 PRODUCERS=1 ATTACHED=1
- *   holds full  safety   CAP=2 UNITS=2 PRODUCERS=2
- *   holds full  safety   CAP=2 UNITS=2 PRODUCERS=2 FAILURES=1
- *   holds full  safety   CAP=1 UNITS=2 PRODUCERS=2 FAILURES=1 HANDOVER=1
- *   holds full  safety   CAP=1 UNITS=2 PRODUCERS=2 ATTACHED=1
- *   holds full  safety   CAP=2 UNITS=3 BURST=2 PRODUCERS=1
+ *   holds short safety   CAP=1 UNITS=1
+ *   holds short safety   CAP=1 UNITS=1 FAILURES=1
+ *   holds full  safety   CAP=1 UNITS=1 HANDOVER=1
+ *   holds full  safety   CAP=1 UNITS=2 FAILURES=1
+ *   holds full  safety   CAP=1 UNITS=2 HANDOVER=1
+ *   holds full  safety   CAP=1 UNITS=1 ATTACHED=1
+ *   holds full  safety   CAP=1 UNITS=2 PRODUCERS=2
+ *   holds full  safety   CAP=2 UNITS=2
  *
  *   fails short assertion BUG_SLEEP_WITHOUT_SECOND_LOOK
  *   fails short assertion BUG_RETIRE_WITHOUT_SECOND_LOOK
@@ -28,14 +26,18 @@
  *   fails short assertion BUG_CLAIM_WITHOUT_COMPARE
  *   fails short assertion BUG_REST_IS_NOT_GIVEN_BACK
  *   fails short assertion BUG_NO_LOOK_AFTER_GIVING_BACK
- *   fails short assertion BUG_FAILED_SPAWN_WITHOUT_ANOTHER_LOOK
+ *   fails full  assertion BUG_FAILED_SPAWN_WITHOUT_ANOTHER_LOOK
  *   fails short assertion BUG_HANDOVER_WITHOUT_A_LOOK_AT_PRODUCERS
- *   fails short assertion BUG_GATHERER_WAKES_NOBODY
+ *   fails full  assertion BUG_GATHERER_WAKES_NOBODY
  */
-#if defined(BUG_FAILED_SPAWN_WITHOUT_ANOTHER_LOOK) && !defined(FAILURES)
+#ifdef BUG_FAILED_SPAWN_WITHOUT_ANOTHER_LOOK
 #define CAP 2
 #define PRODUCERS 2
+#define UNITS 1
 #define FAILURES 1
+#endif
+#ifdef BUG_WORKER_LOOKS_BEFORE_IT_ARRIVES
+#define CAP 2
 #endif
 #if defined(BUG_NO_LOOK_AFTER_GIVING_BACK) || defined(BUG_CLAIM_WITHOUT_COMPARE) || \
 	defined(BUG_COMING_IS_NOT_COUNTED)
@@ -171,22 +173,22 @@ inline wake_sleepers()
 			:: t < THREADS && !(is_listed[t] && used < claims) -> t++
 			:: t == THREADS -> break
 			od;
-			t = 0;
-			asleep = asleep - used
+			asleep = asleep - used;
+			t = (used > 0 -> 0 : THREADS)
 		}
 		/* cq_sleepers_unpark: one after the other */
 		do
 		:: t < THREADS ->
 			atomic {
-				if
-				:: to_unpark[t] -> to_unpark[t] = false; permit[t] = true
-				:: else
-				fi;
-				t++
+				do
+				:: t < THREADS && !to_unpark[t] -> t++
+				:: t < THREADS && to_unpark[t] ->
+					to_unpark[t] = false; permit[t] = true; break
+				:: t == THREADS -> break
+				od
 			}
-		:: t == THREADS -> break
-		od;
-		t = 0
+		:: t == THREADS -> t = 0; break
+		od
 	fi
 }
 
@@ -296,7 +298,7 @@ inline cq_wake_published()
 
 inline take_unit()
 {
-	seen_units = units;
+	atomic { looking[me] = true; seen_units = units }
 	do
 	:: seen_units == 0 -> found = false; break
 	:: else ->
@@ -411,8 +413,7 @@ inline cq_sleepers_sleep()
 inline dequeue_and_run()
 {
 	do
-	:: looking[me] = true;
-		take_unit();
+	:: take_unit();
 		if
 		:: found
 		:: else ->
