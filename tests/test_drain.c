@@ -691,6 +691,20 @@ Test(drain, hand_back_waits_for_a_block_that_is_counted_and_not_pushed, .init = 
 	hand_back_waits_for_a_publisher_at("producer.counted");
 }
 
+/* The block is of the second page, so that both pages are looked at. */
+Test(drain, hand_back_that_timed_out_before_a_block_in_flight_may_be_called_again, .init = make)
+{
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+	stop_at("producer.closed", put_a_block, NULL);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_HAND_BACK, 0), ETIMEDOUT);
+	cr_assert_eq(given_back, 0);
+	gate_open(&go_on);
+	join(other);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER), 0);
+	cr_assert_eq(given_back, SLOTS);
+	finish(SLOTS);
+}
+
 static void *drain_it(void *unused)
 {
 	int err = cq_cleanup_drain(q, CQ_FOREVER);

@@ -8,11 +8,16 @@
 #define _GNU_SOURCE /* setresuid */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <limits.h>
+#include <linux/membarrier.h>
 #include <sched.h>
+#include <stdarg.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "barrier.h"
 #include "cleanup_priv.h"
 #include "support.h"
 
@@ -489,6 +494,172 @@ Test(faults, memory_that_cannot_be_had_for_a_worker_stalls_and_leaks_nothing)
 	cr_assert_eq(cq_cleanup_wake(q), 0);
 	AWAIT(ran == 1);
 	close_queue();
+}
+
+/* ------------------------------------- the C library and the kernel may refuse */
+
+/* The linker (--wrap) sends the calls of the library here. */
+static struct {
+	bool attr_init, setstacksize, atfork, memory;
+	long processors;	/* what sysconf says; 0: the truth */
+	int membarrier;		/* errno of the barrier, or 0 */
+	bool registration;	/* refused with the same */
+	unsigned registered;	/* after which the barrier is no longer refused */
+} refuse;
+
+int __real_pthread_attr_init(pthread_attr_t *attr);
+int __wrap_pthread_attr_init(pthread_attr_t *attr);
+int __wrap_pthread_attr_init(pthread_attr_t *attr)
+{
+	return refuse.attr_init ? ENOMEM : __real_pthread_attr_init(attr);
+}
+
+int __real_pthread_attr_setstacksize(pthread_attr_t *attr, size_t bytes);
+int __wrap_pthread_attr_setstacksize(pthread_attr_t *attr, size_t bytes);
+int __wrap_pthread_attr_setstacksize(pthread_attr_t *attr, size_t bytes)
+{
+	return refuse.setstacksize ? EINVAL : __real_pthread_attr_setstacksize(attr, bytes);
+}
+
+int __real_pthread_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
+int __wrap_pthread_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
+int __wrap_pthread_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void))
+{
+	return refuse.atfork ? ENOMEM : __real_pthread_atfork(prepare, parent, child);
+}
+
+int __real_posix_memalign(void **memory, size_t align, size_t bytes);
+int __wrap_posix_memalign(void **memory, size_t align, size_t bytes);
+int __wrap_posix_memalign(void **memory, size_t align, size_t bytes)
+{
+	return refuse.memory ? ENOMEM : __real_posix_memalign(memory, align, bytes);
+}
+
+long __real_sysconf(int name);
+long __wrap_sysconf(int name);
+long __wrap_sysconf(int name)
+{
+	if (name == _SC_NPROCESSORS_ONLN && refuse.processors != 0)
+		return refuse.processors;
+	return __real_sysconf(name);
+}
+
+/* What the kernel is to answer to membarrier(2); 0 when it is to be asked. */
+static int refused(int command)
+{
+	if (refuse.membarrier == 0)
+		return 0;
+	if (command == MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
+		return refuse.registration ? refuse.membarrier : (refuse.registered++, 0);
+	return refuse.registered != 0 ? 0 : refuse.membarrier;
+}
+
+long __real_syscall(long number, ...);
+long __wrap_syscall(long number, ...);
+long __wrap_syscall(long number, ...)
+{
+	va_list list;
+	long args[6];
+
+	va_start(list, number);
+	for (int i = 0; i < 6; i++)
+		args[i] = va_arg(list, long);
+	va_end(list);
+	if (number == SYS_membarrier && (errno = refused((int)args[0])) != 0)
+		return -1;
+	return __real_syscall(number, args[0], args[1], args[2], args[3], args[4], args[5]);
+}
+
+static void check_that_a_refusal_stalls(bool *refused_call)
+{
+	open_with((cq_cleanup_config_t){ 0 });
+	*refused_call = true;
+	add(p, SLOTS);
+	check_stalled(UNIT);
+	*refused_call = false;
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	AWAIT(ran == SLOTS);
+	close_queue();
+}
+
+Test(faults, thread_attributes_that_cannot_be_had_stall_managed_workers)
+{
+	check_that_a_refusal_stalls(&refuse.attr_init);
+}
+
+Test(faults, a_stack_size_that_is_refused_stalls_managed_workers)
+{
+	check_that_a_refusal_stalls(&refuse.setstacksize);
+}
+
+Test(faults, fork_handlers_that_cannot_be_had_refuse_the_queue_and_leak_nothing)
+{
+	cq_cleanup_config_t config = { .flags = CQ_ATFORK, .allocator = &alloc.allocator };
+
+	test_alloc_init(&alloc);
+	refuse.atfork = true;
+	cr_assert_eq(cq_cleanup_create(&config, &q), ENOMEM);
+	cr_assert_eq(alloc.live_bytes, 0);
+	config.flags = 0;
+	cr_assert_eq(cq_cleanup_create(&config, &q), 0);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+}
+
+Test(faults, memory_that_the_default_allocator_cannot_have_is_enomem)
+{
+	cq_cleanup_config_t config = { .flags = CQ_POLLED };
+
+	refuse.memory = true;
+	cr_assert_eq(cq_cleanup_create(&config, &q), ENOMEM);
+	refuse.memory = false;
+	cr_assert_eq(cq_cleanup_create(&config, &q), 0);
+	refuse.memory = true;
+	cr_assert_eq(cq_producer_attach(q, &p), ENOMEM);
+	refuse.memory = false;
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+}
+
+Test(faults, the_default_cap_is_sane_however_many_processors_there_are)
+{
+	const struct { long processors; uint32_t cap; } cases[] = {
+		{ -1, 1 }, { 1, 1 }, { 7, 1 }, { 8, 2 }, { LONG_MAX, CQ_MAX_WORKERS }
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		refuse.processors = cases[i].processors;
+		cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
+		cr_assert_eq(stats().max_workers, cases[i].cap);
+		cr_assert_eq(cq_cleanup_destroy(q), 0);
+	}
+}
+
+Test(faults, a_kernel_that_refuses_membarrier_gets_fences)
+{
+	refuse.membarrier = ENOSYS;
+	refuse.registration = true;
+	open_with((cq_cleanup_config_t){ .flags = CQ_HANDOVER });
+	cr_assert_neq(q->gate & GATE_FENCE, 0);
+	add(p, SLOTS);
+	add(other, 1);
+	AWAIT(ran == SLOTS + 1);
+	close_queue();
+}
+
+Test(faults, a_process_that_is_not_registered_any_more_registers_for_membarrier_again)
+{
+	if (!cq_barrier_asymmetric())
+		cr_skip("there is no membarrier");
+	refuse.membarrier = ENOSYS;
+	cq_barrier_heavy();
+	cr_assert_eq(refuse.registered, 0, "only EPERM asks for it");
+	refuse.membarrier = EPERM;
+	refuse.registration = true;
+	cq_barrier_heavy(); /* returns */
+	refuse.registration = false;
+	cq_barrier_heavy();
+	cr_assert_eq(refuse.registered, 1);
+	cq_barrier_heavy();
+	cr_assert_eq(refuse.registered, 1);
 }
 
 /* ------------------------------------------------------- shutdown meets creation */

@@ -244,6 +244,31 @@ Test(fork, queues_with_the_flag_need_no_calls)
 	check_child(child);
 }
 
+static void run_all_and_end(void)
+{
+	end_queue();
+	CHECK(each_once(0, QUEUED) && runs == QUEUED);
+}
+
+Test(fork, queues_with_the_flag_may_go_in_any_order)
+{
+	cq_cleanup_config_t config = { .flags = CQ_POLLED | CQ_ATFORK };
+	cq_cleanup_t *older;
+	pid_t child;
+
+	cr_assert_eq(cq_cleanup_create(&config, &older), 0);
+	make_with(config);
+	cr_assert_eq(cq_cleanup_destroy(older), 0);
+	put(p, 0, QUEUED);
+	if ((child = fork()) == 0) {
+		alarm(30);
+		run_all_and_end();
+		_exit(0);
+	}
+	check_child(child);
+	run_all_and_end();
+}
+
 static void enqueue_drain_and_end(void)
 {
 	put(p, SLOTS, SLOTS + 1);
@@ -554,6 +579,58 @@ Test(fork, in_a_callback_of_a_hosts_worker_goes_on_in_both, .init = make)
 	put_a_block_that_forks();
 	cq_worker_run(w, cq_worker_try_dequeue(w));
 	cq_worker_detach(w);
+	each_process_runs_the_rest_once();
+}
+
+static cq_cleanup_t *second;
+
+static void runs_a_block(void *w)
+{
+	cq_worker_run(w, cq_worker_try_dequeue(w));
+}
+
+static void polls_the_second(void *arg)
+{
+	CHECK(cq_cleanup_run_some(second, 1) == 1);
+	run_it(arg);
+}
+
+static void make_second(cq_worker_t *w)
+{
+	cq_cleanup_config_t config = { .flags = CQ_POLLED | CQ_ATFORK };
+	cq_producer_t *to;
+
+	CHECK(cq_cleanup_create(&config, &second) == 0);
+	CHECK(cq_producer_attach(second, &to) == 0);
+	CHECK(cq_producer_enqueue(to, runs_a_block, w) == 0);
+	cq_producer_detach(to);
+}
+
+static void end_second(void)
+{
+	CHECK(cq_cleanup_shutdown(second, CQ_SHUTDOWN_DRAIN, wait_limit(), NULL, NULL) == 0);
+	CHECK(cq_cleanup_destroy(second) == 0);
+}
+
+/* Of one worker, within one of another queue, within one of another worker. */
+Test(fork, in_a_callback_within_callbacks_goes_on_in_both, .init = make)
+{
+	cq_worker_t *inner, *outer;
+
+	CHECK(cq_worker_attach(q, NULL, &inner) == 0);
+	CHECK(cq_worker_attach(q, NULL, &outer) == 0);
+	make_second(inner);
+	put_a_block_that_forks();
+	CHECK(cq_producer_flush(p) == 0);
+	CHECK(cq_cleanup_run_some(q, FORKING - SLOTS) == FORKING - SLOTS);
+	CHECK(cq_producer_enqueue(p, polls_the_second, (void *)FORKING) == 0);
+	CHECK(cq_producer_flush(p) == 0);
+	cq_worker_run(outer, cq_worker_try_dequeue(outer));
+	cq_worker_detach(inner);
+	cq_worker_detach(outer);
+	end_second();
+	CHECK(ran[FORKING] == 1);
+	runs--;
 	each_process_runs_the_rest_once();
 }
 

@@ -328,6 +328,17 @@ Test(worker, racing_wakes_ask_for_no_more_workers_than_there_is_work)
 	close_queue();
 }
 
+Test(worker, a_wake_that_loses_the_last_place_to_another_gives_its_claim_back)
+{
+	open_with((cq_cleanup_config_t){ .flags = CQ_POLLED, .spawn = note_request, .max_workers = 1 });
+	publish_records(2);
+	at_point("wake.claimed", wake, NULL);
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	cr_assert_eq(host.requested, 1);
+	cr_assert_eq(stats().workers_coming, 1);
+	close_queue();
+}
+
 Test(worker, workers_that_are_busy_run_side_by_side_up_to_the_cap)
 {
 	open_managed(CAP);
@@ -902,6 +913,27 @@ Test(worker, try_dequeue_returns_null_when_there_is_none)
 	close_queue();
 }
 
+static void run_one(void *unused)
+{
+	(void)unused;
+	CHECK(cq_cleanup_run_some(q, 1) == 1);
+}
+
+Test(worker, try_dequeue_that_loses_the_unit_to_another_is_idle_again)
+{
+	cq_worker_t *w;
+
+	open_without_workers();
+	w = attach();
+	publish_records(1);
+	at_point("workq.take", run_one, NULL);
+	cr_assert_null(cq_worker_try_dequeue(w));
+	cr_assert_eq(ran, 1);
+	cr_assert_eq(stats().workers_running, 0);
+	cq_worker_detach(w);
+	close_queue();
+}
+
 static void call_next(cq_block_t *b, unsigned n)
 {
 	cq_callback_fn *fn;
@@ -1027,6 +1059,22 @@ Test(worker, a_worker_that_detaches_leaves_its_work_to_another)
 	cr_assert_eq(host.requested, 1);
 	come(1);
 	AWAIT(ran == 1);
+	close_queue();
+}
+
+Test(worker, what_a_worker_holds_when_it_detaches_is_queued_again)
+{
+	cq_worker_t *w;
+
+	open_without_workers();
+	w = attach();
+	add(p, SLOTS);
+	call_next(cq_worker_try_dequeue(w), 1);
+	cq_worker_detach(w);
+	cr_assert_eq(stats().executed, 1);
+	cr_assert_eq(cq_cleanup_units(q), 1);
+	host.err = 0;
+	cr_assert_eq(cq_cleanup_wake(q), 0);
 	close_queue();
 }
 
