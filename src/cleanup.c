@@ -88,7 +88,7 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config, const cq_all
 
 	memset(q, 0, sizeof(*q));
 	q->config = *config;
-	strcpy(q->name, config->name);
+	memcpy(q->name, config->name, strlen(config->name) + 1); /* complete() has seen to it */
 	q->config.name = q->name;
 	q->allocator = *allocator;
 	q->config.allocator = &q->allocator;
