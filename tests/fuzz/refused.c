@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What the headers say is refused, and configurations, good and bad. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fuzz.h"
+
+/* -------------------------------------------------------------- a configuration */
+
+static size_t allocated;
+static unsigned fail_in;	/* the allocation that fails: 1 is the next; 0: none */
+
+static void *alloc(void *host, size_t bytes, size_t align)
+{
+	void *memory;
+
+	EXPECT(host == &allocated, "alloc gets another host");
+	if (fail_in != 0 && --fail_in == 0)
+		return NULL;
+	if (posix_memalign(&memory, align, bytes) != 0)
+		abort();
+	allocated += bytes;
+	return memory;
+}
+
+static void free_it(void *host, void *memory, size_t bytes)
+{
+	EXPECT(host == &allocated, "free gets another host");
+	allocated -= bytes;
+	free(memory);
+}
+
+static void no_park(void *host, cq_parker_t *parker, uint64_t deadline)
+{
+	(void)host;
+	(void)parker;
+	(void)deadline;
+}
+
+static void no_unpark(void *host, cq_parker_t *parker)
+{
+	(void)host;
+	CALL(cq_parker_grant)(parker);
+}
+
+static int no_spawn(void *host, void (*body)(void *arg), void *arg)
+{
+	(void)host;
+	(void)body;
+	(void)arg;
+	return EAGAIN;
+}
+
+static const char *some_name(void)
+{
+	static const char *const names[] = { NULL, "", "fifteen letters", "sixteen letters!" };
+
+	return names[below(4)];
+}
+
+/* Tables of which a function may be missing. */
+static cq_park_ops_t some_table(void)
+{
+	unsigned missing = below(8);
+
+	return (cq_park_ops_t){ missing == 1 ? NULL : clock_now, missing == 2 ? NULL : no_park,
+		missing == 3 ? NULL : no_unpark, NULL };
+}
+
+static cq_allocator_t some_allocator(void)
+{
+	unsigned missing = below(8);
+
+	return (cq_allocator_t){ missing == 1 ? NULL : alloc, missing == 2 ? NULL : free_it,
+		&allocated };
+}
+
+/* By the words of cq/cleanup.h. */
+static bool valid(const cq_cleanup_config_t *c)
+{
+	unsigned flags = CQ_POLLED | CQ_HANDOVER | CQ_ATFORK | CQ_FORK_DISCARD;
+
+	return (c->flags | flags) == flags && c->max_workers <= CQ_MAX_WORKERS &&
+	    (c->block_bytes == 0 ||
+	    (c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX)) &&
+	    (c->name == NULL || strlen(c->name) <= 15) &&
+	    (c->park == NULL ||
+	    (c->park->now != NULL && c->park->park != NULL && c->park->unpark != NULL)) &&
+	    (c->allocator == NULL || (c->allocator->alloc != NULL && c->allocator->free != NULL));
+}
+
+static void check_new_queue(cq_cleanup_t *q, const cq_cleanup_config_t *c)
+{
+	cq_cleanup_stats_t stats;
+
+	CALL(cq_cleanup_stats)(q, &stats);
+	EXPECT_EQ(stats.queued | stats.executed | stats.blocks_made | stats.workers_live, 0);
+	EXPECT_EQ(stats.producers | stats.workers_peak | stats.oldest_ns, 0);
+	if (c->max_workers != 0)
+		EXPECT_EQ(stats.max_workers, c->max_workers);
+	else
+		EXPECT(stats.max_workers >= 1, "no worker may be made");
+	EXPECT(stats.block_bytes <= (c->block_bytes != 0 ? c->block_bytes : CQ_BLOCK_BYTES_DEFAULT),
+	    "a block is larger than was asked for");
+}
+
+static void config(void)
+{
+	cq_park_ops_t park = some_table();
+	cq_allocator_t allocator = some_allocator();
+	cq_cleanup_config_t c = {
+		.flags = (unsigned)PICK(0, CQ_POLLED, CQ_HANDOVER, CQ_ATFORK, CQ_FORK_DISCARD, 15, 16,
+		    1u << 31),
+		.max_workers = (uint32_t)PICK(0, 1, CQ_MAX_WORKERS, CQ_MAX_WORKERS + 1, UINT32_MAX),
+		.block_bytes = (size_t)PICK(0, 1, CQ_BLOCK_BYTES_MIN - 1, CQ_BLOCK_BYTES_MIN,
+		    CQ_BLOCK_BYTES_MIN + 1, CQ_BLOCK_BYTES_MAX, CQ_BLOCK_BYTES_MAX + 1, SIZE_MAX),
+		.idle_ns = PICK(0, 1, CQ_FOREVER - 1, CQ_FOREVER),
+		.stack_bytes = (size_t)PICK(0, 1, SIZE_MAX),
+		.name = some_name(),
+		.spawn = below(2) ? no_spawn : NULL,
+		.park = below(2) ? &park : NULL,
+		.allocator = below(2) ? &allocator : NULL,
+	};
+	cq_cleanup_t *q, **out = below(8) == 1 ? NULL : &q;
+	int err;
+
+	allocated = 0;
+	fail_in = below(3);
+	err = fail_in == 1 && c.allocator != NULL ? ENOMEM : 0;
+	if (out == NULL || !valid(&c))
+		err = EINVAL;
+	note("create(flags %#x, %u workers, block of %zu, ...), expecting %d", c.flags,
+	    c.max_workers, c.block_bytes, err);
+	EXPECT_EQ(CALL(cq_cleanup_create)(&c, out), err);
+	if (err == 0) {
+		check_new_queue(q, &c);
+		EXPECT_EQ(CALL(cq_cleanup_destroy)(q), 0);
+	}
+	EXPECT_EQ(allocated, 0);
+}
+
+/* --------------------------------------------------------------------- misuse */
+
+static void refused_workq(void)
+{
+	static struct {
+		cq_workq_t aligned[2];
+	} memory;
+	unsigned offset = 8 * below(2) + below(8);
+	cq_workq_t *q = (cq_workq_t *)(void *)((char *)&memory + offset);
+	bool aligned = offset % (2 * sizeof(void *)) == 0;
+
+	note("init at an offset of %u", offset);
+	EXPECT_EQ(CALL(cq_workq_init)(q), aligned ? 0 : EINVAL);
+	EXPECT_EQ(CALL(cq_workq_init)(NULL), EINVAL);
+	EXPECT_EQ(CALL(cq_workq_destroy)(NULL), EINVAL);
+}
+
+static void refused_sleepers(void)
+{
+	cq_park_ops_t table = some_table();
+	cq_sleepers_t set;
+	bool complete = table.now != NULL && table.park != NULL && table.unpark != NULL;
+
+	EXPECT_EQ(CALL(cq_sleepers_init)(NULL, &table), EINVAL);
+	EXPECT_EQ(CALL(cq_sleepers_init)(&set, &table), complete ? 0 : EINVAL);
+	if (complete)
+		EXPECT_EQ(CALL(cq_sleepers_destroy)(&set), 0);
+	EXPECT_EQ(CALL(cq_sleepers_destroy)(NULL), EINVAL);
+}
+
+static void refused_cleanup(void)
+{
+	cq_cleanup_t *q;
+	cq_worker_t *w;
+
+	EXPECT_EQ(CALL(cq_cleanup_destroy)(NULL), 0);
+	CALL(cq_producer_detach)(NULL);
+	CALL(cq_worker_detach)(NULL);
+	EXPECT_EQ(CALL(cq_cleanup_create)(NULL, NULL), EINVAL);
+	EXPECT_EQ(CALL(cq_cleanup_create)(NULL, &q), 0);
+	EXPECT_EQ(CALL(cq_worker_attach)(q, NULL, NULL), EINVAL);
+	EXPECT_EQ(CALL(cq_worker_attach)(NULL, NULL, &w), EINVAL);
+	EXPECT_EQ(CALL(cq_cleanup_shutdown)(q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, NULL, NULL),
+	    EINVAL);
+	EXPECT_EQ(CALL(cq_cleanup_destroy)(q), 0);
+}
+
+/* ---------------------------------------------------------------- what is left */
+
+/* The clock and the table of this build, of which nobody calls park here. */
+static void the_clock(void)
+{
+	uint64_t ns = PICK(0, 1, 1000000000, CQ_FOREVER / 2, CQ_FOREVER - 1, CQ_FOREVER);
+	uint64_t before = CALL(cq_now)(), deadline = CALL(cq_deadline_in)(ns);
+	uint64_t after = CALL(cq_park_default)()->now(CALL(cq_park_default)()->host);
+
+	EXPECT(before <= after, "the clock goes back");
+	EXPECT(deadline >= ns, "the deadline has wrapped");
+	if (ns <= CQ_FOREVER - after)
+		EXPECT(deadline - ns >= before && deadline - ns <= after, "another time");
+	else if (ns > CQ_FOREVER - before)
+		EXPECT_EQ(deadline, CQ_FOREVER);
+	EXPECT(strcmp(CALL(cq_version)(), CQ_VERSION_STRING) == 0, "another version");
+	EXPECT(strcmp(CALL(cq_park_name)(), "futex") == 0 ||
+	    strcmp(CALL(cq_park_name)(), "condvar") == 0, "an unknown table");
+}
+
+void fuzz_refused(void)
+{
+	static void (*const calls[])(void) = {
+		config, refused_workq, refused_sleepers, refused_cleanup, the_clock, config,
+	};
+
+	while (!input_ended())
+		calls[below(sizeof(calls) / sizeof(*calls))]();
+}
