@@ -66,9 +66,10 @@ void count_call(struct called *c);
 
 /* ------------------------------------------------------------------- clock */
 
-/* One clock for the park tables of all decoders. It moves only by advance. */
+/* One clock for the park tables of all decoders. It moves only by these. */
 extern uint64_t now;
-void advance_to(uint64_t then);	/* not back */
+void advance_to(uint64_t then);	/* not back, and not to CQ_FOREVER */
+void advance_by(uint64_t ns);
 uint64_t some_deadline(void);
 uint64_t clock_now(void *host);
 

@@ -105,7 +105,12 @@ uint64_t now;
 void advance_to(uint64_t then)
 {
 	if (then > now)
-		now = then;
+		now = then < CQ_FOREVER ? then : CQ_FOREVER - 1;
+}
+
+void advance_by(uint64_t ns)
+{
+	advance_to(ns < CQ_FOREVER - now ? now + ns : CQ_FOREVER);
 }
 
 uint64_t some_deadline(void)

@@ -27,6 +27,7 @@ struct item {
 	enum life life;
 	int producer;
 	enum { NO, MAYBE, YES } published;
+	bool accepted;	/* enqueue has returned 0 */
 };
 
 struct producer {
@@ -77,7 +78,7 @@ extern struct model {
 
 	struct item items[CALLBACKS];
 	unsigned nitems, accepted, pending, handed_back;
-	unsigned queued_at_least, unsure;
+	unsigned unsure;	/* accepted, or not: in the child nobody knows */
 	struct producer producers[PRODUCERS];
 	struct handle handles[HANDLES];
 	struct body bodies[BODIES];

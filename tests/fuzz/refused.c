@@ -124,16 +124,20 @@ static void config(void)
 		.allocator = below(2) ? &allocator : NULL,
 	};
 	cq_cleanup_t *q, **out = below(8) == 1 ? NULL : &q;
+	bool good, fails;
 	int err;
 
 	allocated = 0;
 	fail_in = below(3);
-	err = fail_in == 1 && c.allocator != NULL ? ENOMEM : 0;
-	if (out == NULL || !valid(&c))
-		err = EINVAL;
-	note("create(flags %#x, %u workers, block of %zu, ...), expecting %d", c.flags,
-	    c.max_workers, c.block_bytes, err);
-	EXPECT_EQ(CALL(cq_cleanup_create)(&c, out), err);
+	good = out != NULL && valid(&c);
+	fails = fail_in == 1 && c.allocator != NULL;
+	err = CALL(cq_cleanup_create)(&c, out);
+	note("create(flags %#x, %u workers, block of %zu, ...) = %d", c.flags, c.max_workers,
+	    c.block_bytes, err);
+	/* Where there are two reasons, either. */
+	EXPECT(err == (good ? 0 : EINVAL) || (fails && err == ENOMEM), "a configuration that is %s",
+	    good ? "good" : "not good");
+	EXPECT(err != 0 || !fails, "there was no memory");
 	if (err == 0) {
 		check_new_queue(q, &c);
 		EXPECT_EQ(CALL(cq_cleanup_destroy)(q), 0);

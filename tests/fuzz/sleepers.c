@@ -27,6 +27,7 @@ static bool announced;		/* the set's lock is held */
 static jmp_buf only_thread;	/* where a forked child begins */
 
 static void some_call(void);
+static void wake(uint64_t n);
 
 static uint32_t asleep(void)
 {
@@ -53,7 +54,7 @@ static void some_park(void *host, cq_parker_t *parker, uint64_t deadline)
 		if (deadline != CQ_FOREVER)
 			advance_to(deadline);
 		else if (!s->granted)
-			CALL(cq_sleepers_wake_all)(&set);
+			wake(UINT64_MAX);
 		return;
 	}
 	depth++;
@@ -168,6 +169,7 @@ static void do_steps(void)
 
 /* -------------------------------------------------------------------- waking */
 
+/* UINT64_MAX: wake_all. */
 static void wake(uint64_t n)
 {
 	uint32_t expected = n < listed ? (uint32_t)n : listed, woken;
@@ -182,7 +184,7 @@ static void wake(uint64_t n)
 
 static void do_wake(void) { wake(PICK(0, 1, 2, 3, UINT32_MAX)); }
 static void do_wake_all(void) { wake(UINT64_MAX); }
-static void do_advance(void) { advance_to(now + PICK(0, 1, 9, 1000)); }
+static void do_advance(void) { advance_by(PICK(0, 1, 9, 1000)); }
 
 static void do_destroy(void)
 {
