@@ -361,13 +361,13 @@ void model_event(const char *where)
 
 /* ----------------------------------------------------------------- comparison */
 
-/* An attempt to make a worker can fail for want of memory, before spawn is called. */
+/* An attempt can fail before spawn is called: for want of memory, or as the queue has stopped. */
 static void notice_failures(const cq_cleanup_stats_t *s)
 {
 	if (s->workers_failed == m.failed)
 		return;
-	EXPECT(s->workers_failed > m.failed &&
-	    s->workers_failed - m.failed <= m.alloc_failures, "attempts that nobody saw fail");
+	EXPECT(s->workers_failed > m.failed && (m.stopped != FALSE ||
+	    s->workers_failed - m.failed <= m.alloc_failures), "attempts that nobody saw fail");
 	m.failed = s->workers_failed;
 	m.last_failed = true;
 }
@@ -438,6 +438,10 @@ static bool could_make_one(void)
 /* No worker that could be woken or made is missing. */
 void demand_is_met(void)
 {
+	cq_cleanup_stats_t s;
+
+	CALL(cq_cleanup_stats)(m.q, &s);
+	notice_failures(&s);
 	EXPECT(units() <= m.coming || m.stopped != FALSE ||
 	    (m.asleep == 0 && (!could_make_one() || m.last_failed)),
 	    "work waits: %" PRIu64 " blocks, %u workers coming, %u asleep, %u made", units(),
