@@ -403,17 +403,29 @@ static void do_worker_attach(void)
 		lives();
 }
 
-static void do_worker_detach(void)
+static void detach_worker(struct handle *h)
 {
-	struct handle *h = some_handle();
+	cq_cleanup_stats_t s;
 
-	if (h == NULL)
-		return;
 	note("detach w%d", (int)(h - m.handles));
 	h->busy = true;
 	m.live--;	/* before it is looked for work that only it was to do */
 	CALL(cq_worker_detach)(h->w);
+	/* But after a block in its hands has gone back, and a worker was made for it. */
+	if (h->block != NULL) {
+		CALL(cq_cleanup_stats)(m.q, &s);
+		EXPECT(!m.exact || s.workers_peak <= m.peak + 1, "the peak is too high");
+		m.peak = s.workers_peak;
+	}
 	*h = (struct handle){ .w = NULL };
+}
+
+static void do_worker_detach(void)
+{
+	struct handle *h = some_handle();
+
+	if (h != NULL)
+		detach_worker(h);
 }
 
 static void do_try_dequeue(void)
@@ -691,12 +703,7 @@ static void help_waiter(void)
 
 		if (h->w == NULL || h->busy)
 			continue;
-		if (h->block != NULL)
-			finish(h);
-		h->busy = true;
-		m.live--;
-		CALL(cq_worker_detach)(h->w);
-		*h = (struct handle){ .w = NULL };
+		detach_worker(h);
 		return;
 	}
 	if (units() != 0 && m.stopped != TRUE && CALL(cq_cleanup_run_some)(m.q, SIZE_MAX) != 0)
