@@ -276,6 +276,17 @@ static void do_fail_alloc(void)
 	note("allocation %u from now fails", m.fail_in);
 }
 
+static void do_memory_ends(void)
+{
+	m.memory_ended = !m.memory_ended;
+	note("there is %s memory", m.memory_ended ? "no more" : "again");
+}
+
+static bool alloc_may_fail(void)
+{
+	return m.fail_in != 0 || m.memory_ended || m.live_bytes > 500000;
+}
+
 static void do_fail_spawns(void)
 {
 	m.spawns_fail = byte();
@@ -332,8 +343,7 @@ static void do_work(void)
 		return;
 	}
 	/* Made as it begins, if memory and the queue allow it. */
-	if (!may_sleep(workers_retire()) || m.stopped == PERHAPS || m.fail_in == 1 ||
-	    m.live_bytes > 900000)
+	if (!may_sleep(workers_retire()) || m.stopped == PERHAPS || alloc_may_fail())
 		return;
 	note("work");
 	push_context(&c);
@@ -576,14 +586,11 @@ static void do_drain(void)
 		EXPECT_EQ(CALL(cq_cleanup_drain)(m.q, c.deadline), EDEADLK);
 		return;
 	}
-	if (!may_wait(c.deadline, false) || m.fail_in != 0)
+	if (!may_wait(c.deadline, false) || alloc_may_fail())
 		return;
 	note("drain(%" PRIu64 ")", c.deadline);
 	c.before = m.nitems;
-	if (m.live_bytes < 500000)
-		forget_claims();	/* it cannot fail for want of memory */
-	else
-		m.exact = false;
+	forget_claims();
 	m.uncovered = false;
 	push_context(&c);
 	err = CALL(cq_cleanup_drain)(m.q, c.deadline);
@@ -719,8 +726,6 @@ static void help_waiter(void)
 
 void end_park(struct context *c, uint64_t deadline)
 {
-	unsigned saved = m.fail_in;
-
 	if (c->granted)
 		return;
 	if (deadline != CQ_FOREVER) {
@@ -729,9 +734,9 @@ void end_park(struct context *c, uint64_t deadline)
 		help_waiter();
 	} else {
 		m.fail_in = 0;
+		m.memory_ended = false;
 		EXPECT(!m.down && m.shutting == 0, "a worker sleeps on, though the queue has stopped");
 		shut_down(CQ_SHUTDOWN_HAND_BACK, now, give_back);
-		m.fail_in = saved;
 		EXPECT(c->granted, "a worker sleeps on, though the queue has stopped");
 	}
 }
@@ -800,7 +805,7 @@ static void forget_threads(bool alone)
 	for (int i = 0; i < PRODUCERS; i++)
 		if (m.producers[i].busy)
 			m.producers[i] = (struct producer){ .p = m.producers[i].p, .orphan = true };
-	m.uncovered = true;
+	m.uncovered = m.forked = true;
 	m.last_failed = false;
 }
 
@@ -886,7 +891,7 @@ static const struct {
 	{ do_attach, ALWAYS }, { do_attach, ALWAYS }, { do_detach, ALWAYS },
 	{ do_flush_all, ALWAYS }, { do_flush_all, ALWAYS },
 	{ do_wake, ALWAYS }, { do_questions, LOCK_FREE }, { do_fail_alloc, ALWAYS },
-	{ do_fail_spawns, ALWAYS }, { do_advance, LOCK_FREE },
+	{ do_memory_ends, ALWAYS }, { do_fail_spawns, ALWAYS }, { do_advance, LOCK_FREE },
 	{ do_run_some, ALWAYS }, { do_run_some, ALWAYS }, { do_work, ALWAYS },
 	{ do_body, ALWAYS }, { do_body, ALWAYS }, { do_body, ALWAYS },
 	{ do_worker_attach, ALWAYS }, { do_worker_detach, ALWAYS },
@@ -1013,6 +1018,7 @@ static void create(void)
 static void end(unsigned how)
 {
 	m.fail_in = 0;
+	m.memory_ended = false;
 	check();
 	if (how != 0 && !m.down)
 		shut_down(CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL);

@@ -183,7 +183,8 @@ static void *some_alloc(void *host, size_t bytes, size_t align)
 
 	EXPECT(host == &m && bytes > 0 && align > 0 && (align & (align - 1)) == 0,
 	    "alloc(%zu bytes, aligned to %zu)", bytes, align);
-	if ((m.fail_in != 0 && --m.fail_in == 0) || m.live_bytes + bytes > 1000000) {
+	if (m.memory_ended || (m.fail_in != 0 && --m.fail_in == 0) ||
+	    m.live_bytes + bytes > 1000000) {
 		m.alloc_failures++;
 		return NULL;
 	}
@@ -448,6 +449,21 @@ void demand_is_met(void)
 	    m.coming, m.asleep, m.made);
 }
 
+/*
+ * CQ_HANDOVER: a worker is idle, or could be made, and so no producer keeps a
+ * callback to itself, unless there was no memory to take it from there.
+ */
+static void check_handover(void)
+{
+	bool idle = m.asleep != 0 ||
+	    ((m.config.flags & CQ_POLLED) == 0 && m.live == 0 && !m.last_failed);
+
+	if ((m.config.flags & CQ_HANDOVER) == 0 || !idle || m.frames != 0 || units() != 0 ||
+	    count_held() != 0 || m.stopped != FALSE || m.closed || m.forked || m.alloc_failures != 0)
+		return;
+	EXPECT_EQ(m.pending, 0);
+}
+
 /* The queue and the model agree. Not while another thread is within a call. */
 void check(void)
 {
@@ -460,6 +476,7 @@ void check(void)
 	check_callbacks(&s);
 	check_units(&s);
 	check_workers(&s);
+	check_handover();
 	EXPECT_EQ(CALL(cq_cleanup_stalled)(m.q), m.last_failed && m.live == 0 && units() != 0);
 	if (m.stopped != PERHAPS)
 		EXPECT_EQ(CALL(cq_cleanup_needs_wake)(m.q), m.stopped == FALSE &&

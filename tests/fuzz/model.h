@@ -86,6 +86,7 @@ extern struct model {
 	unsigned asleep, coming, live, made, peak;
 	uint64_t created, failed, retired, wakes, useless;
 	bool last_failed;	/* the last attempt to make a worker */
+	bool forked;
 	bool uncovered;		/* a fork has left work that no wake has seen */
 	bool closed, down;
 	enum tri stopped;
@@ -94,6 +95,7 @@ extern struct model {
 
 	size_t live_bytes;
 	unsigned fail_in;	/* the allocation that fails: 1 is the next; 0: none */
+	bool memory_ended;	/* all allocations fail */
 	unsigned alloc_failures;
 	unsigned spawns_fail;	/* a bit for each spawn to come */
 	uint64_t begun_at;
