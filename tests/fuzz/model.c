@@ -436,6 +436,15 @@ static bool could_make_one(void)
 	return m.config.spawn != NULL && m.made < m.config.max_workers;
 }
 
+/*
+ * The next wake tries again. Where calls fall into each other, the attempt that
+ * failed may have been for other blocks than the last one, which succeeded.
+ */
+static bool attempt_failed(void)
+{
+	return m.exact ? m.last_failed : m.failed != 0;
+}
+
 /* No worker that could be woken or made is missing. */
 void demand_is_met(void)
 {
@@ -444,7 +453,7 @@ void demand_is_met(void)
 	CALL(cq_cleanup_stats)(m.q, &s);
 	notice_failures(&s);
 	EXPECT(units() <= m.coming || m.stopped != FALSE ||
-	    (m.asleep == 0 && (!could_make_one() || m.last_failed)),
+	    (m.asleep == 0 && (!could_make_one() || attempt_failed())),
 	    "work waits: %" PRIu64 " blocks, %u workers coming, %u asleep, %u made", units(),
 	    m.coming, m.asleep, m.made);
 }
