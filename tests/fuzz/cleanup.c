@@ -750,9 +750,12 @@ static void check_trimmed(size_t freed)
 
 	CALL(cq_cleanup_stats)(m.q, &after);
 	EXPECT_EQ(freed, (before_trim.blocks_made - after.blocks_made) * after.block_bytes);
-	for (int i = 0; i < PRODUCERS; i++)
+	for (int i = 0; i < PRODUCERS; i++) {
+		if (m.producers[i].orphan)
+			return;	/* it may have been told of a reservation, or not yet */
 		if (m.producers[i].p != NULL)
 			most += 2 + m.producers[i].reserved / m.slots + 1;
+	}
 	EXPECT(after.blocks_made <= most, "%" PRIu64 " blocks are left", after.blocks_made);
 }
 
@@ -775,9 +778,9 @@ static void do_trim(void)
 static void do_destroy(void)
 {
 	bool busy = count_producers() != 0 || count_handles() != 0 || count_bodies() != 0 ||
-	    m.pending != 0 || m.unsure != 0;
+	    m.pending != 0;
 
-	if (m.top != NULL || !busy)
+	if (m.top != NULL || !busy || m.unsure != 0)
 		return;
 	note("destroy");
 	EXPECT_EQ(CALL(cq_cleanup_destroy)(m.q), EBUSY);
@@ -788,6 +791,8 @@ static void do_destroy(void)
 /* The child has what was accepted, and of the threads only this one. */
 static void forget_threads(bool alone)
 {
+	cq_cleanup_stats_t s;
+
 	m.asleep = m.coming = 0;
 	m.live = m.made = 0;
 	for (int i = 0; i < HANDLES; i++)
@@ -806,6 +811,8 @@ static void forget_threads(bool alone)
 		if (m.producers[i].busy)
 			m.producers[i] = (struct producer){ .p = m.producers[i].p, .orphan = true };
 	m.uncovered = m.forked = true;
+	CALL(cq_cleanup_stats)(m.q, &s);
+	m.failed = s.workers_failed;
 	m.last_failed = false;
 }
 
