@@ -913,12 +913,6 @@ Test(worker, try_dequeue_returns_null_when_there_is_none)
 	close_queue();
 }
 
-static void run_one(void *unused)
-{
-	(void)unused;
-	CHECK(cq_cleanup_run_some(q, 1) == 1);
-}
-
 Test(worker, try_dequeue_that_loses_the_unit_to_another_is_idle_again)
 {
 	cq_worker_t *w;
@@ -926,7 +920,7 @@ Test(worker, try_dequeue_that_loses_the_unit_to_another_is_idle_again)
 	open_without_workers();
 	w = attach();
 	publish_records(1);
-	at_point("workq.take", run_one, NULL);
+	at_point("workq.take", run_one_here, NULL);
 	cr_assert_null(cq_worker_try_dequeue(w));
 	cr_assert_eq(ran, 1);
 	cr_assert_eq(stats().workers_running, 0);
