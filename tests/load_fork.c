@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -68,8 +69,8 @@ static void wait_for_child(pid_t child)
 	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-/* No lock of the tests' is held by another thread in the child. */
-static pid_t fork_process(load_t *l)
+/* No lock of the tests' is held by another thread in the child. *err: fork's errno, in the parent. */
+static pid_t fork_process(load_t *l, int *err)
 {
 	bool by_hand = (l->config.flags & CQ_ATFORK) == 0;
 	pid_t child;
@@ -78,6 +79,7 @@ static pid_t fork_process(load_t *l)
 	if (by_hand)
 		cq_cleanup_fork_prepare(l->q);
 	child = fork();
+	*err = errno; /* before what follows changes it */
 	if (child == 0)
 		faults_in_child();
 	if (by_hand)
@@ -89,7 +91,8 @@ static pid_t fork_process(load_t *l)
 void load_fork(load_t *l, bool in_callback, enum fault kind)
 {
 	static _Thread_local rng_t how;
-	pid_t child = fork_process(l);
+	int err;
+	pid_t child = fork_process(l, &err);
 
 	if (how.state == 0)
 		how = rng_for(l->number);
@@ -103,7 +106,9 @@ void load_fork(load_t *l, bool in_callback, enum fault kind)
 		_exit(127);
 	}
 	if (child == -1) {
-		CHECK(errno == EAGAIN && load_has(l, FAULT_THREAD_LIMIT));
+		if (err != EAGAIN || !load_has(l, FAULT_THREAD_LIMIT))
+			fprintf(stderr, "fork: %s\n", strerror(err));
+		CHECK(err == EAGAIN || err == ENOMEM); /* the machine's own shortage is no failure */
 		return;
 	}
 	l->children++;
