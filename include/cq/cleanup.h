@@ -41,10 +41,25 @@
  * CALLBACKS run on a worker, never in a call of a producer. They may enqueue,
  * reserve, flush, attach and detach producers, run_some, and ask for statistics.
  * They may not drain, shut down or work for their own queue: EDEADLK; nor dequeue
- * from it. They must return (no exception, no longjmp, no pthread_exit), on the
- * thread that called them: a green thread that may move to another thread within
- * a callback takes the callbacks with cq_block_next and calls them itself (then
- * EDEADLK is not noticed).
+ * from it. They return on the thread that called them: a green thread that may
+ * move to another thread within a callback takes the callbacks with cq_block_next
+ * and calls them itself (then EDEADLK is not noticed).
+ *
+ * A CALLBACK THAT ENDS ITS THREAD (pthread_exit, or a cancellation that acts in it)
+ * costs that thread and no other callback. It counts as run. A worker (the queue's,
+ * or a thread in cq_cleanup_work) leaves as one that retires, the rest of its block is
+ * queued again, and another is woken or made for it; run_some ends likewise. A handle
+ * stays attached, to be detached by another thread or a cleanup handler of the host's:
+ * cq_worker_run has given its block back by then, otherwise detach does. A callback on a
+ * green thread must not end the thread that others run on. An exception or a longjmp must
+ * not leave a callback: nothing is put in order then. (In C++ pthread_exit and
+ * cancellation run destructors; catch (...) must throw them on.)
+ *
+ * CANCELLATION acts in callbacks and give_back only: the rest of the library is no
+ * cancellation point, and a thread that sleeps in it sleeps on. The host's functions
+ * (allocator, park table, spawn) must not be cancellation points either, nor end the
+ * thread. No call may be made with asynchronous cancelling in force. A managed worker
+ * can't be cancelled, unless a callback allows it.
  *
  * ERRORS are errno's values, returned; 0 is success. A call that fails has done
  * nothing, unless its comment says more. Handles must not be NULL, unless the
@@ -114,7 +129,7 @@ typedef struct cq_allocator {
 /*
  * How the host makes a worker: run body(arg) on a thread (or green thread) of
  * the host's, soon, exactly once, and not from within spawn: it returns when the
- * worker retires. Returns 0, and then body must run even if a shutdown has begun,
+ * worker retires (or the thread ends within it: see above). Returns 0, and then body must run even if a shutdown has begun,
  * which waits for it; or an error (EAGAIN): then body is not run, and the queue
  * asks again later. Called by whoever wakes the queue, with no lock held. When a
  * shutdown returns, body may still be in its last instructions, none of which
@@ -331,7 +346,8 @@ typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
  * `deadline` passed, and the queue stays closed: after DRAIN its workers go on,
  * after HAND_BACK they end as soon as their callbacks return, and what is left can
  * only be handed back. Shutdown may be called again. EAGAIN (stalled), ENOMEM: likewise. EDEADLK: from a
- * callback of this queue, or from give_back. EALREADY: another thread is at it. EINVAL: no
+ * callback of this queue, or from give_back. If give_back ends its thread, what it
+ * was given is the caller's, and another thread may call shutdown again. EALREADY: another thread is at it. EINVAL: no
  * give_back, and HAND_BACK, or callbacks left by an earlier HAND_BACK.
  */
 CQ_API int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how,
@@ -387,7 +403,7 @@ typedef struct cq_cleanup_stats {
 	uint64_t failed_sleeps;		/* found work at the second look */
 	uint64_t flushes;		/* flush_all calls that moved something */
 	uint64_t workers_created;
-	uint64_t workers_retired;
+	uint64_t workers_retired;	/* were idle, or ended in a callback */
 	uint64_t workers_failed;	/* attempts to make one that failed */
 	uint32_t workers_live;		/* made or attached, and not ended */
 	uint32_t workers_asleep;

@@ -54,7 +54,8 @@ CQ_API void cq_parker_grant(cq_parker_t *parker);
  * park    Blocks the caller until its permit is granted or `deadline` has
  *         passed (CQ_FOREVER: no deadline). It may return early, for any reason
  *         or none: the library looks at the permit and the clock again.
- *         Called with no lock of the library held.
+ *         Called with no lock of the library held. It must not end the thread:
+ *         a cancellation point in it is to be guarded (pthread_setcancelstate).
  * unpark  Must grant the permit with cq_parker_grant() and make the park that
  *         is under way, if one is, return. Called once for each sleeper that a
  *         wake has taken, by the waker, with no lock of the library held.
