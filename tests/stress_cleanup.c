@@ -9,7 +9,7 @@
  * pollers with a budget, memory and threads that can't be had. Quiet rounds have
  * only a few producers, or one, that wait for their callbacks to run, now and
  * then: nobody else wakes a worker, so one lost wake-up stops the round, and the
- * watchdog aborts.
+ * watchdog aborts. In deadly rounds of either kind callbacks end their threads.
  *
  * Conservation: each callback has a record, which goes from accepted to ran or
  * to handed back, once; what was refused never runs. And no memory is left.
@@ -46,13 +46,13 @@ struct owner {
 
 struct record {
 	atomic_uchar state;
-	bool has_child;
+	bool has_child, is_deadly;
 	struct owner *owner;
 };
 
 static struct round {
 	unsigned number;
-	bool quiet, failures;
+	bool quiet, failures, deadly;
 	unsigned producers;
 	cq_cleanup_config_t config;
 	cq_cleanup_t *q;
@@ -68,6 +68,7 @@ static struct round {
 static struct round *const r = &round_;
 static atomic_ullong progress;
 static unsigned long long ran, back, refused;	/* in all rounds */
+static atomic_ullong ended;			/* threads, by callbacks */
 static uint64_t retired, failed_sleeps, wakes, stalls;
 
 static void dump(void)
@@ -75,8 +76,9 @@ static void dump(void)
 	cq_cleanup_stats_t s;
 
 	cq_cleanup_stats(r->q, &s);
-	fprintf(stderr, "round %u: %s%s %u of %u producers, flags %u, cap %" PRIu32 ", idle %" PRIu64 " ns, spawn %d, "
-	    "closing %d\n", r->number, r->quiet ? "quiet" : "busy", r->failures ? ", failures," : ",",
+	fprintf(stderr, "round %u: %s%s%s %u of %u producers, flags %u, cap %" PRIu32 ", idle %" PRIu64 " ns, spawn %d, "
+	    "closing %d\n", r->number, r->quiet ? "quiet" : "busy",
+	    r->deadly ? ", deadly" : "", r->failures ? ", failures," : ",",
 	    r->producing, r->producers, r->config.flags, r->config.max_workers, r->config.idle_ns,
 	    r->config.spawn != NULL,
 	    r->closing);
@@ -115,12 +117,18 @@ static void have_child(void)
 static void run(void *arg)
 {
 	struct record *record = arg;
+	bool deadly;
 
 	if (record->has_child) {
 		have_child();
 		sched_yield();
 	}
+	deadly = record->is_deadly;
 	settle(record, RAN);
+	if (deadly) {
+		ended++;
+		pthread_exit(NULL);
+	}
 }
 
 static void take_back(void *ctx, cq_callback_fn *fn, void *arg)
@@ -161,12 +169,18 @@ static struct {
 	rng_t chance;
 } host = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
+static void has_ended(void *arg)
+{
+	((struct hosted *)arg)->ended = true;
+}
+
 static void *be_hosted(void *arg)
 {
 	struct hosted *h = arg;
 
+	pthread_cleanup_push(has_ended, h);
 	h->body(h->arg);
-	h->ended = true;
+	pthread_cleanup_pop(1);
 	return NULL;
 }
 
@@ -301,6 +315,7 @@ static void produce(rng_t *chance, unsigned index)
 		if (p == NULL && (err = cq_producer_attach(r->q, &p)) != 0)
 			continue;
 		r->records[index][i].has_child = rng_below(chance, 16) == 0;
+		r->records[index][i].is_deadly = r->deadly && rng_below(chance, 64) == 0;
 		err = enqueue(p, &r->records[index][i], &r->owners[index]);
 		if (r->quiet && rng_below(chance, 2) == 0) {
 			wait_for(p, &r->owners[index], chance);
@@ -386,17 +401,19 @@ static void read_stats(rng_t *chance)
 	}
 }
 
-static void be_worker(void)
+static void *be_worker(void *unused)
 {
 	int err;
 
+	(void)unused;
 	do {
 		err = cq_cleanup_work(r->q);
 		CHECK(err == 0 || err == ESHUTDOWN || err == ETIMEDOUT || (err == ENOMEM && r->failures));
 	} while (err != 0 && err != ESHUTDOWN && !r->closed);
+	return r;
 }
 
-static void poll(rng_t *chance)
+static void *poll(void *chance)
 {
 	while (!r->closed) {
 		size_t budget = rng_below(chance, 20);
@@ -406,6 +423,14 @@ static void poll(rng_t *chance)
 			may_stall(cq_cleanup_wake(r->q));
 		sched_yield();
 	}
+	return r;
+}
+
+/* Another thread in the place of each that a callback ends. */
+static void be_replaced(void *(*body)(void *arg), void *arg)
+{
+	while (join(start(body, arg)) != r)
+		;
 }
 
 static void close_queue(rng_t *chance)
@@ -450,10 +475,10 @@ static void be_thread(void *unused, unsigned index)
 		read_stats(&chance);
 		break;
 	case HOSTED:
-		be_worker();
+		be_replaced(be_worker, NULL);
 		break;
 	case POLLER:
-		poll(&chance);
+		be_replaced(poll, &chance);
 		break;
 	default:
 		if (index < r->producers)
@@ -472,6 +497,7 @@ static void choose(rng_t *chance)
 
 	r->quiet = rng_below(chance, 2) == 0;
 	r->failures = !r->quiet && rng_below(chance, 2) == 0;
+	r->deadly = rng_below(chance, 3) == 0;
 	r->producers = 1 + (unsigned)rng_below(chance, PRODUCERS);
 	r->producing = r->producers;
 	r->config = (cq_cleanup_config_t){
@@ -500,7 +526,7 @@ static void count(struct record *records, unsigned n)
 		CHECK(record->state != ACCEPTED);
 		record->state = UNUSED;
 		record->owner = NULL;
-		record->has_child = false;
+		record->has_child = record->is_deadly = false;
 	}
 }
 
@@ -560,8 +586,8 @@ int main(void)
 	while (cq_now() < end);
 	watchdog_stop(&watchdog);
 	printf("stress_cleanup: park %s, pop %s, %u rounds: ran %llu, handed back %llu, refused %llu, "
-	    "wakes %" PRIu64 ", failed sleeps %" PRIu64 ", retired %" PRIu64 ", not made %" PRIu64 "\n",
-	    cq_park_name(), cq_pop_name(), rounds, ran, back, refused, wakes, failed_sleeps, retired,
-	    stalls);
+	    "wakes %" PRIu64 ", failed sleeps %" PRIu64 ", retired %" PRIu64 ", ended %llu, not made %"
+	    PRIu64 "\n", cq_park_name(), cq_pop_name(), rounds, ran, back, refused, wakes, failed_sleeps,
+	    retired, ended, stalls);
 	return 0;
 }
