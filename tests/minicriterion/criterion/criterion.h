@@ -169,7 +169,7 @@ static inline bool cr_is_left_out(const struct cr_test *t)
 	char patterns[1024], *rest = NULL;
 
 	snprintf(patterns, sizeof(patterns), "%s", skip != NULL ? skip : "");
-	for (char *p = strtok_r(patterns, " ", &rest); p != NULL; p = strtok_r(NULL, " ", &rest))
+	for (char *p = strtok_r(patterns, " \t\n", &rest); p != NULL; p = strtok_r(NULL, " \t\n", &rest))
 		if (fnmatch(p, t->name, 0) == 0)
 			return true;
 	return false;
