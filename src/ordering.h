@@ -47,13 +47,15 @@ static inline void cq_u32_store_release(uint32_t *p, uint32_t v)
 	ck_pr_store_32(p, v);
 }
 
-/* The exchange and the compare-and-swap that publish: release before, acquire after. */
-static inline uint32_t cq_u32_exchange_acq_rel(uint32_t *p, uint32_t v)
+static inline uint32_t cq_u32_exchange_relaxed(uint32_t *p, uint32_t v)
+{
+	return ck_pr_fas_32(p, v);
+}
+
+static inline uint32_t cq_u32_exchange_release(uint32_t *p, uint32_t v)
 {
 	ck_pr_fence_release();
-	v = ck_pr_fas_32(p, v);
-	ck_pr_fence_acquire();
-	return v;
+	return cq_u32_exchange_relaxed(p, v);
 }
 
 static inline bool cq_u32_cas_relaxed(uint32_t *p, uint32_t old, uint32_t v)

@@ -46,8 +46,9 @@ static void futex_park(void *host, cq_parker_t *parker, uint64_t deadline)
 static void futex_unpark(void *host, cq_parker_t *parker)
 {
 	(void)host;
-	/* Grants as cq_parker_grant does; pairs with cq_parker_granted. */
-	if (cq_u32_exchange_acq_rel(&parker->permit, CQ_PERMIT_GRANTED) == CQ_PERMIT_PARKED) {
+	/* Grants as cq_parker_grant does; pairs with cq_parker_granted. It acquires
+	   nothing: what it returns only says whether to call the kernel. */
+	if (cq_u32_exchange_release(&parker->permit, CQ_PERMIT_GRANTED) == CQ_PERMIT_PARKED) {
 		CQ_POINT("park.granted");
 		futex(&parker->permit, FUTEX_WAKE_PRIVATE, 1, NULL);
 	}

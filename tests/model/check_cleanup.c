@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Scenarios of layer 3, the cleanup queue: producers, the gatherer, statistics and
+ * drain. Workers are in check_workers.c, shutdown in check_shutdown.c.
+ */
+#include <stddef.h>
+
+#include "jobs.h"
+
+/* ---------------------------------------------------- producers and the gatherer */
+
+static void enqueuer_of_3(void *arg)
+{
+	enqueue_some(arg, 0, 3);
+}
+
+static void flusher(void *arg)
+{
+	(void)arg;
+	CHECK(cq_cleanup_flush_all(q) == 0);
+}
+
+static void runner(void *arg)
+{
+	(void)arg;
+	cq_cleanup_run_some(q, SIZE_MAX);
+}
+
+/* Runs what is left, in a queue without workers. */
+static void end_polled(void)
+{
+	join_beside();
+	CHECK(cq_cleanup_flush_all(q) == 0);
+	cq_cleanup_run_some(q, SIZE_MAX);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void flush_all_against_enqueue(void)
+{
+	begin(POLLED, 0, 1);
+	run_beside(enqueuer_of_3, producers[0]);
+	run_beside(flusher, NULL);
+	end_polled();
+}
+
+/* The block is emptied by a claim, kept, and opened once more. */
+static void enqueuer_who_flushes(void *arg)
+{
+	enqueue_some(arg, 0, 1);
+	CHECK(cq_producer_flush(arg) == 0);
+	enqueue_some(arg, 1, 1);
+}
+
+static void flush_all_against_flush(void)
+{
+	begin(POLLED, 0, 1);
+	run_beside(enqueuer_who_flushes, producers[0]);
+	run_beside(flusher, NULL);
+	end_polled();
+}
+
+/* The block is published, run, and opened once more. */
+static void enqueuer_who_runs(void *arg)
+{
+	enqueue_some(arg, 0, 2);
+	cq_cleanup_run_some(q, SIZE_MAX);
+	enqueue_some(arg, 2, 2);
+}
+
+static void flush_all_against_reuse_of_the_block(void)
+{
+	begin(POLLED, 0, 1);
+	run_beside(enqueuer_who_runs, producers[0]);
+	run_beside(flusher, NULL);
+	end_polled();
+}
+
+static void gathered_jobs_are_run_by_another(void)
+{
+	begin(POLLED, 0, 1);
+	run_beside(enqueuer_of_3, producers[0]);
+	run_beside(flusher, NULL);
+	run_beside(runner, NULL);
+	end_polled();
+}
+
+/* ------------------------------------------------------------------- statistics */
+
+static void statistician(void *arg)
+{
+	cq_cleanup_stats_t first, second;
+
+	(void)arg;
+	cq_cleanup_stats(q, &first);
+	cq_cleanup_stats(q, &second);
+	CHECK(first.executed <= first.queued && second.executed <= second.queued);
+	CHECK(first.queued <= second.queued && first.executed <= second.executed);
+	CHECK(second.queued <= 4);
+}
+
+static void statistics_against_enqueue(void)
+{
+	begin(POLLED, 0, 1);
+	run_beside(statistician, NULL);
+	enqueue_some(producers[0], 0, 3);
+	end_polled();
+}
+
+static void statistics_against_flush(void)
+{
+	begin(POLLED, 0, 1);
+	run_beside(statistician, NULL);
+	enqueuer_who_flushes(producers[0]);
+	end_polled();
+}
+
+static void statistics_against_a_worker(void)
+{
+	begin(HOSTED, 1, 1);
+	run_beside(statistician, NULL);
+	publish(producers[0], 0);
+	join_beside();
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+#define SOME(P, S) { P, S, 0 }
+
+const struct scenario cleanup_scenarios[] = {
+	{ "cleanup_flush_all_against_enqueue", flush_all_against_enqueue, SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_flush_all_against_flush", flush_all_against_flush, SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_flush_all_against_reuse_of_the_block", flush_all_against_reuse_of_the_block,
+	    SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_gathered_jobs_are_run_by_another", gathered_jobs_are_run_by_another,
+	    SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_statistics_against_enqueue", statistics_against_enqueue, SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_statistics_against_flush", statistics_against_flush, SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_statistics_against_a_worker", statistics_against_a_worker, SOME(2, 1), SOME(3, 2) },
+	{ 0 }
+};

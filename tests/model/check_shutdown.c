@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Scenarios of layer 3: drain and shutdown, against all that may run beside them.
+ * Each ends by destroying the queue as soon as the shutdown has returned.
+ */
+#include <errno.h>
+#include <stddef.h>
+
+#include "jobs.h"
+
+static void enqueuer(void *arg)
+{
+	for (int i = 0; i < 3; i++)
+		if (enqueue(arg, i) != 0)
+			return;
+}
+
+static void enqueuer_of_1(void *arg)
+{
+	enqueue(arg, 0);
+}
+
+static void enqueuer_who_detaches(void *arg)
+{
+	enqueuer(arg);
+	cq_producer_detach(arg);
+	producers[0] = NULL;
+}
+
+static void enqueuer_who_flushes(void *arg)
+{
+	enqueue(arg, 0);
+	cq_producer_flush(arg);
+	enqueue(arg, 1);
+}
+
+static void publisher_of_0(void *arg)
+{
+	publish(arg, 0);
+}
+
+static void runner(void *arg)
+{
+	(void)arg;
+	cq_cleanup_run_some(q, SIZE_MAX);
+}
+
+/* ----------------------------------------------------------------------- drain */
+
+static void drainer(void *arg)
+{
+	(void)arg;
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == 0);
+}
+
+static void drains(int first, int n)
+{
+	drainer(NULL);
+	for (int i = first; i < first + n; i++)
+		CHECK(jobs[i].ran);
+}
+
+static void drain_waits_for_what_was_before(void)
+{
+	begin(HOSTED, 1, 2);
+	enqueue_some(producers[1], 4, 1);
+	run_beside(publisher_of_0, producers[0]);
+	drains(4, 1);
+	join_beside();
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void drain_of_a_full_block(void)
+{
+	begin(HOSTED, 1, 1);
+	publish(producers[0], 0);
+	drains(0, 2);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void two_drains(void)
+{
+	begin(HOSTED, 1, 1);
+	publish(producers[0], 0);
+	enqueue_some(producers[0], 2, 1);
+	run_beside(drainer, NULL);
+	drains(0, 3);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void drain_against_detach(void)
+{
+	begin(HOSTED, 1, 1);
+	enqueue_some(producers[0], 4, 1);
+	run_beside(enqueuer_who_detaches, producers[0]);
+	drains(4, 1);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void drain_against_run_some(void)
+{
+	begin(POLLED, 0, 1);
+	publish(producers[0], 0);
+	run_beside(runner, NULL);
+	drains(0, 2);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+/* -------------------------------------------------------------------- shutdown */
+
+static void shutdown_drain_against_enqueue(void)
+{
+	begin(HOSTED, 1, 1);
+	run_beside(enqueuer, producers[0]);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void shutdown_drain_against_detach(void)
+{
+	begin(HOSTED, 1, 1);
+	run_beside(enqueuer_who_detaches, producers[0]);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void shutdown_drain_against_flush(void)
+{
+	begin(HOSTED, 1, 1);
+	run_beside(enqueuer_who_flushes, producers[0]);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void hand_back_against_enqueue(void)
+{
+	begin(HOSTED, 1, 1);
+	run_beside(enqueuer, producers[0]);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
+/* Without workers: a block on its way must be waited for all the same. */
+static void hand_back_against_enqueue_polled(void)
+{
+	begin(POLLED, 0, 1);
+	run_beside(enqueuer, producers[0]);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
+static void hand_back_against_flush(void)
+{
+	begin(POLLED, 0, 1);
+	run_beside(enqueuer_who_flushes, producers[0]);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
+static void flusher(void *arg)
+{
+	(void)arg;
+	CHECK(cq_cleanup_flush_all(q) == 0);
+}
+
+static void hand_back_against_flush_all(void)
+{
+	begin(POLLED, 0, 1);
+	run_beside(enqueuer_of_1, producers[0]);
+	run_beside(flusher, NULL);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
+static void hand_back_against_a_worker_going_to_sleep(void)
+{
+	begin(HOSTED, 1, 1);
+	publish(producers[0], 0);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
+static void hand_back_against_retirement(void)
+{
+	begin(HOSTED | RETIRING, 1, 1);
+	publish(producers[0], 0);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
+static void hand_back_against_run_some(void)
+{
+	begin(POLLED, 0, 1);
+	publish(producers[0], 0);
+	enqueue_some(producers[0], 2, 1);
+	run_beside(runner, NULL);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
+static void hand_back_to_managed_workers(void)
+{
+	begin(0, 1, 1);
+	publish(producers[0], 0);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
+static void two_shut_down(void *arg)
+{
+	int err = shut_down(CQ_SHUTDOWN_DRAIN);
+
+	(void)arg;
+	CHECK(err == 0 || err == EALREADY);
+}
+
+static void shutdown_against_shutdown(void)
+{
+	int err;
+
+	begin(HOSTED, 1, 1);
+	publish(producers[0], 0);
+	run_beside(two_shut_down, NULL);
+	err = shut_down(CQ_SHUTDOWN_DRAIN);
+	CHECK(err == 0 || err == EALREADY);
+	end_of_shut_down();
+}
+
+#define SOME(P, S) { P, S, 0 }
+
+const struct scenario shutdown_scenarios[] = {
+	{ "drain_waits_for_what_was_before", drain_waits_for_what_was_before, SOME(1, 1), SOME(3, 2) },
+	{ "drain_of_a_full_block", drain_of_a_full_block, SOME(2, 1), SOME(3, 2) },
+	{ "drain_against_another_drain", two_drains, SOME(1, 1), SOME(3, 2) },
+	{ "drain_against_detach", drain_against_detach, SOME(2, 1), SOME(3, 2) },
+	{ "drain_against_run_some", drain_against_run_some, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_drain_against_enqueue", shutdown_drain_against_enqueue, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_drain_against_detach", shutdown_drain_against_detach, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_drain_against_flush", shutdown_drain_against_flush, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_enqueue", hand_back_against_enqueue, SOME(3, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_enqueue_polled", hand_back_against_enqueue_polled,
+	    SOME(3, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_flush", hand_back_against_flush, SOME(3, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_flush_all", hand_back_against_flush_all, SOME(3, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_a_worker_going_to_sleep",
+	    hand_back_against_a_worker_going_to_sleep, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_retirement", hand_back_against_retirement, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_run_some", hand_back_against_run_some, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_to_managed_workers", hand_back_to_managed_workers, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_against_shutdown", shutdown_against_shutdown, SOME(1, 1), SOME(3, 2) },
+	{ 0 }
+};

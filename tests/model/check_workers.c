@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Scenarios of layer 3: how workers are made, wake, sleep and retire. Nobody
+ * drains before wait_for_jobs has returned: a drain would wake once more.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <stddef.h>
+
+#include "jobs.h"
+
+static void publisher_of_0(void *arg)
+{
+	publish(arg, 0);
+}
+
+static void publisher_of_2(void *arg)
+{
+	publish(arg, 2);
+}
+
+/* ----------------------------------------------------------------- making them */
+
+static void first_block_makes_a_worker(void)
+{
+	begin(HOSTED | AWAITED, 1, 1);
+	publish(producers[0], 0);
+	wait_for_jobs(2);
+	CHECK(workers_made() == 1);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+/* By the library: its threads are joined, and nothing of theirs is left. */
+static void managed_worker_is_made_and_joined(void)
+{
+	begin(AWAITED, 1, 1);
+	publish(producers[0], 0);
+	wait_for_jobs(2);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void two_managed_workers_end(void)
+{
+	begin(0, 2, 2);
+	publish(producers[0], 0);
+	publish(producers[1], 2);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+/* Until a worker arrives, those asked for are as many as units, and the cap. */
+static void wakers_race(uint32_t cap, uint32_t expected)
+{
+	begin(HELD, cap, 2);
+	run_beside(publisher_of_0, producers[0]);
+	run_beside(publisher_of_2, producers[1]);
+	join_beside();
+	CHECK(workers_made() == expected);
+	start_held();
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void racing_wakers_ask_for_as_many_as_units(void)
+{
+	wakers_race(3, 2);
+}
+
+static void racing_wakers_keep_to_the_cap(void)
+{
+	wakers_race(1, 1);
+}
+
+/* ----------------------------------------------------------- asleep and awake */
+
+static void publish_against_a_worker_going_to_sleep(void)
+{
+	begin(HOSTED | AWAITED, 1, 1);
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	wait_for_jobs(4);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+/* Two publishers, one worker: each may count on it for the other's block. */
+static void two_publish_for_one_worker(void)
+{
+	begin(HOSTED | AWAITED, 1, 2);
+	run_beside(publisher_of_0, producers[0]);
+	publish(producers[1], 2);
+	wait_for_jobs(4);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void two_publish_for_two_workers(void)
+{
+	begin(HOSTED | AWAITED, 2, 2);
+	run_beside(publisher_of_0, producers[0]);
+	publish(producers[1], 2);
+	wait_for_jobs(4);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void publish_against_retirement(void)
+{
+	begin(HOSTED | AWAITED | RETIRING, 1, 1);
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	wait_for_jobs(4);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+/* ------------------------------------------------------------ workers of the host */
+
+static void hosts_worker(void *arg)
+{
+	(void)arg;
+	CHECK(cq_cleanup_work(q) == 0);
+}
+
+/* None can be made; the one that the host has sent must get the work. */
+static void failed_making_leaves_the_work_to_who_sleeps(void)
+{
+	begin(MAY_FAIL | AWAITED, 1, 1);
+	run_beside(hosts_worker, NULL);
+	publish(producers[0], 0);
+	wait_for_jobs(2);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+/* Stalled or not, a drain ends; when it says EAGAIN, the caller runs the work. */
+static void drain_ends_when_none_can_be_made(void)
+{
+	int err;
+
+	begin(MAY_FAIL, 1, 1);
+	run_beside(publisher_of_0, producers[0]);
+	err = cq_cleanup_drain(q, CQ_FOREVER);
+	CHECK(err == 0 || err == EAGAIN);
+	join_beside();
+	while ((err = shut_down(CQ_SHUTDOWN_DRAIN)) != 0) {
+		CHECK(err == EAGAIN);
+		cq_cleanup_run_some(q, SIZE_MAX);
+	}
+	end_of_shut_down();
+}
+
+/* Leaves with a block in hand, if it comes by one before all is done. */
+static void dequeuer_who_leaves(void *worker)
+{
+	cq_block_t *b = cq_worker_dequeue(worker);
+
+	(void)b;
+	cq_worker_detach(worker);
+}
+
+static void detach_leaves_its_block_to_another(void)
+{
+	cq_worker_t *w;
+
+	begin(HOSTED | AWAITED, 1, 1);
+	CHECK(cq_worker_attach(q, NULL, &w) == 0);
+	run_beside(dequeuer_who_leaves, w);
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	wait_for_jobs(4);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+/* ------------------------------------------------------------------- polled, trim */
+
+static void poller_who_wakes(void *arg)
+{
+	(void)arg;
+	for (;;) {
+		if (cq_cleanup_needs_wake(q))
+			CHECK(cq_cleanup_wake(q) == 0);
+		if (jobs_run() == 2)
+			break;
+		sched_yield();
+	}
+}
+
+static void poller_wakes_when_it_is_told_to(void)
+{
+	begin(POLLED | HOSTED | AWAITED, 1, 1);
+	run_beside(poller_who_wakes, NULL);
+	publish(producers[0], 0);
+	join_beside();
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void trim_against_a_worker(void)
+{
+	int err;
+
+	begin(HOSTED, 1, 1);
+	publish(producers[0], 0);
+	err = cq_cleanup_trim(q, NULL);
+	CHECK(err == 0 || err == EBUSY);
+	publish(producers[0], 2);
+	err = cq_cleanup_trim(q, NULL);
+	CHECK(err == 0 || err == EBUSY);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+/* -------------------------------------------------------------------- handover */
+
+static void handover_against_a_worker_going_to_sleep(void)
+{
+	begin(HOSTED | HANDOVER | AWAITED, 1, 1);
+	enqueue_some(producers[0], 0, 1);
+	enqueue_some(producers[0], 1, 1);
+	wait_for_jobs(2);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void handover_against_retirement(void)
+{
+	begin(HOSTED | HANDOVER | AWAITED | RETIRING, 1, 1);
+	enqueue_some(producers[0], 0, 1);
+	enqueue_some(producers[0], 1, 1);
+	wait_for_jobs(2);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void enqueuer_of_0(void *arg)
+{
+	enqueue_some(arg, 0, 1);
+}
+
+static void handover_of_two_producers(void)
+{
+	begin(HOSTED | HANDOVER | AWAITED, 1, 2);
+	run_beside(enqueuer_of_0, producers[0]);
+	enqueue_some(producers[1], 1, 1);
+	wait_for_jobs(2);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+#define SOME(P, S) { P, S, 0 }
+
+const struct scenario workers_scenarios[] = {
+	{ "workers_first_block_makes_a_worker", first_block_makes_a_worker, SOME(2, 1), SOME(4, 3) },
+	{ "workers_managed_worker_is_made_and_joined", managed_worker_is_made_and_joined,
+	    SOME(2, 1), SOME(4, 3) },
+	{ "workers_two_managed_workers_end", two_managed_workers_end, SOME(1, 1), SOME(2, 2) },
+	{ "workers_racing_wakers_ask_for_as_many_as_units", racing_wakers_ask_for_as_many_as_units,
+	    SOME(2, 1), SOME(4, 3) },
+	{ "workers_racing_wakers_keep_to_the_cap", racing_wakers_keep_to_the_cap,
+	    SOME(2, 1), SOME(4, 3) },
+	{ "workers_publish_against_a_worker_going_to_sleep", publish_against_a_worker_going_to_sleep,
+	    SOME(2, 1), SOME(4, 3) },
+	{ "workers_two_publish_for_one_worker", two_publish_for_one_worker, SOME(2, 1), SOME(3, 2) },
+	{ "workers_two_publish_for_two_workers", two_publish_for_two_workers, SOME(1, 1), SOME(2, 2) },
+	{ "workers_publish_against_retirement", publish_against_retirement, SOME(2, 1), SOME(3, 2) },
+	{ "workers_failed_making_leaves_the_work_to_who_sleeps",
+	    failed_making_leaves_the_work_to_who_sleeps, SOME(2, 1), SOME(3, 2) },
+	{ "workers_drain_ends_when_none_can_be_made", drain_ends_when_none_can_be_made,
+	    SOME(2, 1), SOME(3, 2) },
+	{ "workers_detach_leaves_its_block_to_another", detach_leaves_its_block_to_another,
+	    SOME(1, 1), SOME(3, 2) },
+	{ "workers_poller_wakes_when_it_is_told_to", poller_wakes_when_it_is_told_to,
+	    SOME(1, 1), SOME(3, 2) },
+	{ "workers_trim_against_a_worker", trim_against_a_worker, SOME(2, 1), SOME(3, 2) },
+	{ "workers_handover_against_a_worker_going_to_sleep",
+	    handover_against_a_worker_going_to_sleep, SOME(2, 1), SOME(4, 2) },
+	{ "workers_handover_against_retirement", handover_against_retirement, SOME(2, 1), SOME(3, 2) },
+	{ "workers_handover_of_two_producers", handover_of_two_producers, SOME(1, 1), SOME(2, 2) },
+	{ 0 }
+};

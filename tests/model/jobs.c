@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "jobs.h"
+
+#include <errno.h>
+#include <stddef.h>
+
+#include "ordering.h"
+
+struct job jobs[JOBS];
+cq_cleanup_t *q;
+cq_producer_t *producers[2];
+
+static unsigned made_how;
+static uint32_t made;
+static struct { void (*body)(void *); void *arg; } held[4];
+static uint32_t nheld;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t ran = PTHREAD_COND_INITIALIZER;
+static uint32_t nran;
+
+/* ---------------------------------------------------------------- its threads */
+
+static int beside[4], nbeside;
+
+void run_beside(void (*body)(void *), void *arg)
+{
+	beside[nbeside++] = spawn(body, arg);
+}
+
+void join_beside(void)
+{
+	while (nbeside > 0)
+		join(beside[--nbeside]);
+}
+
+/* ------------------------------------------------------------------ workers */
+
+static int make_worker(void *host, void (*body)(void *), void *arg)
+{
+	(void)host;
+	if ((made_how & (MAY_FAIL & ~HOSTED)) != 0 && choose(2) == 1)
+		return EAGAIN;
+	cq_u32_add_relaxed(&made, 1);
+	if ((made_how & (HELD & ~HOSTED)) != 0) {
+		pthread_mutex_lock(&lock);
+		held[nheld].body = body;
+		held[nheld++].arg = arg;
+		pthread_mutex_unlock(&lock);
+	} else {
+		spawn(body, arg);
+	}
+	return 0;
+}
+
+uint32_t workers_made(void)
+{
+	return cq_u32_load_relaxed(&made);
+}
+
+void start_held(void)
+{
+	for (uint32_t i = 0; i < nheld; i++)
+		spawn(held[i].body, held[i].arg);
+	nheld = 0;
+}
+
+/* --------------------------------------------------------------------- jobs */
+
+static void run_job(void *arg)
+{
+	struct job *j = arg;
+
+	CHECK(j->payload == (int)(j - jobs) + 1);
+	CHECK(j->ran == 0);
+	j->ran = 1;
+	if ((made_how & AWAITED) != 0) {
+		pthread_mutex_lock(&lock);
+		cq_u32_add_relaxed(&nran, 1);
+		pthread_cond_signal(&ran);
+		pthread_mutex_unlock(&lock);
+	}
+}
+
+static void give_back(void *ctx, cq_callback_fn *fn, void *arg)
+{
+	struct job *j = arg;
+
+	(void)ctx;
+	CHECK(fn == run_job);
+	CHECK(j->payload == (int)(j - jobs) + 1);
+	CHECK(j->given_back == 0);
+	j->given_back = 1;
+}
+
+int enqueue(cq_producer_t *p, int i)
+{
+	int err;
+
+	jobs[i].payload = i + 1;
+	err = cq_producer_enqueue(p, run_job, &jobs[i]);
+	CHECK(err == 0 || err == ESHUTDOWN);
+	jobs[i].accepted = err == 0;
+	return err;
+}
+
+void enqueue_some(cq_producer_t *p, int first, int n)
+{
+	for (int i = 0; i < n; i++)
+		CHECK(enqueue(p, first + i) == 0);
+}
+
+void publish(cq_producer_t *p, int first)
+{
+	enqueue_some(p, first, ONE_BLOCK);
+}
+
+uint32_t jobs_run(void)
+{
+	return cq_u32_load_relaxed(&nran);
+}
+
+void wait_for_jobs(int n)
+{
+	pthread_mutex_lock(&lock);
+	while (jobs_run() < (uint32_t)n)
+		pthread_cond_wait(&ran, &lock);
+	pthread_mutex_unlock(&lock);
+}
+
+/* ------------------------------------------------------- the queue's beginning, end */
+
+void begin(unsigned how, uint32_t max_workers, int n)
+{
+	cq_cleanup_config_t config = {
+		.flags = how & (CQ_POLLED | CQ_HANDOVER),
+		.max_workers = max_workers,
+		.block_bytes = CQ_BLOCK_BYTES_MIN,
+		.idle_ns = (how & RETIRING) != 0 ? 1 : CQ_FOREVER,
+		.spawn = (how & HOSTED) != 0 ? make_worker : NULL
+	};
+
+	made_how = how;
+	CHECK(cq_cleanup_create(&config, &q) == 0);
+	for (int i = 0; i < n; i++)
+		CHECK(cq_producer_attach(q, &producers[i]) == 0);
+}
+
+int shut_down(cq_shutdown_how_t how)
+{
+	return cq_cleanup_shutdown(q, how, CQ_FOREVER, give_back, NULL);
+}
+
+void end_of_shut_down(void)
+{
+	join_beside();
+	for (int i = 0; i < 2; i++)
+		cq_producer_detach(producers[i]);
+	for (int i = 0; i < JOBS; i++)
+		CHECK(jobs[i].ran + jobs[i].given_back == jobs[i].accepted);
+	CHECK(cq_cleanup_destroy(q) == 0);
+	join_all();
+}
+
+void end(cq_shutdown_how_t how)
+{
+	CHECK(shut_down(how) == 0);
+	end_of_shut_down();
+}
