@@ -26,7 +26,7 @@
  *   fails short assertion BUG_CLAIM_WITHOUT_COMPARE
  *   fails short assertion BUG_REST_IS_NOT_GIVEN_BACK
  *   fails short assertion BUG_NO_LOOK_AFTER_GIVING_BACK
- *   fails full  assertion BFS BUG_FAILED_SPAWN_WITHOUT_ANOTHER_LOOK
+ *   fails short assertion BFS BUG_FAILED_SPAWN_WITHOUT_ANOTHER_LOOK
  *   fails short assertion BUG_HANDOVER_WITHOUT_A_LOOK_AT_PRODUCERS
  */
 #ifdef BUG_FAILED_SPAWN_WITHOUT_ANOTHER_LOOK
