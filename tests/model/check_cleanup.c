@@ -30,9 +30,10 @@ static void runner(void *arg)
 static void end_polled(void)
 {
 	join_beside();
+	calm_down();
 	CHECK(cq_cleanup_flush_all(q) == 0);
 	cq_cleanup_run_some(q, SIZE_MAX);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 static void flush_all_against_enqueue(void)
@@ -98,11 +99,22 @@ static void statistician(void *arg)
 	CHECK(second.queued <= 4);
 }
 
+/* At least what was accepted before. */
+static void statistician_who_knows_of_1(void *arg)
+{
+	cq_cleanup_stats_t stats;
+
+	statistician(arg);
+	cq_cleanup_stats(q, &stats);
+	CHECK(stats.queued >= 1);
+}
+
 static void statistics_against_enqueue(void)
 {
 	begin(POLLED, 0, 1);
-	run_beside(statistician, NULL);
-	enqueue_some(producers[0], 0, 3);
+	enqueue_some(producers[0], 0, 1);
+	run_beside(statistician_who_knows_of_1, NULL);
+	enqueue_some(producers[0], 1, 2);
 	end_polled();
 }
 
@@ -120,7 +132,39 @@ static void statistics_against_a_worker(void)
 	run_beside(statistician, NULL);
 	publish(producers[0], 0);
 	join_beside();
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
+}
+
+/* What has run was queued, to somebody who learns of both by the statistics alone. */
+static void statistician_of_one_look(void *arg)
+{
+	cq_cleanup_stats_t stats;
+
+	(void)arg;
+	cq_cleanup_stats(q, &stats);
+	CHECK(stats.executed <= stats.queued);
+}
+
+static void worker_of_one_block(void *worker)
+{
+	cq_block_t *b = cq_worker_try_dequeue(worker);
+
+	if (b != NULL)
+		cq_worker_run(worker, b);
+}
+
+static void statistics_against_a_worker_of_the_host(void)
+{
+	cq_worker_t *w;
+
+	begin(POLLED, 0, 1);
+	CHECK(cq_worker_attach(q, NULL, &w) == 0);
+	run_beside(statistician_of_one_look, NULL);
+	run_beside(worker_of_one_block, w);
+	publish(producers[0], 0);
+	join_beside();
+	cq_worker_detach(w);
+	end_polled();
 }
 
 #define SOME(P, S) { P, S, 0 }
@@ -135,5 +179,7 @@ const struct scenario cleanup_scenarios[] = {
 	{ "cleanup_statistics_against_enqueue", statistics_against_enqueue, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_statistics_against_flush", statistics_against_flush, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_statistics_against_a_worker", statistics_against_a_worker, SOME(2, 1), SOME(3, 2) },
+	{ "cleanup_statistics_against_a_worker_of_the_host",
+	    statistics_against_a_worker_of_the_host, SOME(0, 3), SOME(2, 3) },
 	{ 0 }
 };

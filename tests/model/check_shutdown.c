@@ -67,7 +67,7 @@ static void drain_waits_for_what_was_before(void)
 	run_beside(publisher_of_0, producers[0]);
 	drains(4, 1);
 	join_beside();
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 static void drain_of_a_full_block(void)
@@ -75,7 +75,23 @@ static void drain_of_a_full_block(void)
 	begin(HOSTED, 1, 1);
 	publish(producers[0], 0);
 	drains(0, 2);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
+}
+
+static void enqueuer_of_the_second(void *arg)
+{
+	enqueue_some(arg, 1, 1);
+}
+
+/* Another thread publishes the block, with what was there before the drain. */
+static void drain_of_a_block_on_its_way(void)
+{
+	begin(HOSTED, 1, 1);
+	enqueue_some(producers[0], 0, 1);
+	run_beside(enqueuer_of_the_second, producers[0]);
+	drains(0, 1);
+	join_beside();
+	end_calmly();
 }
 
 static void two_drains(void)
@@ -85,7 +101,7 @@ static void two_drains(void)
 	enqueue_some(producers[0], 2, 1);
 	run_beside(drainer, NULL);
 	drains(0, 3);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 static void drain_against_detach(void)
@@ -94,7 +110,7 @@ static void drain_against_detach(void)
 	enqueue_some(producers[0], 4, 1);
 	run_beside(enqueuer_who_detaches, producers[0]);
 	drains(4, 1);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 static void drain_against_run_some(void)
@@ -103,7 +119,7 @@ static void drain_against_run_some(void)
 	publish(producers[0], 0);
 	run_beside(runner, NULL);
 	drains(0, 2);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 /* -------------------------------------------------------------------- shutdown */
@@ -220,6 +236,7 @@ static void shutdown_against_shutdown(void)
 const struct scenario shutdown_scenarios[] = {
 	{ "drain_waits_for_what_was_before", drain_waits_for_what_was_before, SOME(1, 1), SOME(3, 2) },
 	{ "drain_of_a_full_block", drain_of_a_full_block, SOME(2, 1), SOME(3, 2) },
+	{ "drain_of_a_block_on_its_way", drain_of_a_block_on_its_way, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_another_drain", two_drains, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_detach", drain_against_detach, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_run_some", drain_against_run_some, SOME(2, 1), SOME(3, 2) },

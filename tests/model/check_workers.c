@@ -27,7 +27,7 @@ static void first_block_makes_a_worker(void)
 	publish(producers[0], 0);
 	wait_for_jobs(2);
 	CHECK(workers_made() == 1);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 /* By the library: its threads are joined, and nothing of theirs is left. */
@@ -36,7 +36,7 @@ static void managed_worker_is_made_and_joined(void)
 	begin(AWAITED, 1, 1);
 	publish(producers[0], 0);
 	wait_for_jobs(2);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 static void two_managed_workers_end(void)
@@ -55,8 +55,9 @@ static void wakers_race(uint32_t cap, uint32_t expected)
 	run_beside(publisher_of_2, producers[1]);
 	join_beside();
 	CHECK(workers_made() == expected);
+	calm_down();
 	start_held();
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 static void racing_wakers_ask_for_as_many_as_units(void)
@@ -77,7 +78,7 @@ static void publish_against_a_worker_going_to_sleep(void)
 	publish(producers[0], 0);
 	publish(producers[0], 2);
 	wait_for_jobs(4);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 /* Two publishers, one worker: each may count on it for the other's block. */
@@ -87,7 +88,7 @@ static void two_publish_for_one_worker(void)
 	run_beside(publisher_of_0, producers[0]);
 	publish(producers[1], 2);
 	wait_for_jobs(4);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 static void two_publish_for_two_workers(void)
@@ -96,7 +97,20 @@ static void two_publish_for_two_workers(void)
 	run_beside(publisher_of_0, producers[0]);
 	publish(producers[1], 2);
 	wait_for_jobs(4);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
+}
+
+/*
+ * A worker that is busy with a block doesn't look for the next one: another must
+ * come, as the first job waits for those of the next block.
+ */
+static void block_does_not_wait_for_a_busy_worker(void)
+{
+	begin(HOSTED | AWAITED | FIRST_WAITS, 2, 1);
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	wait_for_jobs(4);
+	end_calmly();
 }
 
 static void publish_against_retirement(void)
@@ -105,15 +119,17 @@ static void publish_against_retirement(void)
 	publish(producers[0], 0);
 	publish(producers[0], 2);
 	wait_for_jobs(4);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 /* ------------------------------------------------------------ workers of the host */
 
 static void hosts_worker(void *arg)
 {
+	int err = cq_cleanup_work(q);
+
 	(void)arg;
-	CHECK(cq_cleanup_work(q) == 0);
+	CHECK(err == 0 || err == ESHUTDOWN);
 }
 
 /* None can be made; the one that the host has sent must get the work. */
@@ -123,7 +139,7 @@ static void failed_making_leaves_the_work_to_who_sleeps(void)
 	run_beside(hosts_worker, NULL);
 	publish(producers[0], 0);
 	wait_for_jobs(2);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 /* Stalled or not, a drain ends; when it says EAGAIN, the caller runs the work. */
@@ -162,7 +178,7 @@ static void detach_leaves_its_block_to_another(void)
 	publish(producers[0], 0);
 	publish(producers[0], 2);
 	wait_for_jobs(4);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 /* ------------------------------------------------------------------- polled, trim */
@@ -185,7 +201,7 @@ static void poller_wakes_when_it_is_told_to(void)
 	run_beside(poller_who_wakes, NULL);
 	publish(producers[0], 0);
 	join_beside();
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 static void trim_against_a_worker(void)
@@ -199,7 +215,7 @@ static void trim_against_a_worker(void)
 	publish(producers[0], 2);
 	err = cq_cleanup_trim(q, NULL);
 	CHECK(err == 0 || err == EBUSY);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 /* -------------------------------------------------------------------- handover */
@@ -210,7 +226,7 @@ static void handover_against_a_worker_going_to_sleep(void)
 	enqueue_some(producers[0], 0, 1);
 	enqueue_some(producers[0], 1, 1);
 	wait_for_jobs(2);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 static void handover_against_retirement(void)
@@ -219,7 +235,7 @@ static void handover_against_retirement(void)
 	enqueue_some(producers[0], 0, 1);
 	enqueue_some(producers[0], 1, 1);
 	wait_for_jobs(2);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 static void enqueuer_of_0(void *arg)
@@ -233,7 +249,7 @@ static void handover_of_two_producers(void)
 	run_beside(enqueuer_of_0, producers[0]);
 	enqueue_some(producers[1], 1, 1);
 	wait_for_jobs(2);
-	end(CQ_SHUTDOWN_DRAIN);
+	end_calmly();
 }
 
 #define SOME(P, S) { P, S, 0 }
@@ -251,6 +267,8 @@ const struct scenario workers_scenarios[] = {
 	    SOME(2, 1), SOME(4, 3) },
 	{ "workers_two_publish_for_one_worker", two_publish_for_one_worker, SOME(2, 1), SOME(3, 2) },
 	{ "workers_two_publish_for_two_workers", two_publish_for_two_workers, SOME(1, 1), SOME(2, 2) },
+	{ "workers_block_does_not_wait_for_a_busy_worker", block_does_not_wait_for_a_busy_worker,
+	    SOME(1, 1), SOME(2, 2) },
 	{ "workers_publish_against_retirement", publish_against_retirement, SOME(2, 1), SOME(3, 2) },
 	{ "workers_failed_making_leaves_the_work_to_who_sleeps",
 	    failed_making_leaves_the_work_to_who_sleeps, SOME(2, 1), SOME(3, 2) },

@@ -45,6 +45,9 @@ void join_all(void);
 /* One of 0 .. n - 1: each is tried. */
 int choose(int n);
 
+/* From here on nothing rare happens: for the end of a scenario that others check. */
+void calm_down(void);
+
 void model_fail(const char *what, ...) __attribute__((format(printf, 1, 2), noreturn));
 
 #define CHECK(condition) \

@@ -74,10 +74,12 @@ static void run_job(void *arg)
 	CHECK(j->payload == (int)(j - jobs) + 1);
 	CHECK(j->ran == 0);
 	j->ran = 1;
+	if ((made_how & FIRST_WAITS) != 0 && j == &jobs[0])
+		wait_for_jobs(2);
 	if ((made_how & AWAITED) != 0) {
 		pthread_mutex_lock(&lock);
 		cq_u32_add_relaxed(&nran, 1);
-		pthread_cond_signal(&ran);
+		pthread_cond_broadcast(&ran);
 		pthread_mutex_unlock(&lock);
 	}
 }
@@ -166,4 +168,10 @@ void end(cq_shutdown_how_t how)
 {
 	CHECK(shut_down(how) == 0);
 	end_of_shut_down();
+}
+
+void end_calmly(void)
+{
+	calm_down();
+	end(CQ_SHUTDOWN_DRAIN);
 }

@@ -33,7 +33,8 @@ enum {
 	MAY_FAIL = 1 << 9 | HOSTED,	/* to make one fails, or not: each is tried */
 	HELD = 1 << 10 | HOSTED,	/* those that were made begin at start_held */
 	RETIRING = 1 << 11,		/* a worker may retire whenever it is idle */
-	AWAITED = 1 << 12		/* wait_for_jobs is used */
+	AWAITED = 1 << 12,		/* wait_for_jobs is used */
+	FIRST_WAITS = 1 << 13		/* the first job returns after two others have run */
 };
 
 /* Makes the queue, with the smallest blocks, and attaches `n` producers. */
@@ -68,6 +69,8 @@ int shut_down(cq_shutdown_how_t how);
  * or was handed back once, if it was accepted. Workers may be in their last steps.
  */
 void end(cq_shutdown_how_t how);
+/* The same, where the shutdown is not what the scenario is about. */
+void end_calmly(void);
 void end_of_shut_down(void);
 
 #endif /* MODEL_JOBS_H */
