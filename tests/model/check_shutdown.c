@@ -83,14 +83,31 @@ static void enqueuer_of_the_second(void *arg)
 	enqueue_some(arg, 1, 1);
 }
 
+static void drainer_for_the_first(void *arg)
+{
+	(void)arg;
+	drains(0, 1);
+}
+
 /* Another thread publishes the block, with what was there before the drain. */
 static void drain_of_a_block_on_its_way(void)
 {
 	begin(HOSTED, 1, 1);
 	enqueue_some(producers[0], 0, 1);
 	run_beside(enqueuer_of_the_second, producers[0]);
-	drains(0, 1);
+	run_beside(drainer_for_the_first, NULL);
 	join_beside();
+	end_calmly();
+}
+
+/* Nothing but the workers' counts says that all has run. */
+static void drain_without_producers(void)
+{
+	begin(HOSTED, 1, 1);
+	publish(producers[0], 0);
+	cq_producer_detach(producers[0]);
+	producers[0] = NULL;
+	drains(0, 2);
 	end_calmly();
 }
 
@@ -236,7 +253,8 @@ static void shutdown_against_shutdown(void)
 const struct scenario shutdown_scenarios[] = {
 	{ "drain_waits_for_what_was_before", drain_waits_for_what_was_before, SOME(1, 1), SOME(3, 2) },
 	{ "drain_of_a_full_block", drain_of_a_full_block, SOME(2, 1), SOME(3, 2) },
-	{ "drain_of_a_block_on_its_way", drain_of_a_block_on_its_way, SOME(2, 1), SOME(3, 2) },
+	{ "drain_of_a_block_on_its_way", drain_of_a_block_on_its_way, SOME(1, 2), SOME(2, 2) },
+	{ "drain_without_producers", drain_without_producers, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_another_drain", two_drains, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_detach", drain_against_detach, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_run_some", drain_against_run_some, SOME(2, 1), SOME(3, 2) },
