@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Demand for workers (src/wake.c, src/worker.c): who is woken or made for a unit,
+ * Demand for workers (src/wake.c, src/worker.c, src/crew.c): who is woken or made for a unit,
  * who is coming, who retires. Producers and workers never end, and every idle limit
  * may pass at any time. The sleeper set is that of sleepers.pml, where its
  * lock is looked at more closely: a waker's hold of it is one step here.
@@ -434,7 +434,7 @@ inline dequeue_and_run()
 
 #define IS_MADE (me >= ATTACHED)
 
-/* In `found`: came back */
+/* As one that comes. In `found`: came back */
 inline come_back()
 {
 	atomic { seen_made = made; seen_live = live; seen_coming = coming }
@@ -451,6 +451,8 @@ inline come_back()
 				live++;
 				made = made + IS_MADE;
 				assert(made <= CAP);
+				coming++;
+				asked[me] = true;
 				found = true;
 				break
 			:: else -> seen_made = made; seen_live = live; seen_coming = coming
@@ -466,6 +468,7 @@ inline retire()
 	seen_units = units;
 	atomic { live--; made = made - IS_MADE }
 #else
+	spawn_failed = false;
 	atomic { live--; made = made - IS_MADE }
 	if
 	:: HANDOVER -> take_partial_blocks()
@@ -485,6 +488,10 @@ inline retire()
 	found = false;
 	if
 	:: HANDOVER -> wake_after_gathering()
+	:: else
+	fi;
+	if
+	:: back -> cq_worker_arrive()
 	:: else
 	fi
 }
