@@ -9,7 +9,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <sched.h>
-#include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "cleanup_priv.h"
@@ -799,5 +799,40 @@ Test(endings, a_managed_thread_is_not_cancelled_unless_a_callback_allows_it)
 	publish_block(cancel_thread, 1);
 	AWAIT(ran == 2 * SLOTS);
 	AWAIT(stats().workers_created == 2);
+	close_queue();
+}
+
+/* -------------------------------------------------------------------- and forks */
+
+static atomic_int child; /* the process; 0 in the child itself */
+
+static void fork_and_end_thread(void *arg)
+{
+	record(arg);
+	child = fork();
+	CHECK(child >= 0);
+	if (child == 0)
+		pthread_exit(NULL);
+}
+
+static void end_child(void *arg)
+{
+	record(arg);
+	if (child == 0)
+		_exit(ran == SLOTS && stats().executed < SLOTS ? 0 : 1);
+}
+
+Test(endings, a_callback_ends_the_thread_that_has_forked)
+{
+	int status = -1;
+
+	open_with((cq_cleanup_config_t){ .flags = CQ_ATFORK });
+	enqueue(fork_and_end_thread);
+	enqueue(record);
+	enqueue(record);
+	enqueue(end_child);
+	cr_assert_eq(drain(), 0);
+	cr_assert_eq(waitpid(child, &status, 0), child);
+	cr_assert_eq(status, 0);
 	close_queue();
 }
