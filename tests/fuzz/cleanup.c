@@ -11,7 +11,6 @@ static void step_of_another(const char *where);
 
 static jmp_buf only_thread;	/* where a forked child begins, unless in a callback */
 static cq_cleanup_stats_t before_trim;
-static bool interleaved;	/* other threads' calls fall in at schedule points */
 
 static struct producer *some_producer(void)
 {
@@ -109,7 +108,7 @@ static bool enqueue(struct producer *p)
 		return false;
 	}
 	/* Another thread's flush or shutdown may have claimed it before it could be taken back. */
-	EXPECT(!was_closed || (interleaved && !was_down), "enqueue into a closed queue");
+	EXPECT(!was_closed || (m.interleaved && !was_down), "enqueue into a closed queue");
 	accepted(p, i);
 	check_published(before, full);
 	return true;
@@ -257,7 +256,7 @@ static void do_wake(void)
 	note("wake = %d", err);
 	check_woken(err);
 	m.uncovered = false;
-	if (!interleaved)	/* else more may be published meanwhile */
+	if (!m.interleaved)	/* else more may be published meanwhile */
 		demand_is_met();
 }
 
@@ -311,7 +310,7 @@ static void do_run_some(void)
 	n = CALL(cq_cleanup_run_some)(m.q, budget);
 	note("it ran %zu", n);
 	EXPECT(n <= budget, "it exceeds the budget");
-	if (n < budget && m.stopped == FALSE && !interleaved)
+	if (n < budget && m.stopped == FALSE && !m.interleaved)
 		EXPECT_EQ(units(), 0);
 	if (m.stopped == TRUE && m.frames == 0 && before == units())
 		EXPECT(n == 0 || pending > m.pending, "it ran something twice");
@@ -330,6 +329,28 @@ static bool may_sleep(bool ends)
 static bool workers_retire(void)
 {
 	return m.config.idle_ns != CQ_FOREVER && now < CQ_FOREVER / 2;
+}
+
+/*
+ * A worker has ended: it has retired (true), or was stopped. One that retires as
+ * a shutdown begins may count as either.
+ */
+static bool ended(const struct context *c)
+{
+	cq_cleanup_stats_t s;
+	bool retired;
+
+	CALL(cq_cleanup_stats)(m.q, &s);
+	retired = s.workers_retired != m.retired;
+	if (m.stopped == FALSE)
+		EXPECT(retired, "it ends, and nothing has stopped it");
+	EXPECT(!retired || c->retiring, "it is counted as retired");
+	m.retired += retired;
+	if (!c->retiring) {
+		m.live--;
+		m.made -= c->made;
+	}
+	return retired;
 }
 
 static void do_work(void)
@@ -359,10 +380,7 @@ static void do_work(void)
 		return;
 	}
 	EXPECT(m.alloc_failures != failures || err != ENOMEM, "ENOMEM without need");
-	EXPECT(err == (c.retiring ? ETIMEDOUT : 0), "work returns %d", err);
-	EXPECT(c.retiring || m.stopped != FALSE, "it ends, and nothing has stopped it");
-	m.retired += c.retiring;
-	m.live -= !c.retiring;
+	EXPECT_EQ(err, ended(&c) ? ETIMEDOUT : 0);
 }
 
 static void run_body(struct body *b)
@@ -375,10 +393,7 @@ static void run_body(struct body *b)
 	b->run(b->arg);
 	pop_context(&c);
 	note("body %d ends", (int)(b - m.bodies));
-	EXPECT(c.retiring || m.stopped != FALSE, "it ends, and nothing has stopped it");
-	m.retired += c.retiring;
-	m.live -= !c.retiring;
-	m.made -= !c.retiring;
+	ended(&c);
 	b->state = NONE;
 }
 
@@ -415,18 +430,10 @@ static void do_worker_attach(void)
 
 static void detach_worker(struct handle *h)
 {
-	cq_cleanup_stats_t s;
-
 	note("detach w%d", (int)(h - m.handles));
 	h->busy = true;
-	m.live--;	/* before it is looked for work that only it was to do */
+	leaves();	/* before it is looked for work that only it was to do */
 	CALL(cq_worker_detach)(h->w);
-	/* But after a block in its hands has gone back, and a worker was made for it. */
-	if (h->block != NULL) {
-		CALL(cq_cleanup_stats)(m.q, &s);
-		EXPECT(!m.exact || s.workers_peak <= m.peak + 1, "the peak is too high");
-		m.peak = s.workers_peak;
-	}
 	*h = (struct handle){ .w = NULL };
 }
 
@@ -443,8 +450,12 @@ static void do_try_dequeue(void)
 	struct handle *h = some_handle();
 	uint64_t before = units();
 
-	if (h == NULL || h->block != NULL)
+	if (h == NULL)
 		return;
+	if (h->block != NULL) {
+		EXPECT(CALL(cq_worker_try_dequeue)(h->w) == NULL, "a second block in hand");
+		return;
+	}
 	h->busy = true;
 	h->block = CALL(cq_worker_try_dequeue)(h->w);
 	h->busy = false;
@@ -460,6 +471,8 @@ static void do_dequeue(void)
 	struct handle *h = some_handle();
 	struct context c = { .kind = WORKER, .host = h };
 
+	if (h != NULL && h->block != NULL)
+		EXPECT(CALL(cq_worker_dequeue)(h->w) == NULL, "a second block in hand");
 	if (h == NULL || h->block != NULL || !may_sleep(false))
 		return;
 	note("dequeue(w%d)", (int)(h - m.handles));
@@ -762,10 +775,11 @@ static void check_trimmed(size_t freed)
 static void do_trim(void)
 {
 	size_t freed = 0, *out = below(2) ? &freed : NULL;
-	bool busy = units() != 0 || m.coming != 0 || count_held() != 0;
+	bool busy = units() != 0 || m.coming != 0 || count_held() != 0 || m.shutting != 0;
 	int err;
 
-	if (m.frames != 0 || m.points != 0 || within(WAITER))
+	/* Beside a call that it may not run with; but a shutdown it notices. */
+	if (m.points != 0 || (m.shutting == 0 && (m.frames != 0 || within(WAITER))))
 		return;
 	CALL(cq_cleanup_stats)(m.q, &before_trim);
 	err = CALL(cq_cleanup_trim)(m.q, out);
@@ -958,7 +972,7 @@ static void step_of_another(const char *where)
 	int kind;
 
 	model_event(where);
-	if (!interleaved || depth >= DEPTH_MAX || input_ended() || strncmp(where, "stack.", 6) == 0)
+	if (!m.interleaved || depth >= DEPTH_MAX || input_ended() || strncmp(where, "stack.", 6) == 0)
 		return;
 	if (locked() || (kind = point_kind()) < 0 || byte() % 4 != 3)
 		return;
@@ -1013,11 +1027,11 @@ static void create(void)
 		.park = &model_park,
 		.allocator = &model_allocator,
 	};
-	interleaved = (b & 128) != 0;
-	m.exact = !interleaved && (b & CQ_HANDOVER) == 0;
+	m.interleaved = (b & 128) != 0;
+	m.exact = !m.interleaved && (b & CQ_HANDOVER) == 0;
 	note("create(flags %u, %u workers, %u callbacks in a block, idle %" PRIu64 ", spawn %d)%s",
 	    m.config.flags, m.config.max_workers, m.slots, m.config.idle_ns, m.config.spawn != NULL,
-	    interleaved ? ", interleaved" : "");
+	    m.interleaved ? ", interleaved" : "");
 	EXPECT_EQ(CALL(cq_cleanup_create)(&m.config, &m.q), 0);
 }
 

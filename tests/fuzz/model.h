@@ -71,6 +71,7 @@ extern struct model {
 	cq_cleanup_t *q;
 	cq_cleanup_config_t config;
 	unsigned slots;
+	bool interleaved;	/* other threads' calls fall in at schedule points */
 	bool exact;		/* calls are whole, and only flushes publish */
 	struct context *top;
 	unsigned frames;	/* callbacks and give_backs among the contexts */
@@ -111,7 +112,10 @@ void pop_context(struct context *c);
 bool within(int kind);
 bool parked_below(void);
 
-void lives(void);	/* a worker was made or attached */
+/* A worker was made or attached, or comes back; it retires or is detached. */
+void lives(void);
+void leaves(void);
+
 unsigned count_producers(void);
 unsigned count_handles(void);
 unsigned count_bodies(void);
