@@ -104,6 +104,7 @@ static bool come_back(const cq_worker_t *w)
 		if (w->made && crew_made(crew) >= q->config.max_workers)
 			return false;
 	} while (!cq_u64_cas_relaxed(&q->crew, &crew, crew + crew_of(w) + CREW_COMING));
+	cq_note_peak(q, crew_live(crew) + 1);
 	return true;
 }
 

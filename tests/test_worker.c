@@ -663,6 +663,29 @@ Test(worker, a_worker_that_leaves_while_none_can_be_made_comes_back)
 	close_queue();
 }
 
+static cq_worker_t *attached_meanwhile;
+
+static void attach_and_publish(void *unused)
+{
+	CHECK(cq_worker_attach(q, NULL, &attached_meanwhile) == 0);
+	publish_full_block(unused);
+}
+
+Test(worker, one_that_comes_back_counts_for_the_peak)
+{
+	open_retiring(1, start_thread);
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	host.err = EAGAIN;
+	at_point("worker.retiring", attach_and_publish, NULL);
+	fake_advance(&park, IDLE_NS);
+	AWAIT(ran == 1 + SLOTS);
+	cr_assert_eq(stats().workers_live, 2);
+	cr_assert_eq(stats().workers_peak, 2);
+	cq_worker_detach(attached_meanwhile);
+	close_queue();
+}
+
 /* The only worker stands between leaving the count and its look. */
 static struct {
 	gate_t left, look;
