@@ -6,6 +6,7 @@
 
 #include "barrier.h"
 #include "cleanup_priv.h"
+#include "park.h"
 
 /*
  * How long a worker may be idle, and how large its stack is, by default. 30 s:
@@ -51,7 +52,7 @@ static uint32_t default_max_workers(void)
 	return quarter < 1 ? 1 : quarter > CQ_MAX_WORKERS ? CQ_MAX_WORKERS : (uint32_t)quarter;
 }
 
-/* Fills in the defaults; false when a field is outside its limits. */
+/* Fills in the defaults; false when a field is outside its limits, or a table has gaps. */
 static bool complete(cq_cleanup_config_t *c)
 {
 	const unsigned known = CQ_POLLED | CQ_HANDOVER | CQ_ATFORK | CQ_FORK_DISCARD;
@@ -66,23 +67,26 @@ static bool complete(cq_cleanup_config_t *c)
 		c->stack_bytes = STACK_BYTES_DEFAULT;
 	if (c->name == NULL)
 		c->name = "cq-cleanup";
+	if (c->allocator == NULL)
+		c->allocator = &default_allocator;
 	return (c->flags & ~known) == 0 && c->max_workers <= CQ_MAX_WORKERS &&
 	    c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX &&
-	    strlen(c->name) < sizeof(((cq_cleanup_t *)NULL)->name);
+	    strlen(c->name) < sizeof(((cq_cleanup_t *)NULL)->name) && cq_park_complete(c->park) &&
+	    c->allocator->alloc != NULL && c->allocator->free != NULL;
 }
 
 static int init_sets(cq_cleanup_t *q)
 {
-	int err;
+	cq_sleepers_t *const sets[] = { &q->idle, &q->drainers, &q->exits };
+	int err = pthread_mutex_init(&q->registry, NULL);
 
-	if ((err = cq_sleepers_init(&q->idle, q->config.park)) != 0 ||
-	    (err = cq_sleepers_init(&q->drainers, q->config.park)) != 0 ||
-	    (err = cq_sleepers_init(&q->exits, q->config.park)) != 0)
-		return err; /* EINVAL; a mutex of the default kind has nothing to undo */
-	return pthread_mutex_init(&q->registry, NULL);
+	/* If one fails: a mutex of the default kind has nothing to undo. */
+	for (size_t i = 0; i < sizeof(sets) / sizeof(*sets) && err == 0; i++)
+		err = cq_sleepers_init(sets[i], q->config.park);
+	return err;
 }
 
-static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config, const cq_allocator_t *allocator)
+static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config)
 {
 	int err;
 
@@ -90,7 +94,7 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config, const cq_all
 	q->config = *config;
 	memcpy(q->name, config->name, strlen(config->name) + 1); /* complete() has seen to it */
 	q->config.name = q->name;
-	q->allocator = *allocator;
+	q->allocator = *config->allocator;
 	q->config.allocator = &q->allocator;
 	if (config->spawn == NULL && (config->flags & CQ_POLLED) == 0) {
 		q->config.spawn = cq_threads_spawn;
@@ -102,25 +106,27 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config, const cq_all
 	q->gate = (cq_barrier_asymmetric() ? 0 : GATE_FENCE) |
 	    ((config->flags & CQ_HANDOVER) != 0 ? GATE_HANDOVER : 0);
 	cq_threads_init(&q->threads);
-	if ((err = cq_workq_init(&q->full[0].queue)) != 0 ||
-	    (err = cq_workq_init(&q->full[1].queue)) != 0 || (err = init_sets(q)) != 0)
-		return err;
-	return (config->flags & CQ_ATFORK) != 0 ? cq_fork_register(q) : 0;
+	if ((err = cq_workq_init(&q->full[0].queue)) == 0 &&
+	    (err = cq_workq_init(&q->full[1].queue)) == 0 && (err = init_sets(q)) == 0 &&
+	    (config->flags & CQ_ATFORK) != 0)
+		err = cq_fork_register(q);
+	return err;
 }
 
 int cq_cleanup_create(const cq_cleanup_config_t *config, cq_cleanup_t **out)
 {
 	cq_cleanup_config_t c = config != NULL ? *config : (cq_cleanup_config_t){ 0 };
-	const cq_allocator_t *allocator = c.allocator != NULL ? c.allocator : &default_allocator;
+	const cq_allocator_t *allocator;
 	cq_cleanup_t *q;
 	int err;
 
-	if (out == NULL || !complete(&c) || allocator->alloc == NULL || allocator->free == NULL)
+	if (out == NULL || !complete(&c))
 		return EINVAL;
+	allocator = c.allocator;
 	q = allocator->alloc(allocator->host, sizeof(*q), CQ_LINE);
 	if (q == NULL)
 		return ENOMEM;
-	err = (uintptr_t)q % CQ_LINE == 0 ? init(q, &c, allocator) : EINVAL;
+	err = (uintptr_t)q % CQ_LINE == 0 ? init(q, &c) : EINVAL;
 	if (err != 0) {
 		allocator->free(allocator->host, q, sizeof(*q));
 		return err;

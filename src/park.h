@@ -7,6 +7,7 @@
 #define CQ_SRC_PARK_H
 
 #include <cq/park.h>
+#include <stdbool.h>
 #include <time.h>
 
 #define CQ_NS_PER_S UINT64_C(1000000000)
@@ -17,6 +18,12 @@ enum {
 	CQ_PERMIT_GRANTED,
 	CQ_PERMIT_PARKED /* none, and its thread waits in the kernel or is about to */
 };
+
+/* Is no function missing? NULL is the default table. */
+static inline bool cq_park_complete(const cq_park_ops_t *ops)
+{
+	return ops == NULL || (ops->now != NULL && ops->park != NULL && ops->unpark != NULL);
+}
 
 struct timespec cq_timespec(uint64_t ns);
 uint64_t cq_default_now(void *host);

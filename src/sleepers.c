@@ -41,8 +41,7 @@ static void unlist(cq_sleepers_t *set, cq_sleeper_t *s)
 
 int cq_sleepers_init(cq_sleepers_t *set, const cq_park_ops_t *ops)
 {
-	if (set == NULL ||
-	    (ops != NULL && (ops->now == NULL || ops->park == NULL || ops->unpark == NULL)))
+	if (set == NULL || !cq_park_complete(ops))
 		return EINVAL;
 	*set = (cq_sleepers_t){ .ops = ops };
 	return pthread_mutex_init(&set->lock, NULL);

@@ -177,7 +177,7 @@ Test(cleanup, fields_outside_their_limits_are_refused)
 	cr_assert_eq(CREATE(.idle_ns = CQ_FOREVER, .stack_bytes = 1), 0);
 }
 
-Test(cleanup, half_filled_tables_are_refused_and_leak_nothing)
+Test(cleanup, half_filled_tables_are_refused_before_memory_is_had)
 {
 	cq_allocator_t allocator;
 	cq_park_ops_t ops;
@@ -199,7 +199,7 @@ Test(cleanup, half_filled_tables_are_refused_and_leak_nothing)
 	ops = park.ops;
 	ops.unpark = NULL;
 	cr_assert_eq(CREATE(.allocator = &mem.allocator, .park = &ops), EINVAL);
-	cr_assert_eq(mem.live_bytes, 0);
+	cr_assert_eq(mem.calls, 0);
 }
 
 static void *off_by_eight(void *host, size_t bytes, size_t align)

@@ -187,8 +187,8 @@ typedef struct cq_cleanup_config {
 } cq_cleanup_config_t;
 
 /*
- * Makes a queue, without workers. EINVAL: a field is outside its limits, a
- * function is missing from a table, or `out` is NULL; ENOMEM.
+ * Makes a queue, without workers. EINVAL, and nothing was allocated: a field is
+ * outside its limits, a function is missing from a table, or `out` is NULL; ENOMEM.
  */
 CQ_API CQ_MUST_CHECK int cq_cleanup_create(const cq_cleanup_config_t *config,
     cq_cleanup_t **out);
@@ -355,8 +355,8 @@ CQ_API int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how,
 
 /*
  * Frees the blocks that nobody uses; *freed_bytes, if not NULL: how many bytes. The caller
- * excludes producers and run_*; parked workers may stay. EBUSY: a worker is not
- * parked, work is waiting, or a shutdown is under way.
+ * excludes producers and run_*; parked workers and idle handles may stay. EBUSY: a
+ * worker has a block or was woken, work is waiting, or a shutdown is under way.
  */
 CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
 
