@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cleanup_priv.h" /* which sleeper is whose */
 #include "model.h"
 
 struct model m;
@@ -258,14 +259,11 @@ static bool sleeps(const struct context *c)
 	return c != NULL && c->listed && !c->granted;
 }
 
-/* Whose parker it is. One that has not parked yet is the newest of its set. */
+/* Whose parker it is. */
 static struct context *context_of(const cq_parker_t *parker)
 {
 	for (struct context *c = m.top; c != NULL; c = c->outer)
 		if (sleeps(c) && c->parker == parker)
-			return c;
-	for (struct context *c = m.top; c != NULL; c = c->outer)
-		if (sleeps(c) && c->parker == NULL)
 			return c;
 	disagree(__FILE__, __LINE__, "unpark of one that does not sleep");
 }
@@ -275,9 +273,8 @@ static void some_park(void *host, cq_parker_t *parker, uint64_t deadline)
 	struct context *c = m.top;
 
 	EXPECT(host == &m && c != NULL && c->listed, "park of one that is not listed");
-	EXPECT(c->parker == NULL || c->parker == parker, "park on another parker");
+	EXPECT(c->parker == parker, "park on another parker");
 	EXPECT(parker->host == c->host, "parker->host is not the host's");
-	c->parker = parker;
 	if (c->kind == WAITER && c->flushes && m.exact && !c->granted)
 		published(-1, c->before);
 	check();
@@ -308,11 +305,15 @@ const cq_park_ops_t model_park = { clock_now, some_park, some_unpark, &m };
 
 /* ---------------------------------------------------------------------- events */
 
+/* The sleeper that has just been listed is the newest of its set. */
 static void listed(struct context *c)
 {
+	const cq_sleepers_t *set = c->kind == WORKER ? &m.q->idle :
+	    !c->flushes && m.q->exits.newest != NULL ? &m.q->exits : &m.q->drainers;
+
 	c->listed = true;
 	c->granted = false;
-	c->parker = NULL;
+	c->parker = &set->newest->parker;
 	m.asleep += c->kind == WORKER;
 }
 

@@ -56,7 +56,7 @@ struct context {
 	enum { CALLBACK, GIVE_BACK, WORKER, WAITER, POINT, LOCKED_POINT } kind;
 	void *host;			/* WORKER: what parker->host must be */
 	bool made;			/* WORKER: by spawn */
-	const cq_parker_t *parker;	/* since it first parked */
+	const cq_parker_t *parker;	/* since it was listed */
 	bool listed, granted;		/* asleep; by now woken */
 	bool woken, retiring;		/* WORKER: since it last found work */
 	uint64_t deadline;		/* WAITER */
