@@ -256,7 +256,7 @@ const struct scenario shutdown_scenarios[] = {
 	{ "drain_of_a_block_on_its_way", drain_of_a_block_on_its_way, SOME(1, 2), SOME(2, 2) },
 	{ "drain_without_producers", drain_without_producers, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_another_drain", two_drains, SOME(1, 1), SOME(3, 2) },
-	{ "drain_against_detach", drain_against_detach, SOME(2, 1), SOME(3, 2) },
+	{ "drain_against_detach", drain_against_detach, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_run_some", drain_against_run_some, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_enqueue", shutdown_drain_against_enqueue, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_detach", shutdown_drain_against_detach, SOME(2, 1), SOME(3, 2) },
