@@ -282,7 +282,7 @@ const struct scenario workers_scenarios[] = {
 	{ "workers_racing_wakers_keep_to_the_cap", racing_wakers_keep_to_the_cap,
 	    SOME(2, 1), SOME(4, 3) },
 	{ "workers_publish_against_a_worker_going_to_sleep", publish_against_a_worker_going_to_sleep,
-	    SOME(1, 2), SOME(4, 3) },
+	    SOME(2, 2), SOME(4, 3) },
 	{ "workers_two_publish_for_one_worker", two_publish_for_one_worker, SOME(1, 1), SOME(3, 2) },
 	{ "workers_two_publish_for_two_workers", two_publish_for_two_workers, SOME(1, 1), SOME(2, 2) },
 	{ "workers_block_does_not_wait_for_a_busy_worker", block_does_not_wait_for_a_busy_worker,
