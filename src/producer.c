@@ -81,14 +81,13 @@ static CQ_RARE bool close_block(cq_producer_t *p)
 	cq_u64_store_relaxed(&p->published[b->parity],
 	    p->published[b->parity] + (b->end - b->begin));
 	p->limit = p->n; /* not open any more */
-	/* Pairs with the fork that copies this memory: from here on the block answers
-	   for its callbacks itself. */
+	/* Pairs with the acquire of `state` in parity_done (drain.c): a drain that no
+	   longer sees CLOSED sees published[]. Without it a block in flight would be
+	   in neither, and the drain return before it has run. And with the fork that
+	   copies this memory: from here on the block answers for its callbacks itself. */
 	cq_fence_release();
 	cq_ptr_store_relaxed(&p->block, NULL);
-	/* Pairs with the acquire of `state` in parity_done (drain.c): a drain that
-	   no longer sees CLOSED sees published[]. Without it a block in flight
-	   would be in neither, and the drain return before it has run. */
-	cq_u64_store_release(&p->state, (s & ~(uint64_t)(PHASE_MASK | STATE_CLAIMED)) | PHASE_VOID);
+	cq_u64_store_relaxed(&p->state, (s & ~(uint64_t)(PHASE_MASK | STATE_CLAIMED)) | PHASE_VOID);
 	CQ_POINT("producer.counted");
 
 	if (b->begin == b->end) {

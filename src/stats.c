@@ -32,10 +32,10 @@ static void sum(cq_cleanup_t *q, cq_cleanup_stats_t *out)
 {
 	out->executed = q->executed_by_parent + q->executed[0] + q->executed[1] - q->handed_back;
 	for (cq_worker_t *w = q->workers; w != NULL; w = w->next) {
-		/* Pairs with the release in cq_finish (worker.c): what has run was queued,
-		   and is seen as queued below. */
-		out->executed += cq_u64_load_acquire(&w->executed[0]);
-		out->executed += cq_u64_load_acquire(&w->executed[1]);
+		/* What has run was queued, and is seen as queued below: the acquires in
+		   accepted, which looks at `state` again after them, are enough. */
+		out->executed += cq_u64_load_relaxed(&w->executed[0]);
+		out->executed += cq_u64_load_relaxed(&w->executed[1]);
 		out->useless_wakes += cq_u64_load_relaxed(&w->useless_wakes);
 		out->failed_sleeps += cq_u64_load_relaxed(&w->failed_sleeps);
 		out->workers_running += cq_u32_load_relaxed(&w->busy);

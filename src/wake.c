@@ -28,10 +28,11 @@ void cq_note_peak(cq_cleanup_t *q, uint32_t live)
 
 void cq_worker_arrive(cq_cleanup_t *q)
 {
+	/* No fence between this and the look that follows. A worker that finds a unit
+	   has a release before it takes it (set_busy, worker.c), and whoever adds one
+	   after that reads the lower count after its own fence; one that finds none
+	   has a full fence and another look before it sleeps or retires. */
 	cq_crew_add(q, 0 - CREW_COMING);
-	/* Pairs with the fence in cq_cleanup_wake: either that reads the lower
-	   count and wakes another, or the look that follows sees its work. */
-	cq_fence_full();
 	CQ_POINT("worker.arrived");
 }
 
@@ -153,12 +154,17 @@ int cq_cleanup_wake(cq_cleanup_t *q)
 		uint64_t units, crew;
 		uint32_t asleep, claims;
 
-		/* The publisher's half; pairs with the fences in cq_worker_arrive and
-		   in retire (crew.c), as that of cq_sleepers_asleep does with the
-		   announcement. Without it a worker could leave, looking too early,
-		   while it is still counted on here. */
+		/* The publisher's half; pairs with the fences of a worker that arrived
+		   and found nothing: in cq_sleepers_announce and in retire (crew.c),
+		   and with the release in set_busy (worker.c) of one that took a unit.
+		   Without it a worker could leave, looking too early, while it is still
+		   counted on here. */
 		cq_fence_full();
 		units = cq_blocks_waiting(q);
+		/* Pairs with the release in set_busy (worker.c): a worker whose take
+		   these units are without is not counted as coming. Without it a
+		   block could be left to one that has taken another. */
+		cq_fence_acquire();
 		crew = cq_u64_load_relaxed(&q->crew);
 		if (units <= crew_coming(crew) || cq_u32_load_relaxed(&q->stop) != 0)
 			return 0;

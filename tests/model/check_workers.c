@@ -113,6 +113,17 @@ static void block_does_not_wait_for_a_busy_worker(void)
 	end_calmly();
 }
 
+/* The next block goes to the other queue: the look at both is not one step. */
+static void block_of_another_epoch_does_not_wait_for_a_busy_worker(void)
+{
+	begin(HOSTED | AWAITED | FIRST_WAITS, 2, 1);
+	publish(producers[0], 0);
+	CHECK(cq_cleanup_drain(q, 0) == ETIMEDOUT);
+	publish(producers[0], 2);
+	wait_for_jobs(4);
+	end_calmly();
+}
+
 static void publish_against_retirement(void)
 {
 	begin(HOSTED | AWAITED | RETIRING, 1, 1);
@@ -287,6 +298,8 @@ const struct scenario workers_scenarios[] = {
 	{ "workers_two_publish_for_two_workers", two_publish_for_two_workers, SOME(1, 1), SOME(2, 2) },
 	{ "workers_block_does_not_wait_for_a_busy_worker", block_does_not_wait_for_a_busy_worker,
 	    SOME(1, 1), SOME(2, 2) },
+	{ "workers_block_of_another_epoch_does_not_wait_for_a_busy_worker",
+	    block_of_another_epoch_does_not_wait_for_a_busy_worker, SOME(1, 1), SOME(2, 2) },
 	{ "workers_publish_against_retirement", publish_against_retirement, SOME(2, 1), SOME(3, 2) },
 	{ "workers_failed_making_leaves_the_work_to_who_sleeps",
 	    failed_making_leaves_the_work_to_who_sleeps, SOME(2, 1), SOME(3, 2) },
