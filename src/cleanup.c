@@ -77,12 +77,14 @@ static bool complete(cq_cleanup_config_t *c)
 
 static int init_sets(cq_cleanup_t *q)
 {
-	cq_sleepers_t *const sets[] = { &q->idle, &q->drainers, &q->exits };
-	int err = pthread_mutex_init(&q->registry, NULL);
+	const cq_park_ops_t *park = q->config.park;
+	int err;
 
 	/* If one fails: a mutex of the default kind has nothing to undo. */
-	for (size_t i = 0; i < sizeof(sets) / sizeof(*sets) && err == 0; i++)
-		err = cq_sleepers_init(sets[i], q->config.park);
+	if ((err = pthread_mutex_init(&q->registry, NULL)) == 0 &&
+	    (err = cq_sleepers_init(&q->idle, park)) == 0 &&
+	    (err = cq_sleepers_init(&q->drainers, park)) == 0)
+		err = cq_sleepers_init(&q->exits, park);
 	return err;
 }
 

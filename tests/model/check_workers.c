@@ -113,6 +113,18 @@ static void block_does_not_wait_for_a_busy_worker(void)
 	end_calmly();
 }
 
+/* The same, by a worker that was not made for it, but woken. */
+static void block_does_not_wait_for_a_busy_worker_that_was_woken(void)
+{
+	begin(HOSTED | AWAITED | FIRST_WAITS, 2, 1);
+	publish(producers[0], 4);
+	wait_for_jobs(2);
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	wait_for_jobs(6);
+	end_calmly();
+}
+
 /* The next block goes to the other queue: the look at both is not one step. */
 static void block_of_another_epoch_does_not_wait_for_a_busy_worker(void)
 {
@@ -150,6 +162,21 @@ static void failed_making_leaves_the_work_to_who_sleeps(void)
 	run_beside(hosts_worker, NULL);
 	publish(producers[0], 0);
 	wait_for_jobs(2);
+	end_calmly();
+}
+
+/* One that could not be made stalls nothing while another is about to come back. */
+static void drain_does_not_give_up_on_who_comes_back(void)
+{
+	int err;
+
+	begin(MAY_FAIL | RETIRING, 2, 1);
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	err = cq_cleanup_drain(q, CQ_FOREVER);
+	CHECK(err == 0 || (err == EAGAIN && cq_cleanup_stalled(q)));
+	if (err == EAGAIN)
+		CHECK(cq_cleanup_run_some(q, SIZE_MAX) != 0);
 	end_calmly();
 }
 
@@ -298,11 +325,15 @@ const struct scenario workers_scenarios[] = {
 	{ "workers_two_publish_for_two_workers", two_publish_for_two_workers, SOME(1, 1), SOME(2, 2) },
 	{ "workers_block_does_not_wait_for_a_busy_worker", block_does_not_wait_for_a_busy_worker,
 	    SOME(1, 1), SOME(2, 2) },
+	{ "workers_block_does_not_wait_for_a_busy_worker_that_was_woken",
+	    block_does_not_wait_for_a_busy_worker_that_was_woken, SOME(1, 1), SOME(2, 1) },
 	{ "workers_block_of_another_epoch_does_not_wait_for_a_busy_worker",
 	    block_of_another_epoch_does_not_wait_for_a_busy_worker, SOME(1, 1), SOME(2, 2) },
 	{ "workers_publish_against_retirement", publish_against_retirement, SOME(2, 1), SOME(3, 2) },
 	{ "workers_failed_making_leaves_the_work_to_who_sleeps",
 	    failed_making_leaves_the_work_to_who_sleeps, SOME(2, 1), SOME(3, 2) },
+	{ "workers_drain_does_not_give_up_on_who_comes_back",
+	    drain_does_not_give_up_on_who_comes_back, SOME(1, 1), SOME(2, 1) },
 	{ "workers_drain_ends_when_none_can_be_made", drain_ends_when_none_can_be_made,
 	    SOME(2, 1), SOME(3, 2) },
 	{ "workers_detach_leaves_its_block_to_another", detach_leaves_its_block_to_another,
