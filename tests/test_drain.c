@@ -533,6 +533,32 @@ Test(drain, hand_back_gives_all_back_that_did_not_run, .init = make)
 	finish(2 * SLOTS + 1);
 }
 
+static pthread_t caller;
+
+static bool is_free(pthread_mutex_t *lock)
+{
+	return pthread_mutex_trylock(lock) == 0 && pthread_mutex_unlock(lock) == 0;
+}
+
+static void take_back_and_look(void *ctx, cq_callback_fn *fn, void *arg)
+{
+	CHECK(pthread_equal(pthread_self(), caller));
+	CHECK(is_free(&q->registry) && is_free(&q->idle.lock) && is_free(&q->drainers.lock) &&
+	    is_free(&q->exits.lock));
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EDEADLK);
+	CHECK(shut_down(CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER) == EDEADLK);
+	take_back(ctx, fn, arg);
+}
+
+Test(drain, give_back_is_called_by_the_caller_with_no_lock_held_and_may_not_drain, .init = make)
+{
+	caller = pthread_self();
+	put(p, 0, SLOTS + 1);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, 0, take_back_and_look, NULL), 0);
+	cr_assert_eq(given_back, SLOTS + 1);
+	finish(SLOTS + 1);
+}
+
 Test(drain, hand_back_to_nobody_is_refused, .init = make)
 {
 	put(p, 0, 1);

@@ -505,6 +505,7 @@ static struct {
 	int membarrier;		/* errno of the barrier, or 0 */
 	bool registration;	/* refused with the same */
 	unsigned registered;	/* after which the barrier is no longer refused */
+	unsigned mutex;	/* the one that fails: 1 is the next; 0: none */
 } refuse;
 
 int __real_pthread_attr_init(pthread_attr_t *attr);
@@ -526,6 +527,15 @@ int __wrap_pthread_atfork(void (*prepare)(void), void (*parent)(void), void (*ch
 int __wrap_pthread_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void))
 {
 	return refuse.atfork ? ENOMEM : __real_pthread_atfork(prepare, parent, child);
+}
+
+int __real_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attr);
+int __wrap_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attr);
+int __wrap_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attr)
+{
+	if (refuse.mutex != 0 && --refuse.mutex == 0)
+		return EAGAIN;
+	return __real_pthread_mutex_init(mutex, attr);
 }
 
 int __real_posix_memalign(void **memory, size_t align, size_t bytes);
@@ -603,6 +613,16 @@ Test(faults, fork_handlers_that_cannot_be_had_refuse_the_queue_and_leak_nothing)
 	config.flags = 0;
 	cr_assert_eq(cq_cleanup_create(&config, &q), 0);
 	cr_assert_eq(cq_cleanup_destroy(q), 0);
+}
+
+Test(faults, a_mutex_that_cannot_be_had_refuses_a_set)
+{
+	cq_sleepers_t set;
+
+	refuse.mutex = 1;
+	cr_assert_eq(cq_sleepers_init(&set, NULL), EAGAIN);
+	cr_assert_eq(cq_sleepers_init(&set, NULL), 0);
+	cr_assert_eq(cq_sleepers_destroy(&set), 0);
 }
 
 Test(faults, memory_that_the_default_allocator_cannot_have_is_enomem)

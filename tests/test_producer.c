@@ -163,6 +163,21 @@ Test(producer, enqueue_without_memory_leaves_the_callback_to_the_caller, .init =
 	cr_assert(each_ran_once(SLOTS + 1));
 }
 
+Test(producer, enqueue_allocates_one_block_at_most_and_a_full_block_needs_none, .init = make)
+{
+	unsigned before = mem.calls, allocations = 0;
+
+	for (unsigned i = 0; i < 8 * SLOTS; i++, before = mem.calls) {
+		put(p, i, 1);
+		cr_assert_leq(mem.calls - before, 1);
+		cr_assert(i % SLOTS == 0 || mem.calls == before, "callback %u", i);
+		allocations += mem.calls - before;
+	}
+	cr_assert_eq(allocations, 8);
+	finish();
+	cr_assert(each_ran_once(8 * SLOTS));
+}
+
 Test(producer, after_a_shutdown_all_is_refused, .init = make)
 {
 	cq_producer_t *other;

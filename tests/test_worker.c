@@ -586,6 +586,32 @@ Test(worker, an_idle_worker_retires_and_the_next_work_makes_another)
 	close_queue();
 }
 
+/* What a worker that has just gone to sleep has left of its idle time. */
+static uint64_t idle_time_of(uint64_t idle_ns)
+{
+	cq_cleanup_config_t config = { .max_workers = 1, .idle_ns = idle_ns, .park = &park.ops };
+	uint64_t left;
+
+	fake_init(&park);
+	fake_advance(&park, 77);
+	cr_assert_eq(cq_cleanup_create(&config, &q), 0);
+	cr_assert_eq(cq_producer_attach(q, &p), 0);
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	left = park.deadline == CQ_FOREVER ? CQ_FOREVER : park.deadline - 77;
+	cq_producer_detach(p);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+	return left;
+}
+
+Test(worker, the_idle_limit_is_30_seconds_by_default_and_forever_is_none)
+{
+	cr_assert_eq(idle_time_of(0), UINT64_C(30000000000));
+	cr_assert_eq(idle_time_of(1), 1);
+	cr_assert_eq(idle_time_of(CQ_FOREVER), CQ_FOREVER);
+}
+
 Test(worker, work_starts_the_idle_time_anew)
 {
 	open_retiring(1, NULL);
