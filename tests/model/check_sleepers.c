@@ -461,15 +461,15 @@ static void a_host_parks_its_own_threads(void)
 /* Where park_condvar.c would put them: the same hash. */
 static unsigned place_of(const cq_sleeper_t *s)
 {
-	return (unsigned)(((uintptr_t)&s->parker >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 58);
+	return (unsigned)(((uintptr_t)&s->parker >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 59);
 }
 
-static cq_sleeper_t lot[65]; /* of 64 places: two of these share one */
+static cq_sleeper_t lot[33]; /* of 32 places: two of these share one */
 static cq_sleeper_t *neighbours[2];
 
 static void find_neighbours(void)
 {
-	for (int i = 0; i < 65; i++)
+	for (int i = 0; i < 33; i++)
 		for (int j = 0; j < i; j++)
 			if (place_of(&lot[i]) == place_of(&lot[j])) {
 				neighbours[0] = &lot[i];
