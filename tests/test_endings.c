@@ -17,8 +17,8 @@
 
 TestSuite(endings, .timeout = 60);
 
-/* BLOCK_BYTES gives blocks of four callbacks: a first, two in the middle, a last. */
-enum { SLOTS = 4, BLOCK_BYTES = 96, BLOCKS = 40, RECORDS = 4096, BUDGET = 3 };
+/* Blocks are of four callbacks: a first, two in the middle, a last. */
+enum { SLOTS = 4, BLOCKS = 40, RECORDS = 4096, BUDGET = 3 };
 
 static cq_cleanup_t *q;
 static cq_producer_t *p;
@@ -238,7 +238,7 @@ static void *dequeue_and_call(void *returned_)
 static void open_with(cq_cleanup_config_t config)
 {
 	fake_init(&park);
-	config.block_bytes = BLOCK_BYTES;
+	config.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(struct callback);
 	if (config.max_workers == 0)
 		config.max_workers = 1;
 	config.idle_ns = CQ_FOREVER;
