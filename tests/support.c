@@ -348,6 +348,7 @@ static void fake_park(void *host, cq_parker_t *parker, uint64_t deadline)
 {
 	fake_park_t *f = host;
 	test_act_fn *script;
+	gate_t *leave;
 
 	pthread_mutex_lock(&f->lock);
 	f->parks++;
@@ -355,9 +356,12 @@ static void fake_park(void *host, cq_parker_t *parker, uint64_t deadline)
 	script = f->script;
 	if (script == NULL)
 		block(f, parker, deadline);
+	leave = f->leave;
 	pthread_mutex_unlock(&f->lock);
 	if (script != NULL)
 		script(f->ctx);
+	else if (leave != NULL)
+		gate_wait(leave);
 }
 
 static void fake_unpark(void *host, cq_parker_t *parker)

@@ -101,6 +101,7 @@ typedef struct fake_park {
 	test_act_fn *script;
 	void *ctx;
 	pthread_mutex_t *free_lock; /* unpark checks that nobody holds it */
+	gate_t *leave;		/* whoever was blocked waits for it before it leaves park */
 	uint64_t deadline;	/* of the last park */
 	unsigned parks, unparks;
 	unsigned clock_reads;

@@ -682,13 +682,20 @@ static void end_sleepers(unsigned n)
 	finish(n);
 }
 
+/* A worker on its way counts. Of one that has arrived and taken nothing yet that can't be said. */
 Test(cleanup, needs_wake_is_true_when_someone_sleeps_over_work, .init = make_with_sleepers)
 {
+	static gate_t leave = GATE_INITIALIZER;
+
+	park.leave = &leave;
 	cr_assert_not(cq_cleanup_needs_wake(q));
 	put(p, 0, SLOTS);
 	cr_assert(cq_cleanup_needs_wake(q));
 	cr_assert_eq(park.unparks, 0);
 	cr_assert_eq(cq_cleanup_wake(q), 0);
+	cr_assert_eq(park.unparks, 1);
+	cr_assert_not(cq_cleanup_needs_wake(q));
+	gate_open(&leave);
 	end_sleepers(SLOTS);
 }
 
