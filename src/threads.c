@@ -14,6 +14,10 @@
 
 #include "cleanup_priv.h"
 
+#define STACK_BYTES_MIN ((size_t)16 << 10)
+
+static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+
 struct start {
 	cq_cleanup_t *q;
 	void (*body)(void *);
@@ -71,18 +75,24 @@ static void *thread_main(void *arg)
 	return NULL;
 }
 
+/* The system's minimum may be next to nothing (2 KiB with musl): the library needs some too. */
+static size_t stack_of(const cq_cleanup_t *q)
+{
+	size_t least = max_size((size_t)sysconf(_SC_THREAD_STACK_MIN), STACK_BYTES_MIN);
+
+	return max_size(q->config.stack_bytes, least);
+}
+
 /* pthread_create with all signals blocked in the new thread from its first instruction. */
 static int create(const cq_cleanup_t *q, pthread_t *thread, struct start *start)
 {
-	size_t least = (size_t)sysconf(_SC_THREAD_STACK_MIN);
-	size_t bytes = q->config.stack_bytes > least ? q->config.stack_bytes : least;
 	pthread_attr_t attr;
 	sigset_t all, old;
 	int err;
 
 	if ((err = pthread_attr_init(&attr)) != 0)
 		return err;
-	if ((err = pthread_attr_setstacksize(&attr, bytes)) == 0) {
+	if ((err = pthread_attr_setstacksize(&attr, stack_of(q))) == 0) {
 		sigfillset(&all);
 		pthread_sigmask(SIG_SETMASK, &all, &old);
 		err = pthread_create(thread, &attr, thread_main, start);

@@ -163,8 +163,8 @@ enum {
  *              blocks cost fewer hand-overs and wait longer for a flush.
  * idle_ns      A worker that has found nothing for so long retires. 0: 30 s;
  *              CQ_FOREVER: never. Its cost is a wake-up and a new thread later.
- * stack_bytes  The stack of a managed worker. 0: 256 KiB. Raised to the system's
- *              minimum. One that no thread can have leaves the queue stalled.
+ * stack_bytes  The stack of a managed worker. 0: 256 KiB. Raised to 16 KiB, and to
+ *              the system's minimum. One that no thread can have stalls the queue.
  * name         Of managed worker threads, at most 15 bytes. NULL: "cq-cleanup".
  * spawn        Makes workers. NULL: the library makes pthreads with all signals
  *              blocked (in a CQ_POLLED queue: no workers are made).
