@@ -91,21 +91,10 @@ static struct {
 	} requests[16];
 	atomic_uint requested;
 	unsigned come;
+	bool at_once; /* from here on each comes when it is asked for */
 	int err; /* what spawn returns instead */
-} host;
-
-static int note_request(void *unused, void (*body)(void *arg), void *arg)
-{
-	unsigned i;
-
-	(void)unused;
-	if (host.err != 0)
-		return host.err;
-	i = host.requested++;
-	CHECK(i < 16);
-	host.requests[i] = (struct request){ .body = body, .arg = arg };
-	return 0;
-}
+	pthread_mutex_t lock; /* of come and at_once */
+} host = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static void *be_worker(void *arg)
 {
@@ -115,8 +104,8 @@ static void *be_worker(void *arg)
 	return NULL;
 }
 
-/* The next n workers that were asked for come. */
-static void come(unsigned n)
+/* With the lock held: the next n workers that were asked for come. */
+static void let_come(unsigned n)
 {
 	for (; n > 0; n--, host.come++) {
 		struct request *r = &host.requests[host.come];
@@ -126,14 +115,42 @@ static void come(unsigned n)
 	}
 }
 
+static void come(unsigned n)
+{
+	pthread_mutex_lock(&host.lock);
+	let_come(n);
+	pthread_mutex_unlock(&host.lock);
+}
+
+/* All that were asked for, and all that will be: what goes on may ask for more. */
+static void come_at_once(void)
+{
+	pthread_mutex_lock(&host.lock);
+	host.at_once = true;
+	let_come(host.requested - host.come);
+	pthread_mutex_unlock(&host.lock);
+}
+
+static int note_request(void *unused, void (*body)(void *arg), void *arg)
+{
+	(void)unused;
+	if (host.err != 0)
+		return host.err;
+	pthread_mutex_lock(&host.lock);
+	CHECK(host.requested < 16);
+	host.requests[host.requested] = (struct request){ .body = body, .arg = arg };
+	host.requested++;
+	if (host.at_once)
+		let_come(1);
+	pthread_mutex_unlock(&host.lock);
+	return 0;
+}
+
 /* A host that has its threads at once. */
 static int start_thread(void *unused, void (*body)(void *arg), void *arg)
 {
-	int err = note_request(unused, body, arg);
-
-	if (err == 0)
-		come(1);
-	return err;
+	come_at_once();
+	return note_request(unused, body, arg);
 }
 
 /* --------------------------------------------------------- opening and closing */
@@ -179,7 +196,7 @@ static void close_queue(void)
 	at_every_point(NULL, NULL);
 	cq_producer_detach(p);
 	cq_producer_detach(other);
-	come(host.requested - host.come);
+	come_at_once();
 	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
 	for (unsigned i = 0; i < host.come; i++)
 		join(host.requests[i].thread);
