@@ -486,6 +486,9 @@ fault_set_t faults_possible(void)
 #endif
 	if (geteuid() == 0 || starts_a_symbolizer())
 		set &= ~FAULT_BIT(FAULT_THREAD_LIMIT);
+	if (getenv("CQ_NO_FORKS") != NULL) /* an emulator may not survive them */
+		set &= ~(FAULT_BIT(FAULT_CALL_FORKS) | FAULT_BIT(FAULT_FORK_LIVES) |
+		    FAULT_BIT(FAULT_FORK_EXECS));
 	return set;
 }
 

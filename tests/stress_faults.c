@@ -7,7 +7,7 @@
  *
  * Environment: CQ_STRESS_SECONDS (2; at least one round of each kind),
  * CQ_TEST_SEED, CQ_TEST_LIMIT (the seconds without progress after which it
- * aborts, 30). Status: 0, 1, or it aborts.
+ * aborts, 30), CQ_NO_FORKS (set: no kind that forks). Status: 0, 1, or it aborts.
  */
 #include <stdio.h>
 #include <string.h>
