@@ -243,11 +243,13 @@ static void publish_stayers(unsigned n)
 		CHECK(publish(p, stay_inside, next_record()) == 0);
 }
 
-/* n managed workers that have run and are asleep. */
+/* n managed workers that have run and are asleep, and that nobody has woken so far. */
 static void bring_workers(unsigned n)
 {
-	publish_stayers(n);
-	AWAIT(room.inside == n);
+	for (unsigned i = 1; i <= n; i++) {
+		publish_stayers(1);
+		AWAIT(room.inside == i);
+	}
 	gate_open(&room.leave);
 	fake_wait_blocked(&park, n);
 }
