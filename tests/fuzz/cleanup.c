@@ -140,11 +140,14 @@ static void do_enqueue_null(void)
 		EXPECT_EQ(CALL(cq_producer_enqueue)(p->p, NULL, NULL), EINVAL);
 }
 
+/* So many callbacks are more bytes than there are. */
+#define BEYOND (SIZE_MAX / (2 * sizeof(void *)))
+
 /* At these sizes the blocks are some, more than memory, or more than there are addresses. */
 static void do_reserve(void)
 {
 	struct producer *p = some_producer();
-	size_t n = (size_t)PICK(1, 0, 2, 7, 30, 100, SIZE_MAX / 4096, SIZE_MAX / 16, SIZE_MAX);
+	size_t n = (size_t)PICK(1, 0, 2, 7, 30, 100, SIZE_MAX / 4096, BEYOND, SIZE_MAX);
 	unsigned failures = m.alloc_failures;
 	int err, expected = 0;
 
@@ -156,7 +159,7 @@ static void do_reserve(void)
 	note("reserve(p%d, %zu) = %d", id(p), n, err);
 	if (m.closed)
 		expected = ESHUTDOWN;
-	else if (n >= SIZE_MAX / 16)
+	else if (n >= BEYOND)
 		expected = EINVAL;
 	else if (m.alloc_failures != failures)
 		expected = ENOMEM;
