@@ -96,14 +96,15 @@ cq_block_t *cq_block_take(cq_cleanup_t *q)
 /* Is no thread touching a stack, or inside of a block? Under the registry lock. */
 static bool quiescent(cq_cleanup_t *q)
 {
-	if (cq_blocks_waiting(q) != 0 || crew_coming(cq_u64_load_relaxed(&q->crew)) != 0 ||
-	    cq_u32_load_relaxed(&q->pollers) != 0)
+	if (cq_blocks_waiting(q) != 0 || crew_coming(cq_u64_load_relaxed(&q->crew)) != 0)
 		return false;
 	if (q->shutdown == SHUTDOWN_ACTIVE)
 		return false; /* it may be giving a block back */
-	/* Pairs with the release in set_busy (worker.c): who has taken the last unit is
-	   seen to be busy. */
+	/* Pairs with the release in set_busy and the fence in cq_cleanup_run_some
+	   (worker.c): who has taken the last unit is seen to be busy, or to poll. */
 	cq_fence_acquire();
+	if (cq_u32_load_relaxed(&q->pollers) != 0)
+		return false;
 	for (cq_worker_t *w = q->workers; w != NULL; w = w->next)
 		if (cq_u32_load_acquire(&w->busy))
 			return false;

@@ -113,29 +113,6 @@ static void block_does_not_wait_for_a_busy_worker(void)
 	end_calmly();
 }
 
-/* The same, by a worker that was not made for it, but woken. */
-static void block_does_not_wait_for_a_busy_worker_that_was_woken(void)
-{
-	begin(HOSTED | AWAITED | FIRST_WAITS, 2, 1);
-	publish(producers[0], 4);
-	wait_for_jobs(2);
-	publish(producers[0], 0);
-	publish(producers[0], 2);
-	wait_for_jobs(6);
-	end_calmly();
-}
-
-/* The next block goes to the other queue: the look at both is not one step. */
-static void block_of_another_epoch_does_not_wait_for_a_busy_worker(void)
-{
-	begin(HOSTED | AWAITED | FIRST_WAITS, 2, 1);
-	publish(producers[0], 0);
-	CHECK(cq_cleanup_drain(q, 0) == ETIMEDOUT);
-	publish(producers[0], 2);
-	wait_for_jobs(4);
-	end_calmly();
-}
-
 static void publish_against_retirement(void)
 {
 	begin(HOSTED | AWAITED | RETIRING, 1, 1);
@@ -155,6 +132,48 @@ static void hosts_worker(void *arg)
 	CHECK(err == 0 || err == ESHUTDOWN);
 }
 
+/* The next block goes to the other queue: the look at both is not one step. */
+static void block_of_another_epoch_does_not_wait_for_a_busy_worker(void)
+{
+	begin(HOSTED | AWAITED | FIRST_WAITS, 2, 1);
+	publish(producers[0], 0);
+	CHECK(cq_cleanup_drain(q, 0) == ETIMEDOUT);
+	publish(producers[0], 2);
+	wait_for_jobs(4);
+	end_calmly();
+}
+
+/* A worker that was woken for one block is busy with it when the next is published. */
+static void woken_worker_is_counted_on_once(void)
+{
+	begin(HOSTED | AWAITED | FIRST_WAITS, 2, 1);
+	first_waits_for = 4;
+	publish(producers[0], 4);
+	wait_for_jobs(2); /* its worker may sleep now */
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	wait_for_jobs(6);
+	end_calmly();
+}
+
+static void detacher(void *worker)
+{
+	cq_worker_detach(worker);
+}
+
+/* None could be made while the host's worker lived; when it leaves, one can. */
+static void failure_before_a_worker_left_stalls_no_drain(void)
+{
+	cq_worker_t *w;
+
+	begin(FIRST_FAILS, 1, 1);
+	CHECK(cq_worker_attach(q, NULL, &w) == 0);
+	publish(producers[0], 0);
+	run_beside(detacher, w);
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == 0);
+	end_calmly();
+}
+
 /* None can be made; the one that the host has sent must get the work. */
 static void failed_making_leaves_the_work_to_who_sleeps(void)
 {
@@ -165,29 +184,11 @@ static void failed_making_leaves_the_work_to_who_sleeps(void)
 	end_calmly();
 }
 
-/* One that could not be made stalls nothing while another is about to come back. */
-static void drain_does_not_give_up_on_who_comes_back(void)
-{
-	int err;
-
-	begin(MAY_FAIL | RETIRING, 2, 1);
-	publish(producers[0], 0);
-	publish(producers[0], 2);
-	err = cq_cleanup_drain(q, CQ_FOREVER);
-	CHECK(err == 0 || (err == EAGAIN && cq_cleanup_stalled(q)));
-	if (err == EAGAIN)
-		CHECK(cq_cleanup_run_some(q, SIZE_MAX) != 0);
-	end_calmly();
-}
-
 /* Stalled or not, a drain ends; when it says EAGAIN, the caller runs the work. */
-static void drain_ends_when_none_can_be_made(void)
+static void drain_where_making_may_fail(void)
 {
-	int err;
+	int err = cq_cleanup_drain(q, CQ_FOREVER);
 
-	begin(MAY_FAIL, 1, 1);
-	run_beside(publisher_of_0, producers[0]);
-	err = cq_cleanup_drain(q, CQ_FOREVER);
 	CHECK(err == 0 || err == EAGAIN);
 	join_beside();
 	while ((err = shut_down(CQ_SHUTDOWN_DRAIN)) != 0) {
@@ -195,6 +196,24 @@ static void drain_ends_when_none_can_be_made(void)
 		cq_cleanup_run_some(q, SIZE_MAX);
 	}
 	end_of_shut_down();
+}
+
+static void drain_ends_when_none_can_be_made(void)
+{
+	begin(MAY_FAIL, 1, 1);
+	run_beside(publisher_of_0, producers[0]);
+	drain_where_making_may_fail();
+}
+
+static void drain_ends_when_the_last_worker_leaves(void)
+{
+	cq_worker_t *w;
+
+	begin(MAY_FAIL, 1, 1);
+	CHECK(cq_worker_attach(q, NULL, &w) == 0);
+	publish(producers[0], 0);
+	run_beside(detacher, w);
+	drain_where_making_may_fail();
 }
 
 /* Leaves with a block in hand, if it comes by one before all is done. */
@@ -256,6 +275,25 @@ static void trim_against_a_worker(void)
 	end_calmly();
 }
 
+static void poller(void *arg)
+{
+	(void)arg;
+	cq_cleanup_run_some(q, SIZE_MAX);
+}
+
+static void trim_against_a_poller(void)
+{
+	int err;
+
+	begin(POLLED, 0, 1);
+	publish(producers[0], 0);
+	run_beside(poller, NULL);
+	err = cq_cleanup_trim(q, NULL);
+	CHECK(err == 0 || err == EBUSY);
+	join_beside();
+	end_calmly();
+}
+
 /* -------------------------------------------------------------------- handover */
 
 static void handover_against_a_worker_going_to_sleep(void)
@@ -274,11 +312,6 @@ static void handover_against_retirement(void)
 	enqueue_some(producers[0], 1, 1);
 	wait_for_jobs(2);
 	end_calmly();
-}
-
-static void detacher(void *worker)
-{
-	cq_worker_detach(worker);
 }
 
 /* The host's worker lives, so the producer leaves its job in its block. */
@@ -325,22 +358,25 @@ const struct scenario workers_scenarios[] = {
 	{ "workers_two_publish_for_two_workers", two_publish_for_two_workers, SOME(1, 1), SOME(2, 2) },
 	{ "workers_block_does_not_wait_for_a_busy_worker", block_does_not_wait_for_a_busy_worker,
 	    SOME(1, 1), SOME(2, 2) },
-	{ "workers_block_does_not_wait_for_a_busy_worker_that_was_woken",
-	    block_does_not_wait_for_a_busy_worker_that_was_woken, SOME(1, 1), SOME(2, 1) },
-	{ "workers_block_of_another_epoch_does_not_wait_for_a_busy_worker",
-	    block_of_another_epoch_does_not_wait_for_a_busy_worker, SOME(1, 1), SOME(2, 2) },
 	{ "workers_publish_against_retirement", publish_against_retirement, SOME(2, 1), SOME(3, 2) },
 	{ "workers_failed_making_leaves_the_work_to_who_sleeps",
 	    failed_making_leaves_the_work_to_who_sleeps, SOME(2, 1), SOME(3, 2) },
-	{ "workers_drain_does_not_give_up_on_who_comes_back",
-	    drain_does_not_give_up_on_who_comes_back, SOME(1, 1), SOME(2, 1) },
+	{ "workers_block_of_another_epoch_does_not_wait_for_a_busy_worker",
+	    block_of_another_epoch_does_not_wait_for_a_busy_worker, SOME(1, 1), SOME(2, 2) },
+	{ "workers_woken_worker_is_counted_on_once", woken_worker_is_counted_on_once,
+	    SOME(2, 0), SOME(3, 1) },
+	{ "workers_failure_before_a_worker_left_stalls_no_drain",
+	    failure_before_a_worker_left_stalls_no_drain, SOME(2, 1), SOME(3, 2) },
 	{ "workers_drain_ends_when_none_can_be_made", drain_ends_when_none_can_be_made,
+	    SOME(2, 1), SOME(3, 2) },
+	{ "workers_drain_ends_when_the_last_worker_leaves", drain_ends_when_the_last_worker_leaves,
 	    SOME(2, 1), SOME(3, 2) },
 	{ "workers_detach_leaves_its_block_to_another", detach_leaves_its_block_to_another,
 	    SOME(1, 1), SOME(3, 2) },
 	{ "workers_poller_wakes_when_it_is_told_to", poller_wakes_when_it_is_told_to,
 	    SOME(1, 1), SOME(3, 2) },
 	{ "workers_trim_against_a_worker", trim_against_a_worker, SOME(2, 1), SOME(3, 2) },
+	{ "workers_trim_against_a_poller", trim_against_a_poller, SOME(2, 1), SOME(4, 3) },
 	{ "workers_handover_against_a_worker_going_to_sleep",
 	    handover_against_a_worker_going_to_sleep, SOME(2, 1), SOME(4, 2) },
 	{ "workers_handover_against_retirement", handover_against_retirement, SOME(2, 1), SOME(3, 2) },

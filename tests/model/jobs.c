@@ -7,11 +7,13 @@
 #include "ordering.h"
 
 struct job jobs[JOBS];
+int first_waits_for = 2;
 cq_cleanup_t *q;
 cq_producer_t *producers[2];
 
 static unsigned made_how;
 static uint32_t made;
+static uint32_t refused;
 static struct { void (*body)(void *); void *arg; } held[4];
 static uint32_t nheld;
 
@@ -41,6 +43,10 @@ static int make_worker(void *host, void (*body)(void *), void *arg)
 	(void)host;
 	if ((made_how & (MAY_FAIL & ~HOSTED)) != 0 && choose(2) == 1)
 		return EAGAIN;
+	if ((made_how & (FIRST_FAILS & ~HOSTED)) != 0 && cq_u32_load_relaxed(&refused) == 0) {
+		cq_u32_add_relaxed(&refused, 1);
+		return EAGAIN;
+	}
 	cq_u32_add_relaxed(&made, 1);
 	if ((made_how & (HELD & ~HOSTED)) != 0) {
 		pthread_mutex_lock(&lock);
@@ -75,7 +81,7 @@ static void run_job(void *arg)
 	CHECK(j->ran == 0);
 	j->ran = 1;
 	if ((made_how & FIRST_WAITS) != 0 && j == &jobs[0])
-		wait_for_jobs(jobs[4].accepted ? 4 : 2);
+		wait_for_jobs(first_waits_for);
 	if ((made_how & AWAITED) != 0) {
 		pthread_mutex_lock(&lock);
 		cq_u32_add_relaxed(&nran, 1);

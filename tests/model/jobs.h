@@ -22,6 +22,7 @@ struct job {
 enum { JOBS = 8, ONE_BLOCK = 2 /* callbacks, with the smallest blocks */ };
 
 extern struct job jobs[JOBS];
+extern int first_waits_for;	/* 2, unless the scenario says otherwise */
 extern cq_cleanup_t *q;
 extern cq_producer_t *producers[2];	/* attached by begin */
 
@@ -34,7 +35,8 @@ enum {
 	HELD = 1 << 10 | HOSTED,	/* those that were made begin at start_held */
 	RETIRING = 1 << 11,		/* a worker may retire whenever it is idle */
 	AWAITED = 1 << 12,		/* wait_for_jobs is used */
-	FIRST_WAITS = 1 << 13		/* the first job returns after two others have run */
+	FIRST_FAILS = 1 << 14 | HOSTED,	/* to make the first worker fails */
+	FIRST_WAITS = 1 << 13		/* the first job returns when first_waits_for have run */
 };
 
 /* Makes the queue, with the smallest blocks, and attaches `n` producers. */
