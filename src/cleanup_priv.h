@@ -255,7 +255,7 @@ void cq_blocks_publish(cq_cleanup_t *q, unsigned parity, cq_block_t *first, cq_b
 int cq_gather(cq_cleanup_t *q);
 
 /* wake.c, with cq_cleanup_wake */
-void cq_wake_unless_polled(cq_cleanup_t *q);
+int cq_wake_unless_polled(cq_cleanup_t *q);
 uint64_t cq_crew_add(cq_cleanup_t *q, uint64_t change);
 void cq_note_peak(cq_cleanup_t *q, uint32_t live);
 void cq_worker_arrive(cq_cleanup_t *q);

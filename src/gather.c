@@ -136,12 +136,11 @@ int cq_gather(cq_cleanup_t *q)
 
 int cq_cleanup_flush_all(cq_cleanup_t *q)
 {
-	int err, woken = 0;
+	int err, woken;
 
 	pthread_mutex_lock(&q->registry);
 	err = cq_gather(q);
 	pthread_mutex_unlock(&q->registry);
-	if ((q->config.flags & CQ_POLLED) == 0)
-		woken = cq_cleanup_wake(q);
+	woken = cq_wake_unless_polled(q);
 	return err != 0 ? err : woken;
 }

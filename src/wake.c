@@ -187,8 +187,7 @@ int cq_cleanup_wake(cq_cleanup_t *q)
 	}
 }
 
-void cq_wake_unless_polled(cq_cleanup_t *q)
+int cq_wake_unless_polled(cq_cleanup_t *q)
 {
-	if ((q->config.flags & CQ_POLLED) == 0)
-		cq_cleanup_wake(q);
+	return (q->config.flags & CQ_POLLED) == 0 ? cq_cleanup_wake(q) : 0;
 }
