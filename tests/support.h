@@ -9,6 +9,7 @@
 
 #include <cq/cq.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 /* An assertion for any thread, hook or fake (Criterion's are for the test's own thread). */
@@ -37,6 +38,17 @@ uint64_t test_now(void);
 uint64_t run_until(double seconds);
 /* The end of any wait: CQ_TEST_LIMIT from now. */
 uint64_t wait_limit(void);
+
+/* Waits for what has no gate. */
+#define AWAIT(condition)							\
+	do {									\
+		uint64_t limit_ = wait_limit();					\
+										\
+		while (!(condition)) {						\
+			CHECK(test_now() < limit_);				\
+			sched_yield();						\
+		}								\
+	} while (0)
 
 /* ---------------------------------------------------------------- threads */
 

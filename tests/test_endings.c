@@ -20,46 +20,11 @@ TestSuite(endings, .timeout = 60);
 /* Blocks are of four callbacks: a first, two in the middle, a last. */
 enum { SLOTS = 4, BLOCKS = 40, RECORDS = 4096, BUDGET = 3 };
 
+#include "records.h" /* of RECORDS callbacks */
+
 static cq_cleanup_t *q;
 static cq_producer_t *p;
 static fake_park_t park;
-
-/* For what has no gate. */
-#define AWAIT(condition)							\
-	do {									\
-		uint64_t limit_ = wait_limit();					\
-										\
-		while (!(condition)) {						\
-			CHECK(cq_now() < limit_);				\
-			sched_yield();						\
-		}								\
-	} while (0)
-
-/* ------------------------------------------------- callbacks, each with a record */
-
-static atomic_uint records[RECORDS], accepted, ran, returned;
-
-static void record(void *arg)
-{
-	CHECK(atomic_fetch_add((atomic_uint *)arg, 1) == 0);
-	ran++;
-}
-
-static void take_back(void *ctx, cq_callback_fn *fn, void *arg)
-{
-	(void)ctx;
-	(void)fn;
-	CHECK(atomic_fetch_add((atomic_uint *)arg, 1) == 0);
-	returned++;
-}
-
-static void *next_record(void)
-{
-	unsigned i = accepted++;
-
-	CHECK(i < RECORDS);
-	return &records[i];
-}
 
 static void end_thread(void *arg)
 {
@@ -264,7 +229,7 @@ static cq_cleanup_stats_t stats(void)
 
 static int shut_down(cq_shutdown_how_t how)
 {
-	return cq_cleanup_shutdown(q, how, CQ_FOREVER, take_back, NULL);
+	return cq_cleanup_shutdown(q, how, CQ_FOREVER, take_back, &returned);
 }
 
 /* A drain in a queue whose workers are the host's is told when there is none for a moment. */
@@ -673,7 +638,7 @@ static void take_back_and_end_thread(void *ctx, cq_callback_fn *fn, void *arg)
 
 static void *hand_back(void *unused)
 {
-	cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, take_back_and_end_thread, NULL);
+	cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, take_back_and_end_thread, &returned);
 	CHECK(false);
 	return unused;
 }

@@ -26,48 +26,13 @@ TestSuite(faults, .timeout = 60);
 /* CQ_BLOCK_BYTES_MIN gives blocks of two callbacks. */
 enum { CAP = 3, SLOTS = 2, IDLE_NS = 1000, RECORDS = 1024, UNIT = 1 };
 
+#include "records.h" /* of RECORDS callbacks */
+
 static fake_park_t park;
 static test_alloc_t alloc;
 static cq_cleanup_t *q;
 static cq_producer_t *p;
 static cq_producer_t *other; /* of the "other thread" whose steps are run at points */
-
-/* For what has no gate. */
-#define AWAIT(condition)							\
-	do {									\
-		uint64_t limit_ = wait_limit();					\
-										\
-		while (!(condition)) {						\
-			CHECK(cq_now() < limit_);				\
-			sched_yield();						\
-		}								\
-	} while (0)
-
-/* ------------------------------------------------- callbacks, each with a record */
-
-static atomic_uint records[RECORDS], accepted, ran, returned;
-
-static void record(void *arg)
-{
-	CHECK(atomic_fetch_add((atomic_uint *)arg, 1) == 0);
-	ran++;
-}
-
-static void take_back(void *ctx, cq_callback_fn *fn, void *arg)
-{
-	CHECK(ctx == &returned);
-	(void)fn;
-	CHECK(atomic_fetch_add((atomic_uint *)arg, 1) == 0);
-	returned++;
-}
-
-static void *next_record(void)
-{
-	unsigned i = accepted++;
-
-	CHECK(i < RECORDS);
-	return &records[i];
-}
 
 /* n callbacks; each SLOTS of them are published and wake. */
 static void add(cq_producer_t *to, unsigned n)

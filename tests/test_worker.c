@@ -12,7 +12,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,28 +24,12 @@ TestSuite(worker, .timeout = 60);
 /* CQ_BLOCK_BYTES_MIN gives blocks of two callbacks. */
 enum { CAP = 3, SLOTS = 2, IDLE_NS = 1000, RECORDS = 512 };
 
+#include "records.h" /* of RECORDS callbacks */
+
 static fake_park_t park;
 static cq_cleanup_t *q;
 static cq_producer_t *p;
 static cq_producer_t *other; /* of the "other thread" whose steps are run at points */
-
-/* ------------------------------------------------- callbacks, each with a record */
-
-static atomic_uint records[RECORDS], accepted, ran;
-
-static void record(void *arg)
-{
-	CHECK(atomic_fetch_add((atomic_uint *)arg, 1) == 0);
-	ran++;
-}
-
-static void *next_record(void)
-{
-	unsigned i = accepted++;
-
-	CHECK(i < RECORDS);
-	return &records[i];
-}
 
 static void add(cq_producer_t *to, unsigned n)
 {
@@ -212,17 +195,6 @@ static void close_queue(void)
 	for (unsigned i = 0; i < accepted; i++)
 		cr_assert_eq(records[i], 1);
 }
-
-/* For what has no gate, such as the end of a thread. */
-#define AWAIT(condition)							\
-	do {									\
-		uint64_t limit_ = wait_limit();					\
-										\
-		while (!(condition)) {						\
-			CHECK(cq_now() < limit_);				\
-			sched_yield();						\
-		}								\
-	} while (0)
 
 /* n callbacks that are in the middle of their call, until `leave` is opened. */
 static struct {
