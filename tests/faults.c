@@ -16,13 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-int faults_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*body)(void *),
-    void *arg);
-int faults_clock_gettime(clockid_t clock, struct timespec *ts);
-int faults_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock);
-int faults_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *lock, const struct timespec *until);
-long faults_syscall(long number, long a, long b, long c, long d, long e, long f);
-void faults_step(void);
+#include "faults_system.h"
 
 static const struct {
 	const char *name;

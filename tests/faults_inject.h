@@ -16,17 +16,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "faults_system.h"
 #include "ordering.h"
 #include "points.h"
 
 /* ------------------------------------------------------------- the system */
-
-int faults_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*body)(void *),
-    void *arg);
-int faults_clock_gettime(clockid_t clock, struct timespec *ts);
-int faults_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock);
-int faults_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *lock, const struct timespec *until);
-long faults_syscall(long number, long a, long b, long c, long d, long e, long f);
 
 #define pthread_create faults_pthread_create
 #define clock_gettime faults_clock_gettime
@@ -39,8 +33,6 @@ long faults_syscall(long number, long a, long b, long c, long d, long e, long f)
 	faults_syscall((long)(number), (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
 
 /* -------------------------------------------------------------- the steps */
-
-void faults_step(void);
 
 #undef CQ_POINT
 #define CQ_POINT(where) faults_step()
@@ -55,7 +47,8 @@ void faults_step(void);
 #define cq_u32_load_acquire(p) (faults_step(), cq_u32_load_acquire(p))
 #define cq_u32_store_relaxed(p, v) (faults_step(), cq_u32_store_relaxed(p, v))
 #define cq_u32_store_release(p, v) (faults_step(), cq_u32_store_release(p, v))
-#define cq_u32_exchange_acq_rel(p, v) (faults_step(), cq_u32_exchange_acq_rel(p, v))
+#define cq_u32_exchange_relaxed(p, v) (faults_step(), cq_u32_exchange_relaxed(p, v))
+#define cq_u32_exchange_release(p, v) (faults_step(), cq_u32_exchange_release(p, v))
 #define cq_u32_cas_relaxed(p, old, v) (faults_step(), cq_u32_cas_relaxed(p, old, v))
 #define cq_u32_add_relaxed(p, v) (faults_step(), cq_u32_add_relaxed(p, v))
 #define cq_u64_load_relaxed(p) (faults_step(), cq_u64_load_relaxed(p))
