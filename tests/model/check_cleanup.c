@@ -158,8 +158,6 @@ static void statistics_against_a_worker_of_the_host(void)
 	end_polled();
 }
 
-#define SOME(P, S) { P, S, 0 }
-
 const struct scenario cleanup_scenarios[] = {
 	{ "cleanup_flush_all_against_enqueue", flush_all_against_enqueue, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_flush_all_against_flush", flush_all_against_flush, SOME(2, 1), SOME(4, 3) },

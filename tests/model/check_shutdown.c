@@ -248,8 +248,6 @@ static void shutdown_against_shutdown(void)
 	end_of_shut_down();
 }
 
-#define SOME(P, S) { P, S, 0 }
-
 const struct scenario shutdown_scenarios[] = {
 	{ "drain_waits_for_what_was_before", drain_waits_for_what_was_before, SOME(1, 1), SOME(3, 2) },
 	{ "drain_of_a_full_block", drain_of_a_full_block, SOME(2, 1), SOME(3, 2) },

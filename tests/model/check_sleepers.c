@@ -503,7 +503,6 @@ static void neighbours_are_woken_for_each_other(void)
 }
 
 #define ALL { UNBOUNDED, UNBOUNDED, 1 }
-#define SOME(P, S, X) { P, S, X }
 
 const struct scenario sleepers_scenarios[] = {
 	{ "sleepers_add_against_sleep", add_against_sleep, ALL, ALL },
@@ -512,19 +511,19 @@ const struct scenario sleepers_scenarios[] = {
 	{ "sleepers_permits_are_not_left_over", permits_are_not_left_over, ALL, ALL },
 	{ "sleepers_park_by_yielding_sees_the_letter", park_by_yielding_sees_the_letter, ALL, ALL },
 	{ "sleepers_asleep_is_never_below_the_listed", asleep_is_never_below_the_listed,
-	    SOME(2, 1, 0), ALL },
-	{ "sleepers_two_wake_one_times_out", two_wake_one_times_out, SOME(2, 1, 0), ALL },
-	{ "sleepers_one_wakes_two_time_out", one_wakes_two_time_out, SOME(2, 1, 0), ALL },
+	    SOME(2, 1), ALL },
+	{ "sleepers_two_wake_one_times_out", two_wake_one_times_out, SOME(2, 1), ALL },
+	{ "sleepers_one_wakes_two_time_out", one_wakes_two_time_out, SOME(2, 1), ALL },
 	{ "sleepers_wake_all_against_two_timeouts", wake_all_against_two_timeouts,
-	    SOME(2, 1, 0), ALL },
-	{ "sleepers_two_add_one_sleeps_twice", two_add_one_sleeps_twice, SOME(2, 1, 0), ALL },
-	{ "sleepers_one_adds_twice_two_sleep", one_adds_twice_two_sleep, SOME(2, 1, 0), ALL },
-	{ "sleepers_a_chain_wakes_two", a_chain_wakes_two, SOME(2, 1, 0), ALL },
-	{ "sleepers_the_woken_wakes_the_next", the_woken_wakes_the_next, SOME(2, 1, 0), ALL },
+	    SOME(2, 1), ALL },
+	{ "sleepers_two_add_one_sleeps_twice", two_add_one_sleeps_twice, SOME(2, 1), ALL },
+	{ "sleepers_one_adds_twice_two_sleep", one_adds_twice_two_sleep, SOME(2, 1), ALL },
+	{ "sleepers_a_chain_wakes_two", a_chain_wakes_two, SOME(2, 1), ALL },
+	{ "sleepers_the_woken_wakes_the_next", the_woken_wakes_the_next, SOME(2, 1), ALL },
 	{ "sleepers_a_host_parks_its_own_threads", a_host_parks_its_own_threads,
-	    SOME(2, 1, 0), ALL },
+	    SOME(2, 1), ALL },
 	{ "sleepers_neighbours_are_woken_for_each_other", neighbours_are_woken_for_each_other,
-	    SOME(2, 0, 1), SOME(4, 2, 1) },
-	{ "sleepers_two_add_two_sleep", two_add_two_sleep, SOME(1, 1, 0), SOME(4, 2, 1) },
+	    { 2, 0, 1 }, { 4, 2, 1 } },
+	{ "sleepers_two_add_two_sleep", two_add_two_sleep, SOME(1, 1), { 4, 2, 1 } },
 	{ 0 }
 };

@@ -341,8 +341,6 @@ static void handover_of_two_producers(void)
 	end_calmly();
 }
 
-#define SOME(P, S) { P, S, 0 }
-
 const struct scenario workers_scenarios[] = {
 	{ "workers_first_block_makes_a_worker", first_block_makes_a_worker, SOME(2, 1), SOME(4, 3) },
 	{ "workers_managed_worker_is_made_and_joined", managed_worker_is_made_and_joined,

@@ -201,7 +201,6 @@ static void halves_against_pop_of_several(void)
 }
 
 #define ALL { UNBOUNDED, UNBOUNDED, UNBOUNDED }
-#define SOME(P, S) { P, S, 0 }
 
 const struct scenario workq_scenarios[] = {
 	{ "workq_add_against_take", add_against_take, ALL, ALL },

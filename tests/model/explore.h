@@ -24,6 +24,9 @@ struct bounds {
 	int preemptions, stale, spurious;
 };
 
+/* For the tables: no spurious returns. */
+#define SOME(PREEMPTIONS, STALE) { PREEMPTIONS, STALE, 0 }
+
 struct scenario {
 	const char *name;	/* a sentence in words_with_underscores */
 	void (*run)(void);

@@ -94,12 +94,13 @@ void __tsan_atomic_thread_fence(int order)
 
 void __tsan_atomic_signal_fence(int order) { (void)order; }
 
-static uint64_t rmw_ordered(uintptr_t a, unsigned size, enum rmw op, uint64_t v, int order, void *pc)
-{
-	if (order != __ATOMIC_RELAXED)
-		model_fail("a read-modify-write with an order of its own");
-	return rmw(a, size, op, v, pc);
-}
+#define RMW(BITS, T, NAME, OP)								\
+	T __tsan_atomic##BITS##_##NAME(volatile T *a, T v, int order)			\
+	{										\
+		if (order != __ATOMIC_RELAXED)						\
+			model_fail("a read-modify-write with an order of its own");	\
+		return (T)rmw((uintptr_t)a, sizeof(T), OP, v, HERE);			\
+	}
 
 #define ATOMIC(BITS, T)									\
 	T __tsan_atomic##BITS##_load(const volatile T *a, int order)			\
@@ -110,30 +111,12 @@ static uint64_t rmw_ordered(uintptr_t a, unsigned size, enum rmw op, uint64_t v,
 	{										\
 		store((uintptr_t)a, sizeof(T), v, releases(order), HERE);		\
 	}										\
-	T __tsan_atomic##BITS##_exchange(volatile T *a, T v, int order)			\
-	{										\
-		return (T)rmw_ordered((uintptr_t)a, sizeof(T), RMW_SWAP, v, order, HERE);	\
-	}										\
-	T __tsan_atomic##BITS##_fetch_add(volatile T *a, T v, int order)			\
-	{										\
-		return (T)rmw_ordered((uintptr_t)a, sizeof(T), RMW_ADD, v, order, HERE);	\
-	}										\
-	T __tsan_atomic##BITS##_fetch_sub(volatile T *a, T v, int order)			\
-	{										\
-		return (T)rmw_ordered((uintptr_t)a, sizeof(T), RMW_SUB, v, order, HERE);	\
-	}										\
-	T __tsan_atomic##BITS##_fetch_and(volatile T *a, T v, int order)			\
-	{										\
-		return (T)rmw_ordered((uintptr_t)a, sizeof(T), RMW_AND, v, order, HERE);	\
-	}										\
-	T __tsan_atomic##BITS##_fetch_or(volatile T *a, T v, int order)			\
-	{										\
-		return (T)rmw_ordered((uintptr_t)a, sizeof(T), RMW_OR, v, order, HERE);	\
-	}										\
-	T __tsan_atomic##BITS##_fetch_xor(volatile T *a, T v, int order)			\
-	{										\
-		return (T)rmw_ordered((uintptr_t)a, sizeof(T), RMW_XOR, v, order, HERE);	\
-	}										\
+	RMW(BITS, T, exchange, RMW_SWAP)						\
+	RMW(BITS, T, fetch_add, RMW_ADD)						\
+	RMW(BITS, T, fetch_sub, RMW_SUB)						\
+	RMW(BITS, T, fetch_and, RMW_AND)						\
+	RMW(BITS, T, fetch_or, RMW_OR)							\
+	RMW(BITS, T, fetch_xor, RMW_XOR)						\
 	int __tsan_atomic##BITS##_compare_exchange_strong(volatile T *a, T *expected, T v,	\
 	    int order, int failed)							\
 	{										\

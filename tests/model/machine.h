@@ -27,7 +27,6 @@ enum {
 	MAX_OBJECTS = 160,	/* locks and condition variables */
 	MAX_CHOICES = 20000,
 	MAX_STEPS = 20000,	/* more is a livelock */
-	MAX_PENDING = 64,
 	STACK_BYTES = 128 << 10,
 	HEAP_BYTES = 128 << 10,	/* of each thread */
 	CELL_BYTES = 4
@@ -87,7 +86,6 @@ struct thread {
 	struct view cur, rel, acq;
 	uint16_t reads_done;	/* clock of the reads that later stores wait for anyway */
 	uint16_t last_load;	/* location index */
-	uint64_t ops;
 	size_t heap_used;
 	void *(*body)(void *);
 	void *arg;
@@ -122,8 +120,7 @@ struct machine {
 	unsigned nstores;
 	struct view sc;		/* what sequentially consistent fences have passed on */
 	uint64_t memory_hash;
-	struct { uintptr_t address; unsigned size; } pending[MAX_PENDING];
-	unsigned npending;
+	struct { uintptr_t address; size_t size; } pending;	/* a plain write; size 0: none */
 	struct object objects[MAX_OBJECTS];
 	unsigned nobjects;
 	uint64_t allocated;	/* and not freed */
@@ -159,7 +156,6 @@ struct cell *cell_of(uintptr_t address);
 uint64_t load(uintptr_t a, unsigned size, bool acquire, void *pc);
 void store(uintptr_t a, unsigned size, uint64_t v, bool release, void *pc);
 uint64_t newest(uintptr_t a, unsigned size);
-/* The new value of a read-modify-write, or false to leave it. */
 bool cas(uintptr_t a, unsigned size, uint64_t *expected, uint64_t v, void *pc);
 bool cas_two(uintptr_t a, const uint64_t old[2], const uint64_t v[2], void *pc);
 enum rmw { RMW_ADD, RMW_SUB, RMW_AND, RMW_OR, RMW_XOR, RMW_SWAP };
@@ -183,7 +179,6 @@ void run_thread_0(void);
 void point(void);
 void yield(void);
 void note(uint64_t seen);
-void heavy_barrier(void);
 
 /* hooks.c: the region with the threads' stacks and heaps, and the data segments */
 extern char *region;

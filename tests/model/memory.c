@@ -64,21 +64,19 @@ struct cell *cell_of(uintptr_t a)
 
 /* -------------------------------------------------------------------- views */
 
-void view_join(struct view *to, const struct view *from)
-{
-	for (unsigned i = 0; i < m->nlocations; i++)
-		if (to->ts[i] < from->ts[i])
-			to->ts[i] = from->ts[i];
-	for (int i = 0; i < 2 * MAX_THREADS; i++)
-		if (to->clock[i] < from->clock[i])
-			to->clock[i] = from->clock[i];
-}
-
 static void view_join_ts(struct view *to, const struct view *from)
 {
 	for (unsigned i = 0; i < m->nlocations; i++)
 		if (to->ts[i] < from->ts[i])
 			to->ts[i] = from->ts[i];
+}
+
+void view_join(struct view *to, const struct view *from)
+{
+	view_join_ts(to, from);
+	for (int i = 0; i < 2 * MAX_THREADS; i++)
+		if (to->clock[i] < from->clock[i])
+			to->clock[i] = from->clock[i];
 }
 
 uint64_t view_hash(const struct view *v)
@@ -500,40 +498,41 @@ void fence_full(struct thread *t)
 
 /* ----------------------------------------------------------- plain accesses */
 
+/* What the current thread has written to the cell at a. */
+static void settle_cell(uintptr_t a)
+{
+	struct cell *c = cell_of(a);
+	uint64_t content = 0;
+
+	/* What a thread has in its own stack follows from what it has seen. */
+	if (!in_stack_of(a, m->current))
+		content = mix(a, memory_at(a, CELL_BYTES));
+	m->memory_hash += content - c->content;
+	c->content = content;
+	if (c->location != 0) {
+		struct location *l = &m->locations[c->location - 1];
+		uint64_t v = memory_at(l->address, l->size);
+
+		/* A plain store to a word that others load atomically. */
+		if (a == l->address || v != l->last->value)
+			append(l, v, &self()->rel);
+	}
+}
+
 /* Sees to what was written plainly since: called before anything else happens. */
 void settle_plain(void)
 {
-	unsigned n = m->npending;
+	uintptr_t a = m->pending.address, end = a + m->pending.size;
 
-	m->npending = 0;
-	for (unsigned i = 0; i < n; i++) {
-		uintptr_t a = m->pending[i].address, end = a + m->pending[i].size;
-
-		for (a -= a % CELL_BYTES; a < end; a += CELL_BYTES) {
-			struct cell *c = cell_of(a);
-			uint64_t content = 0;
-
-			/* What a thread has in its own stack follows from what it has seen. */
-			if (!in_stack_of(a, m->current))
-				content = mix(a, memory_at(a, CELL_BYTES));
-			m->memory_hash += content - c->content;
-			c->content = content;
-			if (c->location != 0) {
-				struct location *l = &m->locations[c->location - 1];
-				uint64_t v = memory_at(l->address, l->size);
-
-				/* A plain store to a word that others load atomically. */
-				if (a == l->address || v != l->last->value)
-					append(l, v, &self()->rel);
-			}
-		}
-	}
+	m->pending.size = 0;
+	for (a -= a % CELL_BYTES; a < end; a += CELL_BYTES)
+		settle_cell(a);
 }
 
 void plain(uintptr_t a, size_t size, bool write, void *pc)
 {
 	settle_plain();
-	if (!checked(a) || m->failed)
+	if (!checked(a))
 		return;
 	for (uintptr_t b = a - a % CELL_BYTES; b < a + size; b += CELL_BYTES) {
 		struct cell *c = cell_of(b);
@@ -545,9 +544,8 @@ void plain(uintptr_t a, size_t size, bool write, void *pc)
 		check_plain(c, from, to, b, write, pc);
 	}
 	if (write) {
-		m->pending[0].address = a;
-		m->pending[0].size = (unsigned)size;
-		m->npending = 1;
+		m->pending.address = a;
+		m->pending.size = size;
 	}
 }
 
@@ -604,7 +602,8 @@ void memory_reset(void)
 		m->locations[i].newest = 0;
 		m->locations[i].last = NULL;
 	}
-	m->nstores = m->nobjects = m->npending = 0;
+	m->nstores = m->nobjects = 0;
+	m->pending.address = m->pending.size = 0;
 	m->memory_hash = m->allocated = 0;
 	memset(&m->sc, 0, sizeof(m->sc));
 }
