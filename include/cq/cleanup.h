@@ -129,11 +129,11 @@ typedef struct cq_allocator {
 /*
  * How the host makes a worker: run body(arg) on a thread (or green thread) of
  * the host's, soon, exactly once, and not from within spawn: it returns when the
- * worker retires (or the thread ends within it: see above). Returns 0, and then body must run even if a shutdown has begun,
- * which waits for it; or an error (EAGAIN): then body is not run, and the queue
- * asks again later. Called by whoever wakes the queue, with no lock held. When a
- * shutdown returns, body may still be in its last instructions, none of which
- * touch the queue: join the thread before dlclose.
+ * worker retires (or the thread ends within it: see above). Returns 0, and then body
+ * must run even if a shutdown has begun, which waits for it; or an error (EAGAIN):
+ * then body is not run, and the queue asks again later. Called by whoever wakes
+ * the queue, with no lock held. When a shutdown returns, body may still be in its
+ * last instructions, none of which touch the queue: join the thread before dlclose.
  */
 typedef int cq_spawn_fn(void *host, void (*body)(void *arg), void *arg);
 
@@ -188,7 +188,8 @@ typedef struct cq_cleanup_config {
 
 /*
  * Makes a queue, without workers. EINVAL, and nothing was allocated: a field is
- * outside its limits, a function is missing from a table, or `out` is NULL; ENOMEM.
+ * outside its limits, a function is missing from a table, or `out` is NULL; EINVAL
+ * too when the allocator's memory is misaligned. ENOMEM; what pthread_mutex_init says.
  */
 CQ_API CQ_MUST_CHECK int cq_cleanup_create(const cq_cleanup_config_t *config,
     cq_cleanup_t **out);
@@ -226,8 +227,8 @@ CQ_API CQ_MUST_CHECK int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *f
 /*
  * Sets blocks aside so that the next `n` enqueues of this producer cannot fail
  * for want of memory. Not cumulative: it is "n from now". ENOMEM: fewer could
- * be had (those stay in the queue's pool), and the earlier reservation stands. EINVAL: n is absurd (its blocks
- * would not fit the address space); ESHUTDOWN.
+ * be had (those stay in the queue's pool), and the earlier reservation stands.
+ * EINVAL: n is absurd (its blocks would not fit the address space); ESHUTDOWN.
  */
 CQ_API CQ_MUST_CHECK int cq_producer_reserve(cq_producer_t *p, size_t n);
 
@@ -264,7 +265,7 @@ CQ_API bool cq_cleanup_needs_wake(cq_cleanup_t *q);
  */
 CQ_API int cq_cleanup_wake(cq_cleanup_t *q);
 
-/* Work is published, no worker exists, and the last attempt to make one failed. */
+/* Work is published, no worker exists, and making one has failed since the last one left. */
 CQ_API bool cq_cleanup_stalled(cq_cleanup_t *q);
 
 /* Blocks that are published and not yet taken: 0 means that run_some would find nothing. */
@@ -333,9 +334,9 @@ typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
 /*
  * Closes the queue (enqueue returns ESHUTDOWN, to callbacks as well), drains it
  * or stops it, and waits until all workers have ended and the host's handles are
- * detached: not to be called by a thread that holds one. An enqueue that runs meanwhile is refused,
- * or accepted and covered: never lost. The producers stay attached, to be
- * detached by their owners.
+ * detached: not to be called by a thread that holds one. An enqueue that runs
+ * meanwhile is refused, or accepted and covered: never lost. The producers stay
+ * attached, to be detached by their owners.
  *
  * HAND_BACK calls give_back(ctx, fn, arg) in the calling thread, with no lock
  * held, for each callback that was accepted and did not run. With DRAIN it may
@@ -345,10 +346,11 @@ typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
  * 0: the queue is shut down, now or by an earlier call. ETIMEDOUT:
  * `deadline` passed, and the queue stays closed: after DRAIN its workers go on,
  * after HAND_BACK they end as soon as their callbacks return, and what is left can
- * only be handed back. Shutdown may be called again. EAGAIN (stalled), ENOMEM: likewise. EDEADLK: from a
- * callback of this queue, or from give_back. If give_back ends its thread, what it
- * was given is the caller's, and another thread may call shutdown again. EALREADY: another thread is at it. EINVAL: no
- * give_back, and HAND_BACK, or callbacks left by an earlier HAND_BACK.
+ * only be handed back. Shutdown may be called again. EAGAIN (stalled), ENOMEM:
+ * likewise. EDEADLK: from a callback of this queue, or from give_back. EALREADY:
+ * another thread is at it. EINVAL: no give_back, and HAND_BACK, or callbacks left by
+ * an earlier HAND_BACK. If give_back ends its thread, what it was given is the
+ * caller's, and another thread may call shutdown again.
  */
 CQ_API int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how,
     uint64_t deadline, cq_give_back_fn *give_back, void *ctx);
@@ -372,9 +374,10 @@ CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
  * running is the parent's alone. With CQ_FORK_DISCARD the child's queue is empty.
  * Producers stay attached; those whose threads the child doesn't have should be
  * detached there, which publishes their blocks. Worker handles are freed in the
- * child (don't detach them there), and the forking thread must not hold a dequeued block, unless it is in a
- * callback that cq_worker_run or the library called: that goes on in the child,
- * as a worker with all signals blocked, unless the callback calls exec or _exit.
+ * child (don't detach them there), and the forking thread must not hold a dequeued
+ * block, unless it is in a callback that cq_worker_run or the library called: that
+ * goes on in the child (in a managed worker with all signals blocked still), unless
+ * the callback calls exec or _exit.
  * fork_child frees memory and reads the clock: an allocator with fork handlers of
  * its own registers them before the queue is made.
  */

@@ -14,7 +14,8 @@
  *
  * Memory order: all that a thread did before it called unpark is visible to the
  * thread whose cq_parker_granted() returned true for it.
- * None of these functions allocates.
+ * None of these functions allocates (but the C library may, for the fork handlers
+ * that the condition variables' table registers at its first park).
  */
 #ifndef CQ_PARK_H
 #define CQ_PARK_H
