@@ -174,6 +174,40 @@ static void failure_before_a_worker_left_stalls_no_drain(void)
 	end_calmly();
 }
 
+/* The same, seen by who only asks. */
+static void failure_before_the_last_left_is_no_stall(void)
+{
+	cq_worker_t *w;
+
+	begin(FIRST_FAILS, 1, 1);
+	CHECK(cq_worker_attach(q, NULL, &w) == 0);
+	publish(producers[0], 0);
+	run_beside(detacher, w);
+	CHECK(!cq_cleanup_stalled(q));
+	join_beside();
+	end_calmly();
+}
+
+static void publisher_after_the_first(void *arg)
+{
+	wait_for_jobs(2);
+	publish(arg, 2);
+}
+
+/*
+ * One is about to make a worker for the first block, which the host's worker takes,
+ * and sleeps then. The other counts on that making, and it fails.
+ */
+static void who_counted_on_a_failed_making_is_not_forgotten(void)
+{
+	begin(FIRST_FAILS | AWAITED, 1, 2);
+	run_beside(hosts_worker, NULL);
+	run_beside(publisher_after_the_first, producers[1]);
+	publish(producers[0], 0);
+	wait_for_jobs(4);
+	end_calmly();
+}
+
 /* None can be made; the one that the host has sent must get the work. */
 static void failed_making_leaves_the_work_to_who_sleeps(void)
 {
@@ -365,6 +399,10 @@ const struct scenario workers_scenarios[] = {
 	    SOME(2, 0), SOME(3, 1) },
 	{ "workers_failure_before_a_worker_left_stalls_no_drain",
 	    failure_before_a_worker_left_stalls_no_drain, SOME(2, 1), SOME(3, 2) },
+	{ "workers_failure_before_the_last_left_is_no_stall",
+	    failure_before_the_last_left_is_no_stall, SOME(2, 1), SOME(4, 3) },
+	{ "workers_who_counted_on_a_failed_making_is_not_forgotten",
+	    who_counted_on_a_failed_making_is_not_forgotten, SOME(1, 0), SOME(2, 1) },
 	{ "workers_drain_ends_when_none_can_be_made", drain_ends_when_none_can_be_made,
 	    SOME(2, 1), SOME(3, 2) },
 	{ "workers_drain_ends_when_the_last_worker_leaves", drain_ends_when_the_last_worker_leaves,
