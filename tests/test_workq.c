@@ -317,6 +317,11 @@ Test(workq, a_checking_build_asserts_that_a_popped_unit_was_taken, .signal = SIG
 {
 	cr_assert_null(cq_workq_pop_taken(&q));
 }
+
+Test(workq, a_checking_build_asserts_that_popped_units_were_taken, .signal = SIGABRT)
+{
+	cr_assert_null(cq_workq_pop_taken_n(&q, 2));
+}
 #endif
 
 /* --------------------------------------------------------------- popping */
@@ -457,6 +462,50 @@ Test(workq, pop_taken_n_survives_a_node_that_came_back_from_pop_taken)
 	survive(pop_each_and_return_one);
 }
 
+/*
+ * Whoever stands still at a point, all calls of others go through. They leave the queue as
+ * it was, but for a generation: a pop that they have disturbed comes to its point again.
+ */
+static void others_go_on(const char *where, void *steps)
+{
+	static const char *last = "";
+	cq_node_t *p;
+
+	if (strcmp(where, last) == 0)
+		return;
+	last = where;
+	++*(unsigned *)steps;
+	cq_workq_push(&q, &node[7]);
+	node[5].next = &node[6];
+	cq_workq_push_chain(&q, &node[5], &node[6], 2);
+	CHECK(cq_workq_try_take_some(&q, 2) == 2);
+	p = cq_workq_pop_taken_n(&q, 2);
+	CHECK(p == &node[5] && p->next == &node[6]);
+	CHECK(cq_workq_try_pop(&q) == &node[7]);
+}
+
+Test(workq, a_call_that_stands_still_stops_no_other, .timeout = 5)
+{
+	unsigned steps = 0;
+	cq_node_t *p;
+
+	if (strcmp(cq_pop_name(), "dwcas") != 0)
+		cr_skip_test("pops exclude each other in this build");
+	at_every_point(others_go_on, &steps);
+	cq_workq_push(&q, &node[3]);
+	chain(3);
+	cq_workq_push_chain(&q, &node[0], &node[2], 3);
+	cr_assert_eq(cq_workq_try_take_some(&q, 2), 2);
+	p = cq_workq_pop_taken_n(&q, 2);
+	cr_assert_eq(p, &node[0]);
+	cr_assert_eq(p->next, &node[1]);
+	cr_assert_eq(cq_workq_try_pop(&q), &node[2]);
+	cr_assert_eq(steps, 10, "twice two of a push, and three of a pop");
+	at_every_point(NULL, NULL);
+	cr_assert_eq(cq_workq_try_pop(&q), &node[3]);
+	cr_assert_eq(cq_workq_destroy(&q), 0);
+}
+
 /* The other build: such a pop has to wait until the first one is done. */
 static gate_t others_done_or_waiting = GATE_INITIALIZER;
 
@@ -509,9 +558,12 @@ Test(workq, the_accessor_finds_the_object_of_a_node)
 	cr_assert_eq(job_of(cq_workq_try_pop(&q)), &job);
 }
 
-Test(workq, the_name_of_the_pop_is_one_of_two)
+/* Only a compare-and-swap of two words counts the pops. */
+Test(workq, the_name_of_the_pop_is_that_of_its_kind)
 {
-	cr_assert(strcmp(cq_pop_name(), "dwcas") == 0 || strcmp(cq_pop_name(), "locked") == 0);
+	cq_workq_push(&q, &node[0]);
+	cr_assert_not_null(cq_workq_try_pop(&q));
+	cr_assert_str_eq(cq_pop_name(), q.stack.generation != NULL ? "dwcas" : "locked");
 }
 
 /* --------------------------------------------------------------- threads */
