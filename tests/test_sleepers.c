@@ -231,13 +231,16 @@ static bool look_under_the_lock(void *unused)
 	looks++;
 	CHECK(cq_sleepers_asleep(&set) == 1);
 	CHECK(!lock_is_free());
-	return true;
+	return work > 0;
 }
 
 Test(sleepers, the_look_comes_once_after_the_announcement, .init = setup)
 {
-	cr_assert_eq(cq_sleepers_sleep(&set, &me, look_under_the_lock, NULL, 0), CQ_WORK);
+	cr_assert_eq(cq_sleepers_sleep(&set, &me, look_under_the_lock, NULL, 0), CQ_TIMED_OUT);
 	cr_assert_eq(looks, 1);
+	work = 1;
+	cr_assert_eq(cq_sleepers_sleep(&set, &me, look_under_the_lock, NULL, 0), CQ_WORK);
+	cr_assert_eq(looks, 2);
 	check_nobody_is_left();
 }
 
@@ -402,11 +405,20 @@ Test(sleepers, a_sleeper_that_is_taken_is_no_longer_counted, .init = setup)
 	check_nobody_is_left();
 }
 
+/* This kind of lock is refused to its owner, so that a wake that takes it gives it back. */
 Test(sleepers, wake_of_nobody_takes_no_lock, .init = setup)
 {
+	pthread_mutexattr_t attr;
+
+	cr_assert_eq(pthread_mutexattr_init(&attr), 0);
+	cr_assert_eq(pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ERRORCHECK), 0);
+	cr_assert_eq(pthread_mutex_destroy(&set.lock), 0);
+	cr_assert_eq(pthread_mutex_init(&set.lock, &attr), 0);
 	pthread_mutex_lock(&set.lock);
 	cr_assert_eq(cq_sleepers_wake(&set, 1), 0);
+	cr_assert_not(lock_is_free());
 	cr_assert_eq(cq_sleepers_wake_all(&set), 0);
+	cr_assert_not(lock_is_free());
 	pthread_mutex_unlock(&set.lock);
 	check_nobody_is_left();
 }
