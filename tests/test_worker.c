@@ -914,6 +914,21 @@ Test(worker, dequeue_returns_null_at_shutdown_and_not_before)
 	close_queue();
 }
 
+Test(worker, shutdown_waits_until_every_handle_is_detached)
+{
+	cq_worker_t *w[2];
+
+	open_without_workers();
+	w[0] = attach();
+	w[1] = attach();
+	for (int i = 0; i < 2; i++) {
+		cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL), ETIMEDOUT);
+		cq_worker_detach(w[i]);
+	}
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL), 0);
+	close_queue();
+}
+
 Test(worker, dequeue_parks_the_hosts_thread)
 {
 	cq_worker_t *w;
