@@ -544,7 +544,7 @@ static void take_back_and_look(void *ctx, cq_callback_fn *fn, void *arg)
 {
 	CHECK(pthread_equal(pthread_self(), caller));
 	CHECK(is_free(&q->registry) && is_free(&q->idle.lock) && is_free(&q->drainers.lock) &&
-	    is_free(&q->exits.lock));
+	    is_free(&q->exits.lock) && is_free(&q->threads.lock));
 	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EDEADLK);
 	CHECK(shut_down(CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER) == EDEADLK);
 	take_back(ctx, fn, arg);
@@ -653,6 +653,23 @@ Test(drain, hand_back_that_timed_out_stops_the_workers)
 	cr_assert_eq(runs, 1);
 	cr_assert_eq(given_back, SLOTS);
 	finish(SLOTS + 1);
+}
+
+Test(drain, hand_back_that_timed_out_gives_out_no_block, .init = make)
+{
+	cq_worker_t *w;
+
+	put(p, 0, SLOTS);
+	cr_assert_eq(cq_worker_attach(q, NULL, &w), 0);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_HAND_BACK, 0), ETIMEDOUT);
+	cr_assert_eq(cq_cleanup_units(q), 1);
+	cr_assert_null(cq_worker_try_dequeue(w));
+	cr_assert_null(cq_worker_dequeue(w));
+	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 0);
+	cq_worker_detach(w);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_HAND_BACK, 0), 0);
+	cr_assert_eq(given_back, SLOTS);
+	finish(SLOTS);
 }
 
 /* What an earlier HAND_BACK has left can't run any more; also where it isn't published. */
