@@ -509,6 +509,19 @@ Test(cleanup, oldest_is_the_time_since_the_queue_was_last_empty, .init = make)
 	finish(3 * SLOTS);
 }
 
+Test(cleanup, oldest_is_that_of_the_older_page_too, .init = make)
+{
+	put(p, 0, SLOTS);
+	cr_assert_eq(cq_cleanup_drain(q, 0), ETIMEDOUT); /* it has turned the page */
+	fake_advance(&park, 500);
+	put(p, SLOTS, SLOTS);
+	fake_advance(&park, 7);
+	cr_assert_eq(stats().oldest_ns, 507);
+	cr_assert_eq(cq_cleanup_run_some(q, SLOTS), SLOTS);
+	cr_assert_eq(stats().oldest_ns, 7);
+	finish(2 * SLOTS);
+}
+
 Test(cleanup, peak_is_the_most_workers_at_once, .init = make_asking)
 {
 	cq_worker_t *w[3];

@@ -6,6 +6,7 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -671,10 +672,31 @@ static void forks_and_starts_a_thread(void *arg)
 	run_it(arg);
 }
 
-static void put_a_block_that_forks_and_starts(void)
+/* Those that can be blocked, and are not the C library's own: cf. test_worker.c. */
+static bool all_signals_are_blocked(void)
+{
+	sigset_t blocked;
+
+	CHECK(pthread_sigmask(SIG_SETMASK, NULL, &blocked) == 0);
+	for (int i = 1; i < SIGRTMAX; i++) {
+		if (i == SIGKILL || i == SIGSTOP || (i > SIGSYS && i < SIGRTMIN))
+			continue;
+		if (sigismember(&blocked, i) != 1)
+			return false;
+	}
+	return true;
+}
+
+static void forks_with_all_signals_blocked(void *arg)
+{
+	forks_and_starts_a_thread(arg);
+	CHECK(all_signals_are_blocked());
+}
+
+static void put_a_block_that_forks_and_starts(cq_callback_fn *fn)
 {
 	put(p, 0, 1);
-	CHECK(cq_producer_enqueue(p, forks_and_starts_a_thread, (void *)1) == 0);
+	CHECK(cq_producer_enqueue(p, fn, (void *)1) == 0);
 	put(p, 2, FORKING - 2);
 }
 
@@ -689,7 +711,13 @@ static void end_in_the_parent(void)
 
 Test(fork, in_a_callback_of_a_managed_worker_goes_on_in_both, .init = make_managed)
 {
-	put_a_block_that_forks_and_starts();
+	put_a_block_that_forks_and_starts(forks_and_starts_a_thread);
+	end_in_the_parent();
+}
+
+Test(fork, in_a_callback_of_a_managed_worker_blocks_all_signals_in_both, .init = make_managed)
+{
+	put_a_block_that_forks_and_starts(forks_with_all_signals_blocked);
 	end_in_the_parent();
 }
 
@@ -699,7 +727,7 @@ Test(fork, in_a_callback_of_a_thread_in_work_goes_on_in_both)
 	make_with((cq_cleanup_config_t){ .max_workers = 1, .park = &park.ops });
 	other = start(work, NULL);
 	fake_wait_blocked(&park, 1);
-	put_a_block_that_forks_and_starts();
+	put_a_block_that_forks_and_starts(forks_and_starts_a_thread);
 	end_in_the_parent();
 	join(other);
 }

@@ -171,20 +171,23 @@ static cq_cleanup_stats_t stats(void)
 	return s;
 }
 
-/* Everything ran, once, and nothing is left of the queue. */
+/* Everything ran, once, and nothing is left of the queue but what its workers counted. */
 static void close_queue(void)
 {
-	cq_cleanup_stats_t s;
+	cq_cleanup_stats_t before, s;
 
 	at_every_point(NULL, NULL);
 	cq_producer_detach(p);
 	cq_producer_detach(other);
 	come_at_once();
+	before = stats();
 	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
 	for (unsigned i = 0; i < host.come; i++)
 		join(host.requests[i].thread);
 	s = stats();
 	cr_assert_eq(s.queued, s.executed);
+	cr_assert_geq(s.useless_wakes, before.useless_wakes);
+	cr_assert_geq(s.failed_sleeps, before.failed_sleeps);
 	cr_assert_eq(s.workers_live, 0);
 	cr_assert_eq(s.workers_coming, 0);
 	cr_assert_eq(s.workers_asleep, 0);
@@ -471,6 +474,30 @@ Test(worker, work_published_after_a_worker_is_listed_wakes_it)
 	fake_wait_blocked(&park, 1);
 	cr_assert_eq(stats().wakes, 1);
 	cr_assert_eq(stats().failed_sleeps, 0);
+	close_queue();
+}
+
+static void second_look_takes(void *unused)
+{
+	(void)unused;
+	CHECK(pthread_mutex_trylock(&q->idle.lock) == EBUSY); /* this thread holds it */
+}
+
+static void publish_for_the_second_look(void *unused)
+{
+	publish_full_block(unused);
+	at_point("workq.take", second_look_takes, NULL);
+}
+
+/* Else all who look meanwhile would find that unit. */
+Test(worker, the_second_look_takes_what_it_finds_before_another_looks)
+{
+	open_managed(1);
+	at_point("worker.found_nothing", publish_for_the_second_look, NULL);
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(ran, 1 + SLOTS);
+	cr_assert_eq(stats().failed_sleeps, 1);
 	close_queue();
 }
 
@@ -1183,6 +1210,21 @@ static void shut_down_meanwhile(void *unused)
 {
 	late_shutter = start(shut_down, unused);
 	AWAIT(cq_u32_load_relaxed(&q->stop) != 0);
+}
+
+Test(worker, a_shutdown_that_meets_a_second_look_is_no_failed_sleep)
+{
+	cq_worker_t *w;
+
+	open_without_workers();
+	w = attach();
+	at_point("worker.found_nothing", shut_down_meanwhile, NULL);
+	cr_assert_null(cq_worker_dequeue(w));
+	cr_assert_eq(stats().failed_sleeps, 0);
+	cr_assert_eq(stats().useless_wakes, 0);
+	cq_worker_detach(w);
+	join(late_shutter);
+	close_queue();
 }
 
 Test(worker, work_returns_0_when_a_shutdown_meets_it_retiring)
