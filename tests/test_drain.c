@@ -431,6 +431,28 @@ Test(drain, of_a_stalled_queue_says_so)
 	finish(1);
 }
 
+/* What is enqueued as the last callback returns is not the drain's to wait for. */
+static void let_go_and_stall(void *unused)
+{
+	let_go(unused);
+	put(p, SLOTS, SLOTS);
+	CHECK(cq_cleanup_stalled(q));
+}
+
+Test(drain, that_has_run_all_succeeds_though_the_queue_has_stalled_since)
+{
+	make_with((cq_cleanup_config_t){ .flags = CQ_POLLED, .spawn = no_workers });
+	put(p, 0, SLOTS);
+	stop_at("workq.taken", run_a_block, NULL);
+	q->config.flags = 0;
+	park.script = let_go_and_stall;
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+	cr_assert(each_once(0, SLOTS));
+	cr_assert_eq(runs, SLOTS);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_HAND_BACK, 0), 0);
+	finish(2 * SLOTS);
+}
+
 Test(drain, without_memory_for_the_flush_fails_and_loses_nothing, .init = make)
 {
 	put(p, 0, 1);
@@ -817,6 +839,27 @@ Test(drain, nothing_is_accepted_after_the_last_gathering, .init = make)
 	cr_assert_eq(shut_down(CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER), 0);
 	at_point("producer.stored", flush_all, NULL);
 	cr_assert_eq(cq_producer_enqueue(p, run_it, (void *)1), ESHUTDOWN);
+	finish(1);
+}
+
+/* The same while the drain of a shutdown sleeps: what it doesn't cover is refused. */
+static int late_enqueue = -1;
+
+static void enqueue_late_and_run_one(void *unused)
+{
+	if (late_enqueue == -1) {
+		at_point("producer.stored", flush_all, NULL);
+		late_enqueue = cq_producer_enqueue(p, run_it, (void *)1);
+	}
+	run_one(unused);
+}
+
+Test(drain, nothing_is_accepted_that_the_drain_of_a_shutdown_does_not_cover, .init = make)
+{
+	put(p, 0, 1);
+	park.script = enqueue_late_and_run_one;
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	cr_assert_eq(late_enqueue, ESHUTDOWN);
 	finish(1);
 }
 

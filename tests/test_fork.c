@@ -583,6 +583,34 @@ Test(fork, in_a_callback_of_a_hosts_worker_goes_on_in_both, .init = make)
 	each_process_runs_the_rest_once();
 }
 
+static void put_a_block_that_forks_meanwhile(void *unused)
+{
+	(void)unused;
+	put_a_block_that_forks();
+}
+
+static bool one_sleep_has_failed(void)
+{
+	cq_cleanup_stats_t s;
+
+	cq_cleanup_stats(q, &s);
+	return s.failed_sleeps == 1;
+}
+
+/* The worker and what it has counted are in both; it is counted once. */
+Test(fork, in_a_callback_keeps_the_counts_of_its_worker, .init = make)
+{
+	cq_worker_t *w;
+
+	cr_assert_eq(cq_worker_attach(q, NULL, &w), 0);
+	at_point("worker.found_nothing", put_a_block_that_forks_meanwhile, NULL);
+	cq_worker_run(w, cq_worker_dequeue(w));
+	CHECK(one_sleep_has_failed());
+	cq_worker_detach(w);
+	CHECK(one_sleep_has_failed());
+	each_process_runs_the_rest_once();
+}
+
 static cq_cleanup_t *second;
 
 static void runs_a_block(void *w)
