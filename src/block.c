@@ -147,7 +147,7 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 	}
 	q->free.head = NULL;
 	freed = sweep(q);
-	q->blocks_made -= freed / q->block_bytes;
+	cq_u64_add_relaxed(&q->blocks_made, 0 - (uint64_t)(freed / q->block_bytes));
 	pthread_mutex_unlock(&q->registry);
 	if (freed_bytes != NULL)
 		*freed_bytes = freed;

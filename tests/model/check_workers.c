@@ -328,6 +328,34 @@ static void trim_against_a_poller(void)
 	end_calmly();
 }
 
+/* All that may run beside a trim. It may make a worker, which comes too late or has work. */
+static void who_only_asks(void *arg)
+{
+	cq_cleanup_stats_t stats;
+	bool waiting = cq_cleanup_units(q) != 0;
+
+	(void)arg;
+	CHECK(!cq_cleanup_stalled(q));
+	if (cq_cleanup_needs_wake(q))
+		CHECK(waiting || cq_cleanup_units(q) != 0);
+	CHECK(cq_cleanup_wake(q) == 0);
+	cq_cleanup_stats(q, &stats);
+	CHECK(stats.queued == 2 && stats.executed <= 2 && stats.blocks_made <= 1);
+}
+
+static void trim_against_who_only_asks(void)
+{
+	int err;
+
+	begin(POLLED | HOSTED, 1, 1);
+	publish(producers[0], 0);
+	run_beside(who_only_asks, NULL);
+	err = cq_cleanup_trim(q, NULL);
+	CHECK(err == 0 || err == EBUSY);
+	join_beside();
+	end_calmly();
+}
+
 /* -------------------------------------------------------------------- handover */
 
 static void handover_against_a_worker_going_to_sleep(void)
@@ -413,6 +441,7 @@ const struct scenario workers_scenarios[] = {
 	    SOME(1, 1), SOME(3, 2) },
 	{ "workers_trim_against_a_worker", trim_against_a_worker, SOME(2, 1), SOME(3, 2) },
 	{ "workers_trim_against_a_poller", trim_against_a_poller, SOME(2, 1), SOME(4, 3) },
+	{ "workers_trim_against_who_only_asks", trim_against_who_only_asks, SOME(2, 1), SOME(3, 2) },
 	{ "workers_handover_against_a_worker_going_to_sleep",
 	    handover_against_a_worker_going_to_sleep, SOME(2, 1), SOME(4, 2) },
 	{ "workers_handover_against_retirement", handover_against_retirement, SOME(2, 1), SOME(3, 2) },
