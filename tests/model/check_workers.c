@@ -328,7 +328,7 @@ static void trim_against_a_poller(void)
 	end_calmly();
 }
 
-/* All that may run beside a trim. It may make a worker, which comes too late or has work. */
+/* All that may run beside a trim; and the worker that it makes comes, and retires. */
 static void who_only_asks(void *arg)
 {
 	cq_cleanup_stats_t stats;
@@ -347,7 +347,7 @@ static void trim_against_who_only_asks(void)
 {
 	int err;
 
-	begin(POLLED | HOSTED, 1, 1);
+	begin(POLLED | HOSTED | RETIRING, 1, 1);
 	publish(producers[0], 0);
 	run_beside(who_only_asks, NULL);
 	err = cq_cleanup_trim(q, NULL);
