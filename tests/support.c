@@ -353,6 +353,7 @@ static void fake_park(void *host, cq_parker_t *parker, uint64_t deadline)
 	pthread_mutex_lock(&f->lock);
 	f->parks++;
 	f->deadline = deadline;
+	f->host = parker->host;
 	script = f->script;
 	if (script == NULL)
 		block(f, parker, deadline);

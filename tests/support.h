@@ -115,6 +115,7 @@ typedef struct fake_park {
 	pthread_mutex_t *free_lock; /* unpark checks that nobody holds it */
 	gate_t *leave;		/* whoever was blocked waits for it before it leaves park */
 	uint64_t deadline;	/* of the last park */
+	void *host;		/* parker->host in the last park */
 	unsigned parks, unparks;
 	unsigned clock_reads;
 

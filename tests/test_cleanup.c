@@ -251,6 +251,7 @@ Test(cleanup, default_cap_is_a_quarter_of_the_processors_and_at_least_one)
 	cr_assert_eq(stats().max_workers, quarter < 1 ? 1 : quarter);
 	cr_assert_eq(stats().block_bytes, 512);
 	cr_assert_eq(q->slots, (512 - sizeof(cq_block_t)) / sizeof(struct callback));
+	cr_assert(sizeof(void *) != 8 || q->slots == 30);
 	cr_assert_eq(cq_cleanup_destroy(q), 0);
 }
 
@@ -261,6 +262,7 @@ static void all_block_sizes_move_all(size_t bytes)
 	make_with((cq_cleanup_config_t){ .flags = CQ_POLLED, .block_bytes = bytes });
 	cr_assert_leq(stats().block_bytes, bytes);
 	cr_assert_gt(stats().block_bytes + sizeof(struct callback), bytes);
+	cr_assert_eq(stats().block_bytes, sizeof(cq_block_t) + q->slots * sizeof(struct callback));
 	n = 3 * q->slots - 1;
 	put(p, 0, q->slots - 1);
 	cr_assert_eq(cq_cleanup_units(q), 0);
@@ -279,6 +281,21 @@ Test(cleanup, smallest_blocks_work)
 Test(cleanup, largest_blocks_work)
 {
 	all_block_sizes_move_all(CQ_BLOCK_BYTES_MAX);
+}
+
+Test(cleanup, block_sizes_are_rounded_down_to_whole_callbacks)
+{
+	const size_t whole = sizeof(cq_block_t) + SLOTS * sizeof(struct callback);
+
+	for (size_t more = 0; more <= sizeof(struct callback); more++) {
+		make_with((cq_cleanup_config_t){ .flags = CQ_POLLED, .block_bytes = whole + more });
+		cr_assert_eq(q->slots, more < sizeof(struct callback) ? SLOTS : SLOTS + 1);
+		cr_assert_eq(stats().block_bytes,
+		    whole + (q->slots - SLOTS) * sizeof(struct callback));
+		put(p, 0, 1); /* a block, which is freed at the end */
+		finish(1);
+		ran[0] = runs = 0;
+	}
 }
 
 static void is_busy(void *unused)

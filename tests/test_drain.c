@@ -340,7 +340,7 @@ Test(drain, deadline_passes_while_a_callback_is_stuck)
 static void pass_the_deadline(void *unused)
 {
 	(void)unused;
-	CHECK(park.parks == 1 && park.deadline == 1000);
+	CHECK(park.parks == 1 && park.deadline == 1000 && park.host == NULL);
 	fake_advance(&park, 1000);
 }
 
@@ -349,6 +349,7 @@ Test(drain, deadline_is_absolute_on_the_clock_of_the_table, .init = make)
 	put(p, 0, 1);
 	park.script = pass_the_deadline;
 	cr_assert_eq(cq_cleanup_drain(q, 1000), ETIMEDOUT);
+	cr_assert_eq(park.parks, 1);
 	park.script = run_one;
 	finish(1);
 }

@@ -71,6 +71,7 @@ static struct {
 	atomic_uint n;
 	int err;		/* what spawn returns instead */
 	test_act_fn *during;	/* what "other threads" do in the middle of the next spawn */
+	atomic_bool making;	/* in the middle of one */
 } host;
 
 static void *be_worker(void *arg)
@@ -88,8 +89,10 @@ static int spawn(void *unused, void (*body)(void *arg), void *arg)
 
 	(void)unused;
 	host.during = NULL;
+	host.making = true;
 	if (during != NULL)
 		during(NULL);
+	host.making = false;
 	if (host.err != 0)
 		return host.err;
 	CHECK(host.n < 64);
@@ -658,6 +661,7 @@ static void *hand_back(void *unused)
 {
 	(void)unused;
 	shutter.result = shut_down(CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER);
+	CHECK(!host.making);
 	return NULL;
 }
 
@@ -666,6 +670,7 @@ static void start_shutdown(void *unused)
 	(void)unused;
 	shutter.thread = start(hand_back, NULL);
 	fake_wait_blocked(&park, 1); /* it waits for the worker that is being made */
+	CHECK(park.host == NULL);
 }
 
 static void start_shutdown_and_fail(void *unused)
@@ -696,11 +701,27 @@ Test(faults, shutdown_does_not_wait_for_a_worker_that_could_not_be_made)
 	close_queue();
 }
 
+static void check_free(pthread_mutex_t *lock)
+{
+	CHECK(pthread_mutex_trylock(lock) == 0);
+	pthread_mutex_unlock(lock);
+}
+
+static void check_that_no_lock_is_held(void *unused)
+{
+	(void)unused;
+	check_free(&q->registry);
+	check_free(&q->idle.lock);
+	check_free(&q->drainers.lock);
+	check_free(&q->exits.lock);
+}
+
 Test(faults, hosts_are_called_with_no_lock_held)
 {
 	/* The last unpark is that of the shutdown, by the worker that ends. */
 	open_hosted(1);
 	park.free_lock = &q->registry;
+	host.during = check_that_no_lock_is_held;
 	cr_assert_eq(publish(p, stay_inside), 0);
 	AWAIT(room.inside == 1);
 	start_shutdown(NULL);

@@ -224,21 +224,32 @@ Test(fork, child_that_discards_has_nothing_and_works)
 	run_all_once();
 }
 
+/* Of two handlers the later comes first: when this one is called, the queue's has been. */
+static void is_prepared(void)
+{
+	CHECK(q == NULL || pthread_mutex_trylock(&q->registry) == EBUSY);
+}
+
 Test(fork, queues_with_the_flag_need_no_calls)
 {
+	cq_cleanup_stats_t s;
 	pid_t child;
 
+	cr_assert_eq(pthread_atfork(is_prepared, NULL, NULL), 0);
 	make_with((cq_cleanup_config_t){ .max_workers = 1, .flags = CQ_ATFORK });
 	put(p, 0, SLOTS);
 	cr_assert_eq(cq_cleanup_drain(q, wait_limit()), 0);
 	put(p, SLOTS, QUEUED - SLOTS - 1);
 	if ((child = fork()) == 0) {
 		alarm(30);
+		cq_cleanup_stats(q, &s);
+		CHECK(s.workers_live == 0);
 		put_more_and_run_all_once();
 		_exit(0);
 	}
 	check_child(child);
 	put_more_and_run_all_once();
+	q = NULL;
 	child = fork(); /* the queue is gone, and no one's business */
 	if (child == 0)
 		_exit(0);

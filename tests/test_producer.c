@@ -127,6 +127,24 @@ Test(producer, flush_publishes_a_partial_block_and_nothing_when_it_is_empty, .in
 	cr_assert(each_ran_once(1));
 }
 
+/* A drain turns the page: what was published before and after it is in two queues. */
+Test(producer, units_are_those_of_both_pages, .init = make)
+{
+	put(p, 0, SLOTS);
+	cr_assert_eq(cq_cleanup_drain(q, 0), ETIMEDOUT);
+	cr_assert_eq(cq_cleanup_units(q), 1);
+	put(p, SLOTS, 2 * SLOTS);
+	cr_assert_eq(cq_cleanup_units(q), 3);
+	cr_assert_eq(cq_cleanup_run_some(q, SLOTS), SLOTS);
+	cr_assert_eq(cq_cleanup_units(q), 2);
+	cr_assert_eq(cq_cleanup_run_some(q, SLOTS + 1), SLOTS + 1);
+	cr_assert_eq(cq_cleanup_units(q), 1, "the rest went back");
+	run_all(NULL);
+	cr_assert_eq(cq_cleanup_units(q), 0);
+	finish();
+	cr_assert(each_ran_once(3 * SLOTS));
+}
+
 Test(producer, detach_publishes_the_partial_block_and_null_is_nothing, .init = make)
 {
 	cq_producer_detach(NULL);

@@ -974,6 +974,16 @@ Test(worker, dequeue_parks_the_hosts_thread)
 	close_queue();
 }
 
+Test(worker, a_worker_that_is_made_parks_without_a_host)
+{
+	open_with((cq_cleanup_config_t){ .spawn = start_thread, .host = &host });
+	park.host = &host;
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	cr_assert_null(park.host);
+	close_queue();
+}
+
 Test(worker, try_dequeue_returns_null_when_there_is_none)
 {
 	cq_worker_t *w;
