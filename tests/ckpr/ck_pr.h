@@ -14,6 +14,8 @@
  * NOT find a fence that is missing or too weak. The model check (-DCKPR_MODEL,
  * tests/model) does: it is compiled for ThreadSanitizer too, but gets relaxed
  * accesses and fences as they are.
+ *
+ * With -DCKPR_COUNT each operation is counted (tests/test_cost.c).
  */
 #ifndef CK_PR_H
 #define CK_PR_H
@@ -37,6 +39,17 @@ void ckpr_model_fence_store(void);
 #endif
 
 #define CKPR_INLINE static inline __attribute__((unused))
+
+#ifdef CKPR_COUNT
+/* Of this thread. updates: read-modify-writes, of two words too. */
+struct ckpr_counts {
+	unsigned loads, stores, updates, fences, full_fences;
+};
+extern _Thread_local struct ckpr_counts ckpr_counts;
+#define CKPR_COUNTED(KIND) ((void)ckpr_counts.KIND++)
+#else
+#define CKPR_COUNTED(KIND) ((void)0)
+#endif
 
 #ifdef CKPR_TSAN
 #define CKPR_LOAD __ATOMIC_ACQUIRE
@@ -72,6 +85,9 @@ CKPR_INLINE void ck_pr_stall(void)
 
 CKPR_INLINE void ckpr_fence(int order)
 {
+	CKPR_COUNTED(fences);
+	if (order == __ATOMIC_SEQ_CST)
+		CKPR_COUNTED(full_fences);
 #ifdef CKPR_TSAN
 	/* A full barrier, on a word that no other thread has: it orders nothing that
 	   ThreadSanitizer could take for synchronization. */
@@ -133,25 +149,30 @@ CKPR_INLINE void ck_pr_fence_load_depends(void)
 #define CKPR_ACCESS(S, T)							\
 	CKPR_INLINE T ck_pr_load_##S(const T *target)				\
 	{									\
+		CKPR_COUNTED(loads);						\
 		return __atomic_load_n(target, CKPR_LOAD);			\
 	}									\
 	CKPR_INLINE void ck_pr_store_##S(T *target, T v)			\
 	{									\
+		CKPR_COUNTED(stores);						\
 		__atomic_store_n(target, v, CKPR_STORE);			\
 	}									\
 	CKPR_INLINE T ck_pr_fas_##S(T *target, T v)				\
 	{									\
+		CKPR_COUNTED(updates);						\
 		return __atomic_exchange_n(target, v, CKPR_RMW);		\
 	}									\
 	CKPR_INLINE bool ck_pr_cas_##S##_value(T *target, T old, T v, T *seen)	\
 	{									\
 		bool done = __atomic_compare_exchange_n(target, &old, v, false,	\
 		    CKPR_RMW, CKPR_CAS_FAILED);					\
+		CKPR_COUNTED(updates);						\
 		*seen = old;							\
 		return done;							\
 	}									\
 	CKPR_INLINE bool ck_pr_cas_##S(T *target, T old, T v)			\
 	{									\
+		CKPR_COUNTED(updates);						\
 		return __atomic_compare_exchange_n(target, &old, v, false,	\
 		    CKPR_RMW, CKPR_CAS_FAILED);					\
 	}
@@ -159,6 +180,7 @@ CKPR_INLINE void ck_pr_fence_load_depends(void)
 #define CKPR_UPDATE(OP, S, T)							\
 	CKPR_INLINE void ck_pr_##OP##_##S(T *target, T v)			\
 	{									\
+		CKPR_COUNTED(updates);						\
 		(void)__atomic_fetch_##OP(target, v, CKPR_RMW);			\
 	}
 
@@ -171,6 +193,7 @@ CKPR_INLINE void ck_pr_fence_load_depends(void)
 	CKPR_UPDATE(xor, S, T)							\
 	CKPR_INLINE T ck_pr_faa_##S(T *target, T v)				\
 	{									\
+		CKPR_COUNTED(updates);						\
 		return __atomic_fetch_add(target, v, CKPR_RMW);			\
 	}									\
 	CKPR_INLINE void ck_pr_inc_##S(T *target) { ck_pr_add_##S(target, 1); }	\
@@ -189,16 +212,19 @@ typedef uintptr_t CK_CC_ALIASED ckpr_word_t;
 
 CKPR_INLINE void ck_pr_store_ptr_unsafe(void *target, const void *v)
 {
+	CKPR_COUNTED(stores);
 	__atomic_store_n((ckpr_word_t *)target, (uintptr_t)v, CKPR_STORE);
 }
 
 CKPR_INLINE void *ck_pr_fas_ptr(void *target, void *v)
 {
+	CKPR_COUNTED(updates);
 	return (void *)__atomic_exchange_n((ckpr_word_t *)target, (uintptr_t)v, CKPR_RMW);
 }
 
 CKPR_INLINE void *ck_pr_faa_ptr(void *target, uintptr_t v)
 {
+	CKPR_COUNTED(updates);
 	return (void *)__atomic_fetch_add((ckpr_word_t *)target, v, CKPR_RMW);
 }
 
@@ -208,6 +234,7 @@ CKPR_INLINE bool ck_pr_cas_ptr_value(void *target, void *old, void *v, void *see
 	bool done = __atomic_compare_exchange_n((ckpr_word_t *)target, &expected,
 	    (uintptr_t)v, false, CKPR_RMW, CKPR_CAS_FAILED);
 
+	CKPR_COUNTED(updates);
 	*(ckpr_word_t *)seen = expected;
 	return done;
 }
@@ -221,7 +248,8 @@ CKPR_INLINE bool ck_pr_cas_ptr(void *target, void *old, void *v)
 
 /* All in the macro: a suppression by race_top then sees the function that it is used in. */
 #define ck_pr_load_ptr(target)							\
-	((__typeof__(*(target)))__atomic_load_n((const ckpr_word_t *)(target), CKPR_LOAD))
+	(CKPR_COUNTED(loads), (__typeof__(*(target)))__atomic_load_n(		\
+	    (const ckpr_word_t *)(target), CKPR_LOAD))
 #define ck_pr_md_load_ptr ck_pr_load_ptr
 #define ck_pr_store_ptr(target, v)						\
 	((void)sizeof(*(target) = (v)), ck_pr_store_ptr_unsafe((target), (v)))
@@ -244,6 +272,7 @@ CKPR_INLINE bool ck_pr_cas_ptr_2_value(void *target, void *old, void *v, void *s
 	ckpr_word_t *t = target, *out = seen, low = o[0], high = o[1];
 	bool done;
 
+	CKPR_COUNTED(updates);
 	__tsan_release(&t[0]);
 	__tsan_release(&t[1]);
 	__asm__ __volatile__("lock cmpxchg16b %0"
