@@ -275,14 +275,12 @@ static void show(void)
 	m->failed = true;
 }
 
-static bool explore(const struct scenario *s, const struct bounds *bounds, double limit)
-{
-	double start = seconds();
-	bool ended = false;
+enum outcome { COMPLETE, CUT_SHORT, FAILED };
 
-	m->scenario = s;
+/* All executions within the bounds, unless the time is over; no deadline: 0. */
+static enum outcome search(const struct bounds *bounds, double deadline)
+{
 	m->bounds = *bounds;
-	m->executions = m->states = 0;
 	m->depth = 0;
 	m->nlocations = 0;
 	m->failed = m->tracing = false;
@@ -290,17 +288,61 @@ static bool explore(const struct scenario *s, const struct bounds *bounds, doubl
 	do {
 		execute();
 		m->executions++;
-		if (limit != 0 && m->executions % 256 == 0 && seconds() - start > limit)
-			break;
-	} while (!m->failed && !(ended = !next_path()));
+		if (deadline != 0 && m->executions % 256 == 0 && seconds() > deadline)
+			return CUT_SHORT;
+	} while (!m->failed && next_path());
+	return m->failed ? FAILED : COMPLETE;
+}
 
-	printf("%-50s %9lu executions %9lu states %7.1f s  %s\n", s->name,
-	    (unsigned long)m->executions, (unsigned long)m->states, seconds() - start,
-	    m->failed ? "FAILED" : ended ? "ok" : "CUT SHORT");
-	if (m->failed)
+static int step_towards(int bound, int last)
+{
+	return bound == last ? bound : last == UNBOUNDED ? UNBOUNDED : bound + 1;
+}
+
+/* The next bounds on the way from `b` to `last`. False: there are none. */
+static bool widen(struct bounds *b, const struct bounds *last)
+{
+	struct bounds before = *b;
+
+	b->preemptions = step_towards(b->preemptions, last->preemptions);
+	b->stale = step_towards(b->stale, last->stale);
+	b->spurious = step_towards(b->spurious, last->spurious);
+	return memcmp(b, &before, sizeof(before)) != 0;
+}
+
+/*
+ * From the first bounds to the last, step by step while there is time: what the limit
+ * leaves is then complete up to some bounds, not a part of the largest.
+ */
+static bool explore(const struct scenario *s, struct bounds bounds, const struct bounds *last,
+    double limit)
+{
+	double start = seconds();
+	struct bounds done = bounds;
+	enum outcome outcome;
+
+	m->scenario = s;
+	m->executions = m->states = 0;
+	outcome = search(&bounds, 0);
+	while (outcome == COMPLETE && widen(&bounds, last)) {
+		outcome = search(&bounds, limit != 0 ? start + limit : 0);
+		if (outcome == COMPLETE)
+			done = bounds;
+	}
+
+	printf("%-64s %9lu executions %9lu states %7.1f s  ", s->name,
+	    (unsigned long)m->executions, (unsigned long)m->states, seconds() - start);
+	if (outcome == FAILED) {
+		printf("FAILED\n");
 		show();
+	} else if (outcome == CUT_SHORT) {
+		printf("ok to %d,%d,%d of %d,%d,%d\n", done.preemptions, done.stale, done.spurious,
+		    last->preemptions, last->stale, last->spurious);
+	} else {
+		printf("ok\n");
+	}
 	fflush(stdout);
-	return ended && !m->failed;
+	return outcome != FAILED;
 }
 
 static bool wanted(const char *name, char **names)
@@ -357,7 +399,8 @@ int main(int argc, char **argv)
 		for (const struct scenario *s = all[i]; s->name != NULL; s++) {
 			if (!wanted(s->name, argv))
 				continue;
-			if (explore(s, given ? &bounds : full ? &s->full : &s->brief, limit)) {
+			if (explore(s, given ? bounds : s->brief,
+			    given ? &bounds : full ? &s->full : &s->brief, limit)) {
 				passed++;
 				continue;
 			}
