@@ -24,6 +24,8 @@
 #include "ordering.h"
 #include "points.h"
 
+#define CQ_LIKELY(condition) __builtin_expect((condition), 1)
+
 /* Keeps the rare path out of the hot one, which then saves no registers for it. */
 #define CQ_RARE __attribute__((noinline))
 
@@ -56,7 +58,7 @@ struct cq_block {
 #define BLOCK_KEPT 2
 
 /*
- * A producer. Its owner writes callbacks, then n. A gatherer (one at a time,
+ * A producer. Its owner writes a callback, then write. A gatherer (one at a time,
  * under the registry lock) claims a prefix of them by a compare-and-swap of
  * `state`; the owner closes the block by another. So each callback leaves by
  * one of the two, and the owner's hot path has no read-modify-write.
@@ -69,12 +71,15 @@ struct cq_block {
  *   leave   owner    CLOSED -> VOID, when that is counted in published[]
  */
 struct cq_producer {
-	struct callback *callbacks;	/* the open block's; owner only */
-	uint32_t n;			/* callbacks written to it. Release by the owner */
-	uint32_t limit;			/* its slots; n: no block is open. Owner only */
+	/* All that most enqueues touch, beside the slot. */
+	struct callback *write;		/* the next slot; those before it are written.
+					   Release by the owner. &nowhere: no block is open */
+	struct callback *end;		/* while write is below it, an enqueue has nothing to
+					   look after. A shutdown lowers it to NULL */
 	cq_cleanup_t *q;
 	uint64_t state CQ_ALIGNED(8);
-	cq_block_t *block;		/* the open block */
+	cq_block_t *block;		/* the open block, or NULL */
+	struct callback nowhere;
 	uint64_t base CQ_ALIGNED(8);	/* callbacks accepted before the open block */
 	uint64_t total;			/* and up to the last close, written before it */
 	uint64_t published[2];		/* callbacks put in full[]; owner only writes */
@@ -114,6 +119,12 @@ struct frame {
 	bool poller;			/* in run_some */
 	struct frame *outer;		/* which the thread is inside of as well */
 };
+
+/* How many callbacks the block `b` of p holds. Senseless when it isn't p's open block. */
+static inline uint32_t callbacks_in(const cq_block_t *b, const struct callback *write)
+{
+	return (uint32_t)(((uintptr_t)write - (uintptr_t)b->callbacks) / sizeof(*write));
+}
 
 /* A worker. Its own thread writes; others read under the registry lock. */
 struct cq_worker {
@@ -250,6 +261,9 @@ unsigned cq_block_take_unit(cq_cleanup_t *q);
 cq_block_t *cq_block_take(cq_cleanup_t *q);
 void cq_blocks_publish(cq_cleanup_t *q, unsigned parity, cq_block_t *first, cq_block_t *last,
     uint64_t n);
+
+/* producer.c: every enqueue that begins after this looks at the gate, which is raised. */
+void cq_producers_stop_at_gate(cq_cleanup_t *q);
 
 /* gather.c: with the registry lock held. Publishes, and doesn't wake. */
 int cq_gather(cq_cleanup_t *q);

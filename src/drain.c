@@ -242,10 +242,7 @@ static int shut_down(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
 	int err;
 
 	cq_u32_store_relaxed(&q->gate, q->gate | GATE_CLOSED);
-	/* Pairs with the store of n and the load of gate in cq_producer_enqueue:
-	   an enqueue either sees the gate closed and takes its callback back, or
-	   its callback is seen by what follows. */
-	cq_barrier_heavy();
+	cq_producers_stop_at_gate(q);
 
 	if (how == CQ_SHUTDOWN_DRAIN && cq_u32_load_relaxed(&q->stop) == 0 &&
 	    ((err = seal(q)) != 0 || (err = cq_cleanup_drain(q, deadline)) != 0))

@@ -48,12 +48,15 @@ static uint64_t settle_open(const cq_cleanup_t *q, cq_producer_t *p, uint64_t s)
 {
 	/* A retract that will find its callback claimed; or, after the last
 	   gathering, one that will find that it is not. */
-	if (q->sealed || p->n < state_claimed(s))
-		p->n = state_claimed(s);
-	if (p->n != p->limit)
+	uint32_t n = callbacks_in(p->block, p->write);
+
+	if (q->sealed || n < state_claimed(s))
+		n = state_claimed(s);
+	p->write = p->block->callbacks + n;
+	if (n != q->slots)
 		return s;
 	/* The block is full, and was about to be closed. */
-	p->total = p->base + p->n;
+	p->total = p->base + n;
 	return (s & ~(uint64_t)PHASE_MASK) | PHASE_CLOSED;
 }
 
@@ -69,19 +72,23 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p, struct sums *sums
 	if (state_phase(s) == PHASE_OPEN)
 		s = settle_open(q, p, s);
 	if (state_phase(s) == PHASE_OPEN) {
+		uint32_t n = callbacks_in(b, p->write);
+
 		if (discards(q))
-			p->state = s = state_with_claimed(s, p->n);
+			p->state = s = state_with_claimed(s, n);
 		b->parity = BLOCK_KEPT;
-		sums->open += p->n - state_claimed(s);
-		sums->queued += p->base + p->n;
+		sums->open += n - state_claimed(s);
+		sums->queued += p->base + n;
 	} else {
 		sums->queued += p->total;
 		if (state_phase(s) == PHASE_CLOSED && b != NULL) {
 			b->begin = state_claimed(s);
-			b->end = p->n;
+			b->end = callbacks_in(b, p->write);
 		}
 		p->state = s & ~(uint64_t)(PHASE_MASK | STATE_CLAIMED);
-		p->n = p->limit = 0;
+		p->block = NULL;
+		p->write = &p->nowhere;
+		p->end = NULL;
 	}
 	p->published[0] = p->published[1] = 0;
 	p->nspares = 0;

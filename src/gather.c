@@ -55,18 +55,23 @@ static uint32_t copy(struct gathering *g, cq_block_t *to, struct callback *from,
 static bool claim(struct gathering *g, cq_producer_t *p)
 {
 	for (;;) {
-		/* Pairs with the releases in open_block and gated: block and n are of
+		/* Pairs with the releases in open_block and gated: block and write are of
 		   this seq or newer, and if newer the swap fails. */
 		uint64_t s = cq_u64_load_acquire(&p->state);
 		uint32_t claimed = state_claimed(s), n, moved;
+		struct callback *write;
 		cq_block_t *from, *to;
 
 		if (state_phase(s) != PHASE_OPEN)
 			return true; /* the owner publishes what was in it */
 		from = cq_ptr_load_relaxed(&p->block);
-		/* Pairs with the release in cq_producer_enqueue: the slots below n. */
-		n = cq_u32_load_acquire(&p->n);
-		if (n <= claimed || from == NULL)
+		/* Pairs with the release in cq_producer_enqueue: the slots below write. */
+		write = cq_ptr_load_acquire(&p->write);
+		if (from == NULL)
+			return true;
+		n = callbacks_in(from, write);
+		/* More than there are slots: this block has been closed meanwhile. */
+		if (n <= claimed || n > g->q->slots)
 			return true;
 		if ((to = room(g)) == NULL)
 			return false;

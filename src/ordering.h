@@ -122,6 +122,20 @@ static inline void cq_u64_store_release(uint64_t *p, uint64_t v)
 #define cq_ptr_load_relaxed(p) ck_pr_load_ptr(p)
 #define cq_ptr_store_relaxed(p, v) ck_pr_store_ptr_unsafe((p), (v))
 
+static inline void *cq_ptr_load_acquire(const void *p)
+{
+	void *v = ck_pr_load_ptr((void *const *)p);
+
+	ck_pr_fence_acquire();
+	return v;
+}
+
+static inline void cq_ptr_store_release(void *p, void *v)
+{
+	ck_pr_fence_release();
+	ck_pr_store_ptr((void **)p, v);
+}
+
 /* On failure *old is what was there. */
 static inline bool cq_ptr_cas_relaxed(void *p, void *old, void *v)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include <errno.h>
 
+#include "barrier.h"
 #include "cleanup_priv.h"
 
 /* ------------------------------------------------------- opening and closing */
@@ -34,7 +35,13 @@ static void give_spares_back(cq_producer_t *p, uint64_t keep)
 /* Between calls: a full block is closed at once. */
 static bool is_open(const cq_producer_t *p)
 {
-	return p->n != p->limit;
+	return p->block != NULL;
+}
+
+/* Callbacks in the open block, by the owner. */
+static uint32_t written(const cq_producer_t *p)
+{
+	return callbacks_in(p->block, p->write);
 }
 
 /* VOID -> OPEN, with an empty block. */
@@ -43,15 +50,28 @@ static void open_block(cq_producer_t *p, cq_block_t *b)
 	uint64_t seq = (cq_u64_load_relaxed(&p->state) & ~(STATE_SEQ - 1)) + STATE_SEQ;
 	uint64_t parity = cq_u64_load_relaxed(&p->q->epoch) & 1 ? STATE_PARITY : 0;
 
-	p->callbacks = b->callbacks;
-	p->limit = p->q->slots;
 	cq_u64_store_relaxed(&p->base, p->total);
-	cq_u32_store_relaxed(&p->n, 0);
+	cq_ptr_store_relaxed(&p->write, b->callbacks);
 	cq_ptr_store_relaxed(&p->block, b);
-	/* Pairs with the acquire of `state` in claim (gather.c): block, base and n
+	/* Pairs with the acquire of `state` in claim (gather.c): block, base and write
 	   are those of this seq. Without it a gatherer could count the callbacks of
 	   the last block as this one's. */
 	cq_u64_store_release(&p->state, seq | parity | PHASE_OPEN);
+
+	/* Program order between this store and the load is one half of the asymmetric
+	   barrier; see cq_producers_stop_at_gate. */
+	cq_ptr_store_relaxed(&p->end, b->callbacks + p->q->slots);
+	CQ_POINT("producer.opened");
+	if (cq_u32_load_relaxed(&p->q->gate) != 0)
+		cq_ptr_store_relaxed(&p->end, NULL);
+}
+
+/* No block is open: enqueue writes to where it harms nobody, and finds that out then. */
+static void forget_block(cq_producer_t *p)
+{
+	cq_ptr_store_relaxed(&p->block, NULL);
+	cq_ptr_store_relaxed(&p->write, &p->nowhere);
+	cq_ptr_store_relaxed(&p->end, NULL);
 }
 
 /*
@@ -66,7 +86,7 @@ static CQ_RARE bool close_block(cq_producer_t *p)
 
 	/* Pairs with the acquires in accepted (stats.c), which reads total once
 	   it has seen CLOSED. */
-	cq_u64_store_relaxed(&p->total, p->base + p->n);
+	cq_u64_store_relaxed(&p->total, p->base + written(p));
 	do {
 		cq_fence_release();
 	} while (!cq_u64_cas_relaxed(&p->state, &s, (s & ~(uint64_t)PHASE_MASK) | PHASE_CLOSED));
@@ -77,16 +97,15 @@ static CQ_RARE bool close_block(cq_producer_t *p)
 
 	b->parity = state_parity(s);
 	b->begin = state_claimed(s);
-	b->end = p->n;
+	b->end = written(p);
 	cq_u64_store_relaxed(&p->published[b->parity],
 	    p->published[b->parity] + (b->end - b->begin));
-	p->limit = p->n; /* not open any more */
 	/* Pairs with the acquire of `state` in parity_done (drain.c): a drain that no
 	   longer sees CLOSED sees published[]. Without it a block in flight would be
 	   in neither, and the drain return before it has run. And with the fork that
 	   copies this memory: from here on the block answers for its callbacks itself. */
 	cq_fence_release();
-	cq_ptr_store_relaxed(&p->block, NULL);
+	forget_block(p);
 	cq_u64_store_relaxed(&p->state, (s & ~(uint64_t)(PHASE_MASK | STATE_CLAIMED)) | PHASE_VOID);
 	CQ_POINT("producer.counted");
 
@@ -120,10 +139,26 @@ static CQ_RARE int published(cq_cleanup_t *q)
 
 /* ------------------------------------------------------------------ enqueue */
 
-/* Not hot: the gate is up. May the callback in slot `n`, just written, stay? */
-static CQ_RARE int gated(cq_producer_t *p, uint32_t n)
+void cq_producers_stop_at_gate(cq_cleanup_t *q)
+{
+	/* Pairs with the store of end and the load of gate in open_block: either the
+	   gate is seen raised there, or that end is lowered here. */
+	cq_barrier_heavy();
+	pthread_mutex_lock(&q->registry);
+	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
+		cq_ptr_store_relaxed(&p->end, NULL);
+	pthread_mutex_unlock(&q->registry);
+	/* Pairs with the store of write and the load of end in cq_producer_enqueue: an
+	   enqueue either looks at the gate and takes its callback back, or its
+	   callback is seen by what follows. */
+	cq_barrier_heavy();
+}
+
+/* The gate is up. May the callback in `slot`, just written, stay? */
+static int gated(cq_producer_t *p, struct callback *slot)
 {
 	cq_cleanup_t *q = p->q;
+	uint32_t n = callbacks_in(p->block, slot);
 	uint64_t s;
 
 	if ((cq_u32_load_relaxed(&q->gate) & GATE_FENCE) != 0)
@@ -135,17 +170,17 @@ static CQ_RARE int gated(cq_producer_t *p, uint32_t n)
 		return 0;
 
 	/* Take it back, unless the gatherer has claimed it. A new seq makes a claim
-	   fail that is under way and has read the larger n. */
-	cq_u32_store_relaxed(&p->n, n);
+	   fail that is under way and has read the larger write. */
+	cq_ptr_store_relaxed(&p->write, slot);
 	CQ_POINT("producer.retracting");
 	s = cq_u64_load_relaxed(&p->state);
 	do {
 		if (state_claimed(s) > n) {
-			cq_u32_store_relaxed(&p->n, n + 1);
+			cq_ptr_store_relaxed(&p->write, slot + 1);
 			return 0;
 		}
 		/* Pairs with the acquire of `state` in claim: a claim that sees the
-		   new seq sees the smaller n. */
+		   new seq sees the smaller write. */
 		cq_fence_release();
 	} while (!cq_u64_cas_relaxed(&p->state, &s, s + STATE_SEQ));
 	return ESHUTDOWN;
@@ -178,32 +213,21 @@ static CQ_RARE int begin_block(cq_producer_t *p)
 	return 0;
 }
 
-int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
+/* Not hot: no block was open, or `slot` is the last one, or the gate is up. */
+static CQ_RARE int look_after(cq_producer_t *p, struct callback *slot)
 {
-	struct callback *slot;
-	uint32_t n, gate;
+	uint32_t gate;
 	int err;
 
-	if (fn == NULL)
-		return EINVAL;
-	if (!is_open(p) && (err = begin_block(p)) != 0)
-		return err;
-
-	n = p->n;
-	slot = &p->callbacks[n];
-	cq_ptr_store_relaxed(&slot->arg, arg);
-	cq_ptr_store_relaxed(&slot->fn, fn);
-	/* Pairs with the acquire of n in claim (gather.c): the slot before the
-	   count that covers it. Without it a gatherer could copy an old slot. */
-	cq_u32_store_release(&p->n, n + 1);
-	CQ_POINT("producer.stored");
-
-	/* Program order between that store and this load is one half of the
-	   asymmetric barrier; see gated. */
+	if (!is_open(p)) {
+		cq_ptr_store_relaxed(&p->write, &p->nowhere);
+		err = begin_block(p);
+		return err != 0 ? err : cq_producer_enqueue(p, slot->fn, slot->arg);
+	}
 	gate = cq_u32_load_relaxed(&p->q->gate);
-	if (gate != 0 && (err = gated(p, n)) != 0)
+	if (gate != 0 && (err = gated(p, slot)) != 0)
 		return err;
-	if (n + 1 == p->limit) {
+	if (written(p) == p->q->slots) {
 		if (close_block(p))
 			published(p->q);
 	} else if ((gate & GATE_HANDOVER) != 0 && wants_partial_block(p->q)) {
@@ -212,12 +236,32 @@ int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
 	return 0;
 }
 
+int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
+{
+	struct callback *slot = p->write;
+
+	if (fn == NULL)
+		return EINVAL;
+	cq_ptr_store_relaxed(&slot->arg, arg);
+	cq_ptr_store_relaxed(&slot->fn, fn);
+	/* Pairs with the acquire of write in claim (gather.c): the slot before what
+	   covers it. Without it a gatherer could copy an old slot. */
+	cq_ptr_store_release(&p->write, slot + 1);
+	CQ_POINT("producer.stored");
+
+	/* Program order between that store and this load is one half of the
+	   asymmetric barrier; see cq_producers_stop_at_gate and gated. */
+	if (CQ_LIKELY((uintptr_t)(slot + 1) < (uintptr_t)cq_ptr_load_relaxed(&p->end)))
+		return 0;
+	return look_after(p, slot);
+}
+
 /* --------------------------------------------------------- reserve and flush */
 
 /* Callbacks accepted so far, by the owner. */
 static uint64_t accepted(const cq_producer_t *p)
 {
-	return is_open(p) ? p->base + p->n : p->total;
+	return is_open(p) ? p->base + written(p) : p->total;
 }
 
 /* Makes spares for `n` enqueues beyond the `room` in the open block. */
@@ -248,7 +292,7 @@ int cq_producer_reserve(cq_producer_t *p, size_t n)
 
 	if ((cq_u32_load_relaxed(&p->q->gate) & GATE_CLOSED) != 0)
 		return ESHUTDOWN;
-	err = ensure_spares(p, n, p->limit - p->n);
+	err = ensure_spares(p, n, is_open(p) ? p->q->slots - written(p) : 0);
 	if (err == 0)
 		p->reserved_until = accepted(p) + n;
 	return err;
@@ -258,7 +302,7 @@ int cq_producer_flush(cq_producer_t *p)
 {
 	uint64_t so_far = accepted(p);
 
-	if (!is_open(p) || p->n == state_claimed(cq_u64_load_relaxed(&p->state)))
+	if (!is_open(p) || written(p) == state_claimed(cq_u64_load_relaxed(&p->state)))
 		return 0;
 	/* The rest of this block goes; what is reserved must fit the spares alone. */
 	if (p->reserved_until > so_far && ensure_spares(p, p->reserved_until - so_far, 0) != 0)
@@ -279,7 +323,7 @@ int cq_producer_attach(cq_cleanup_t *q, cq_producer_t **out)
 	p = cq_alloc(q, sizeof(*p));
 	if (p == NULL)
 		return ENOMEM;
-	*p = (cq_producer_t){ .q = q };
+	*p = (cq_producer_t){ .q = q, .write = &p->nowhere };
 
 	pthread_mutex_lock(&q->registry);
 	p->next = q->producers;

@@ -16,7 +16,8 @@ static uint64_t accepted(const cq_producer_t *p)
 			/* What is claimed is accepted, though a retract may be about
 			   to find that out (gated, producer.c). */
 			n = cq_u64_load_relaxed(&p->base) +
-			    max_u32(cq_u32_load_relaxed(&p->n), state_claimed(s));
+			    max_u32(callbacks_in(cq_ptr_load_relaxed(&p->block),
+				cq_ptr_load_relaxed(&p->write)), state_claimed(s));
 		else
 			n = cq_u64_load_relaxed(&p->total);
 		/* Pairs with the same releases: what was read between belongs to one

@@ -394,9 +394,37 @@ static void *put_the_last(void *unused)
 	return unused;
 }
 
+static void all_but_the_first_ran_once(void)
+{
+	cq_producer_detach(others);
+	end_queue();
+	CHECK(each_once(1, 2) && runs == 2);
+}
+
+/* No block was open: the callback is not accepted yet, and its thread is not in the child. */
+Test(fork, while_a_callback_has_no_block, .init = make_two)
+{
+	put(p, 1, 2);
+	at_point("producer.stored", hold, NULL);
+	other = start(put_one, NULL);
+	gate_wait(&stopped);
+	in_child(all_but_the_first_ran_once);
+	gate_open(&go_on);
+	join(other);
+	its = 1;
+	all_ran_once();
+}
+
+static void *put_another(void *unused)
+{
+	put(others, 1, 1);
+	return unused;
+}
+
 Test(fork, while_a_callback_has_just_been_stored, .init = make_two)
 {
-	fork_while_it_is_at("producer.stored", put_one, 1);
+	put(others, 0, 1);
+	fork_while_it_is_at("producer.stored", put_another, 2);
 }
 
 Test(fork, while_the_last_slot_has_just_been_stored, .init = make_two)
