@@ -63,6 +63,8 @@ static bool complete(cq_cleanup_config_t *c)
 		c->block_bytes = CQ_BLOCK_BYTES_DEFAULT;
 	if (c->idle_ns == 0)
 		c->idle_ns = IDLE_NS_DEFAULT;
+	if (c->spin_ns == 0)
+		c->spin_ns = c->park == NULL ? CQ_SPIN_NS_DEFAULT : CQ_NO_SPIN;
 	if (c->stack_bytes == 0)
 		c->stack_bytes = STACK_BYTES_DEFAULT;
 	if (c->name == NULL)
@@ -71,6 +73,7 @@ static bool complete(cq_cleanup_config_t *c)
 		c->allocator = &default_allocator;
 	return (c->flags & ~known) == 0 && c->max_workers <= CQ_MAX_WORKERS &&
 	    c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX &&
+	    c->spin_ns >= CQ_NO_SPIN && c->spin_ns <= CQ_SPIN_NS_MAX &&
 	    strlen(c->name) < sizeof(((cq_cleanup_t *)NULL)->name) && cq_park_complete(c->park) &&
 	    c->allocator->alloc != NULL && c->allocator->free != NULL;
 }

@@ -132,6 +132,8 @@ struct cq_worker {
 	cq_sleeper_t sleeper;
 	unsigned taken_from;		/* by the look: index of the full queue, or TAKEN_NONE */
 	bool made;			/* by the queue, not attached */
+	bool waits_long;		/* the last time: longer than spin_ns */
+	uint64_t idle_since;		/* when it last found nothing */
 	struct frame frame;
 	uint32_t busy;			/* may be touching a stack, or running a block */
 	uint64_t executed[2] CQ_ALIGNED(8); /* callbacks, by the parity of their block */

@@ -168,6 +168,10 @@ Test(cleanup, fields_outside_their_limits_are_refused)
 	cr_assert_eq(CREATE(.block_bytes = CQ_BLOCK_BYTES_MAX), 0);
 	cr_assert_eq(CREATE(.block_bytes = CQ_BLOCK_BYTES_MAX + 1), EINVAL);
 	cr_assert_eq(CREATE(.block_bytes = SIZE_MAX), EINVAL);
+	cr_assert_eq(CREATE(.spin_ns = CQ_SPIN_NS_MAX), 0);
+	cr_assert_eq(CREATE(.spin_ns = CQ_SPIN_NS_MAX + 1), EINVAL);
+	cr_assert_eq(CREATE(.spin_ns = CQ_NO_SPIN), 0);
+	cr_assert_eq(CREATE(.spin_ns = CQ_NO_SPIN - 1), EINVAL);
 	cr_assert_eq(CREATE(.flags = CQ_POLLED | CQ_HANDOVER | CQ_ATFORK | CQ_FORK_DISCARD), 0);
 	cr_assert_eq(CREATE(.flags = 16), EINVAL);
 	cr_assert_eq(CREATE(.flags = 1u << 31), EINVAL);
@@ -249,9 +253,9 @@ Test(cleanup, default_cap_is_a_quarter_of_the_processors_and_at_least_one)
 
 	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
 	cr_assert_eq(stats().max_workers, quarter < 1 ? 1 : quarter);
-	cr_assert_eq(stats().block_bytes, 512);
-	cr_assert_eq(q->slots, (512 - sizeof(cq_block_t)) / sizeof(struct callback));
-	cr_assert(sizeof(void *) != 8 || q->slots == 30);
+	cr_assert_eq(stats().block_bytes, 4096);
+	cr_assert_eq(q->slots, (4096 - sizeof(cq_block_t)) / sizeof(struct callback));
+	cr_assert(sizeof(void *) != 8 || q->slots == 254);
 	cr_assert_eq(cq_cleanup_destroy(q), 0);
 }
 

@@ -576,6 +576,68 @@ Test(worker, a_disturbed_sleep_goes_on)
 	close_queue();
 }
 
+/* --------------------------------------------------------- polling before a sleep */
+
+enum { SPIN_NS = 1000 };
+
+static atomic_uint polled; /* times */
+
+static void count_polling(const char *where, void *unused)
+{
+	(void)unused;
+	if (strcmp(where, "worker.polling") == 0)
+		polled++;
+}
+
+static void open_polling_workers(void)
+{
+	open_with((cq_cleanup_config_t){ .max_workers = 2, .spin_ns = SPIN_NS });
+}
+
+Test(worker, what_is_published_while_a_worker_polls_wakes_and_makes_nobody)
+{
+	open_polling_workers();
+	at_point("worker.polling", publish_full_block, NULL);
+	publish_records(1);
+	AWAIT(ran == 1 + SLOTS);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(stats().wakes, 0);
+	cr_assert_eq(stats().failed_sleeps, 0);
+	cr_assert_eq(stats().workers_created, 1);
+	close_queue();
+}
+
+Test(worker, a_worker_polls_only_while_its_waits_are_short)
+{
+	open_polling_workers();
+	at_every_point(count_polling, NULL);
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(polled, 1, "nothing is known of the waits to come");
+	fake_advance(&park, SPIN_NS);
+	publish_records(1);
+	AWAIT(ran == 2);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(polled, 1);
+	fake_advance(&park, SPIN_NS - 1);
+	publish_records(1);
+	AWAIT(ran == 3);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(polled, 2);
+	cr_assert_eq(stats().wakes, 2);
+	close_queue();
+}
+
+Test(worker, workers_poll_by_default_but_not_where_the_host_parks)
+{
+	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
+	cr_assert_eq(q->config.spin_ns, CQ_SPIN_NS_DEFAULT);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+	open_managed(1);
+	cr_assert_eq(q->config.spin_ns, CQ_NO_SPIN);
+	close_queue();
+}
+
 /* ------------------------------------------------------------------- retirement */
 
 static void open_retiring(uint32_t max_workers, cq_spawn_fn *spawn)

@@ -139,9 +139,12 @@ typedef int cq_spawn_fn(void *host, void (*body)(void *arg), void *arg);
 
 enum {
 	CQ_MAX_WORKERS = 65535,
-	CQ_BLOCK_BYTES_DEFAULT = 512,
+	CQ_BLOCK_BYTES_DEFAULT = 4096,
 	CQ_BLOCK_BYTES_MIN = 16 + 6 * sizeof(void *), /* room for two callbacks */
 	CQ_BLOCK_BYTES_MAX = 65536,
+	CQ_SPIN_NS_DEFAULT = 10000,
+	CQ_SPIN_NS_MAX = 1000000,
+	CQ_NO_SPIN = -1,
 
 	/* config.flags */
 	CQ_POLLED = 1,		/* enqueue and flush never wake or make a worker: the host
@@ -159,10 +162,14 @@ enum {
  *              CQ_POLLED queue without `spawn` there is no cap, as the queue
  *              makes no worker.
  * block_bytes  A block's size, CQ_BLOCK_BYTES_MIN .. MAX, rounded down to whole
- *              callbacks. 0: 512, which holds 30 on 64-bit machines. Larger
- *              blocks cost fewer hand-overs and wait longer for a flush.
+ *              callbacks. 0: 4096, which holds 254 on 64-bit machines. Larger
+ *              blocks cost fewer hand-overs; smaller ones spread the same
+ *              callbacks over more workers, and wait less long for a flush.
  * idle_ns      A worker that has found nothing for so long retires. 0: 30 s;
  *              CQ_FOREVER: never. Its cost is a wake-up and a new thread later.
+ * spin_ns      A worker polls for so long before it sleeps, as long as the last
+ *              sleeps of its own were shorter than that. 0: 10 us, but none with
+ *              a `park` table; at most CQ_SPIN_NS_MAX; CQ_NO_SPIN: never.
  * stack_bytes  The stack of a managed worker. 0: 256 KiB. Raised to 16 KiB, and to
  *              the system's minimum. One that no thread can have stalls the queue.
  * name         Of managed worker threads, at most 15 bytes. NULL: "cq-cleanup".
@@ -178,6 +185,7 @@ typedef struct cq_cleanup_config {
 	uint32_t max_workers;
 	size_t block_bytes;
 	uint64_t idle_ns;
+	int32_t spin_ns;
 	size_t stack_bytes;
 	const char *name;
 	cq_spawn_fn *spawn;

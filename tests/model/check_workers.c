@@ -122,6 +122,25 @@ static void publish_against_retirement(void)
 	end_calmly();
 }
 
+/* Who publishes meanwhile counts on it, as on a woken one. */
+static void publish_against_a_worker_that_polls(void)
+{
+	begin(HOSTED | AWAITED | POLLING, 1, 1);
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	wait_for_jobs(4);
+	end_calmly();
+}
+
+static void two_publish_for_a_worker_that_polls(void)
+{
+	begin(HOSTED | AWAITED | POLLING, 1, 2);
+	run_beside(publisher_of_0, producers[0]);
+	publish(producers[1], 2);
+	wait_for_jobs(4);
+	end_calmly();
+}
+
 /* ------------------------------------------------------------ workers of the host */
 
 static void hosts_worker(void *arg)
@@ -415,6 +434,10 @@ const struct scenario workers_scenarios[] = {
 	{ "workers_publish_against_a_worker_going_to_sleep", publish_against_a_worker_going_to_sleep,
 	    SOME(2, 2), SOME(4, 3) },
 	{ "workers_two_publish_for_one_worker", two_publish_for_one_worker, SOME(1, 1), SOME(3, 2) },
+	{ "workers_publish_against_a_worker_that_polls", publish_against_a_worker_that_polls,
+	    SOME(2, 1), SOME(3, 2) },
+	{ "workers_two_publish_for_a_worker_that_polls", two_publish_for_a_worker_that_polls,
+	    SOME(1, 1), SOME(2, 2) },
 	{ "workers_two_publish_for_two_workers", two_publish_for_two_workers, SOME(1, 1), SOME(2, 2) },
 	{ "workers_block_does_not_wait_for_a_busy_worker", block_does_not_wait_for_a_busy_worker,
 	    SOME(1, 1), SOME(2, 2) },

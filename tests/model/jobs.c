@@ -145,6 +145,7 @@ void begin(unsigned how, uint32_t max_workers, int n)
 		.max_workers = max_workers,
 		.block_bytes = CQ_BLOCK_BYTES_MIN,
 		.idle_ns = (how & RETIRING) != 0 ? 1 : CQ_FOREVER,
+		.spin_ns = (how & POLLING) != 0 ? 1 : CQ_NO_SPIN,
 		.spawn = (how & HOSTED) != 0 ? make_worker : NULL
 	};
 

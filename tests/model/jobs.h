@@ -36,6 +36,7 @@ enum {
 	RETIRING = 1 << 11,		/* a worker may retire whenever it is idle */
 	AWAITED = 1 << 12,		/* wait_for_jobs is used */
 	FIRST_FAILS = 1 << 14 | HOSTED,	/* to make the first worker fails */
+	POLLING = 1 << 15,		/* a worker looks once more before it sleeps */
 	FIRST_WAITS = 1 << 13		/* the first job returns when first_waits_for have run */
 };
 
