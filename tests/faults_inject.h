@@ -57,6 +57,8 @@
 #define cq_u64_store_release(p, v) (faults_step(), cq_u64_store_release(p, v))
 #define cq_u64_add_relaxed(p, v) (faults_step(), cq_u64_add_relaxed(p, v))
 #define cq_u64_cas_relaxed(p, old, v) (faults_step(), cq_u64_cas_relaxed(p, old, v))
+#define cq_ptr_load_acquire(p) (faults_step(), cq_ptr_load_acquire(p))
+#define cq_ptr_store_release(p, v) (faults_step(), cq_ptr_store_release(p, v))
 #define cq_ptr_cas_relaxed(p, old, v) (faults_step(), cq_ptr_cas_relaxed(p, old, v))
 #define cq_ptr_exchange_relaxed(p, v) (faults_step(), cq_ptr_exchange_relaxed(p, v))
 
