@@ -261,7 +261,7 @@ const struct scenario shutdown_scenarios[] = {
 	{ "shutdown_drain_against_flush", shutdown_drain_against_flush, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_enqueue", hand_back_against_enqueue, SOME(3, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_enqueue_polled", hand_back_against_enqueue_polled,
-	    SOME(3, 1), SOME(3, 2) },
+	    SOME(3, 2), SOME(4, 3) },
 	{ "shutdown_hand_back_against_flush", hand_back_against_flush, SOME(3, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_flush_all", hand_back_against_flush_all, SOME(3, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_a_worker_going_to_sleep",
