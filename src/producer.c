@@ -98,6 +98,7 @@ static CQ_RARE bool close_block(cq_producer_t *p)
 	b->parity = state_parity(s);
 	b->begin = state_claimed(s);
 	b->end = written(p);
+	CQ_CHECK(b->end <= p->q->slots);
 	cq_u64_store_relaxed(&p->published[b->parity],
 	    p->published[b->parity] + (b->end - b->begin));
 	/* Pairs with the acquire of `state` in parity_done (drain.c): a drain that no
