@@ -20,6 +20,7 @@
 #include <cq/sleepers.h>
 #include <cq/workq.h>
 #include <pthread.h>
+#include <stddef.h>
 
 #include "ordering.h"
 #include "points.h"
@@ -120,10 +121,14 @@ struct frame {
 	struct frame *outer;		/* which the thread is inside of as well */
 };
 
-/* How many callbacks the block `b` of p holds. Senseless when it isn't p's open block. */
+/*
+ * How many callbacks the block `b` of p holds. Senseless, and harmless, when they
+ * don't belong together or `b` is NULL: `state` tells, when it is read again.
+ */
 static inline uint32_t callbacks_in(const cq_block_t *b, const struct callback *write)
 {
-	return (uint32_t)(((uintptr_t)write - (uintptr_t)b->callbacks) / sizeof(*write));
+	return (uint32_t)(((uintptr_t)write - (uintptr_t)b - offsetof(cq_block_t, callbacks)) /
+	    sizeof(*write));
 }
 
 /* A worker. Its own thread writes; others read under the registry lock. */
