@@ -14,20 +14,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "contestants.h"
 #include "workload.h"
 
-/* The first is what the ratios are to. */
-static const struct contestant *const all_contestants[] = {
-	&contestant_seed,
-	&contestant_cq,
-	&contestant_mutex_list,
-	&contestant_mutex_blocks,
-};
+enum { MAX_ROUNDS = 999 };
 
-enum {
-	MAX_CONTESTANTS = sizeof(all_contestants) / sizeof(all_contestants[0]),
-	MAX_ROUNDS = 999
-};
+static const struct contestant *all_contestants[MAX_CONTESTANTS];
+static unsigned nall;
 
 static struct {
 	const struct contestant *contestants[MAX_CONTESTANTS];
@@ -88,12 +81,20 @@ static double ratio(const double *v, const double *first, unsigned n)
 	return summarize(ratios, n).median;
 }
 
+/* Has it run_here, where that is what the workload is about? */
+static bool can(const struct workload *w, const struct contestant *c)
+{
+	return w->workers != 0 || c->run_here != NULL;
+}
+
 static void report(const struct workload *w)
 {
 	for (unsigned m = 0; m < MAX_METRICS && w->metrics[m] != NULL; m++) {
 		for (unsigned i = 0; i < options.ncontestants; i++) {
 			struct summary s = summarize(values[m][i], options.rounds);
 
+			if (!can(w, options.contestants[i]))
+				continue;
 			printf("%s %ux%u %-10s %-12s median %10.2f min %10.2f max %10.2f ratio %6.3f\n",
 			    w->name, w->producers, w->workers, w->metrics[m],
 			    options.contestants[i]->name, s.median, s.min, s.max,
@@ -107,7 +108,7 @@ static void report_csv(const struct workload *w)
 {
 	for (unsigned m = 0; m < MAX_METRICS && w->metrics[m] != NULL; m++)
 		for (unsigned i = 0; i < options.ncontestants; i++)
-			for (unsigned r = 0; r < options.rounds; r++)
+			for (unsigned r = 0; can(w, options.contestants[i]) && r < options.rounds; r++)
 				fprintf(options.csv, "%s,%u,%u,%s,%s,%u,%.3f\n", w->name,
 				    w->producers, w->workers, w->metrics[m],
 				    options.contestants[i]->name, r, values[m][i][r]);
@@ -128,6 +129,7 @@ static void report_setting(void)
 	    cq_pop_name(), cq_park_name(), __VERSION__, sysconf(_SC_NPROCESSORS_ONLN));
 	printf("# %u rounds, %lu callbacks; nanoseconds; ratio to %s\n", options.rounds,
 	    options.callbacks, options.contestants[0]->name);
+	report_skipped();
 	report_load("before");
 }
 
@@ -140,6 +142,8 @@ static void run_round(const struct workload *w, unsigned round, bool counted)
 	for (unsigned k = 0; k < options.ncontestants; k++) {
 		unsigned i = (round + k) % options.ncontestants;
 
+		if (!can(w, options.contestants[i]))
+			continue;
 		w->run(w, options.contestants[i], options.callbacks, metrics);
 		for (unsigned m = 0; counted && m < MAX_METRICS; m++)
 			values[m][i][round] = metrics[m];
@@ -163,7 +167,7 @@ static void usage(void)
 	fprintf(stderr, "usage: bench [-c CONTESTANT,...] [-w WORKLOAD,...] [-r ROUNDS]"
 	    " [-n CALLBACKS] [-o FILE.csv] [-u]\n"
 	    "contestants:");
-	for (unsigned i = 0; i < MAX_CONTESTANTS; i++)
+	for (unsigned i = 0; i < nall; i++)
 		fprintf(stderr, " %s", all_contestants[i]->name);
 	fprintf(stderr, "; the ratios are to the first\n"
 	    "workloads: W1 W2 W3\n-u: threads are not bound to processors\n");
@@ -185,7 +189,7 @@ static bool is_in(const char *list, const char *name)
 
 static const struct contestant *find_contestant(const char *name)
 {
-	for (unsigned i = 0; i < MAX_CONTESTANTS; i++)
+	for (unsigned i = 0; i < nall; i++)
 		if (strcmp(all_contestants[i]->name, name) == 0)
 			return all_contestants[i];
 	fprintf(stderr, "bench: no contestant is called %s\n", name);
@@ -231,7 +235,7 @@ static void parse_options(int argc, char **argv)
 	int opt;
 
 	memcpy(options.contestants, all_contestants, sizeof(all_contestants));
-	options.ncontestants = MAX_CONTESTANTS;
+	options.ncontestants = nall;
 	while ((opt = getopt(argc, argv, "c:w:r:n:o:u")) != -1) {
 		switch (opt) {
 		case 'c':
@@ -262,6 +266,7 @@ static void parse_options(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+	nall = list_contestants(all_contestants);
 	parse_options(argc, argv);
 	report_setting();
 	for (const struct workload *w = workloads; w->name != NULL; w++)

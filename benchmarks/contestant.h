@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * What the benchmark asks of a queue. One file per contestant; to add one, write
- * its file, declare it at the end of this one and list it in bench.c.
+ * its file, and list it in contestants.c and rivals.am.
  *
  * begin, enqueue and flush are called by the producer's thread; the rest by the
  * main thread, while no producer is running. What fails calls bench_die().
@@ -9,13 +9,18 @@
 #ifndef BENCH_CONTESTANT_H
 #define BENCH_CONTESTANT_H
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef void bench_fn(void *arg);
 
 struct contestant {
 	const char *name;
 
 	/* An empty queue of at most `workers` workers. With 0 it has none, enqueue
-	   wakes nobody, and run_here does the work. */
+	   wakes nobody, and run_here does the work. NULL: it can't have so many;
+	   those that can't have 0 need no run_here. */
 	void *(*create)(unsigned workers);
 	void (*destroy)(void *queue);
 
@@ -38,7 +43,7 @@ struct contestant {
 };
 
 /* Ends the benchmark: `what` failed, with errno's value `err`. */
-_Noreturn void bench_die(const char *what, int err);
+void bench_die(const char *what, int err) __attribute__((noreturn));
 
 /* malloc that does not fail. */
 void *bench_alloc(unsigned long bytes);
@@ -47,5 +52,9 @@ extern const struct contestant contestant_seed;
 extern const struct contestant contestant_cq;
 extern const struct contestant contestant_mutex_list;
 extern const struct contestant contestant_mutex_blocks;
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* BENCH_CONTESTANT_H */
