@@ -23,16 +23,16 @@ static const struct {
 	{ &contestant_cq, "cq", NULL },
 	{ &contestant_mutex_list, "mutex_list", NULL },
 	{ &contestant_mutex_blocks, "mutex_blocks", NULL },
-	{ &contestant_moodycamel, "moodycamel", "g++, libconcurrentqueue-dev" },
-	{ &contestant_moodycamel_bulk, "moodycamel_bulk", "g++, libconcurrentqueue-dev" },
+	{ &contestant_moodycamel, "moodycamel", "g++ libconcurrentqueue-dev" },
+	{ &contestant_moodycamel_bulk, "moodycamel_bulk", "g++ libconcurrentqueue-dev" },
 	{ &contestant_urcu_wfcqueue, "urcu_wfcqueue", "liburcu-dev" },
 	{ &contestant_urcu_call_rcu, "urcu_call_rcu", "liburcu-dev" },
-	{ &contestant_tbb_queue, "tbb_queue", "g++, libtbb-dev" },
-	{ &contestant_tbb_arena, "tbb_arena", "g++, libtbb-dev" },
+	{ &contestant_tbb_queue, "tbb_queue", "g++ libtbb-dev" },
+	{ &contestant_tbb_arena, "tbb_arena", "g++ libtbb-dev" },
 	{ &contestant_glib_queue, "glib_queue", "libglib2.0-dev" },
 	{ &contestant_glib_pool, "glib_pool", "libglib2.0-dev" },
-	{ &contestant_crossbeam, "crossbeam", "cargo, librust-crossbeam-dev" },
-	{ &contestant_rayon, "rayon", "cargo, librust-rayon-dev" },
+	{ &contestant_crossbeam, "crossbeam", "cargo librust-crossbeam-dev" },
+	{ &contestant_rayon, "rayon", "cargo librust-rayon-dev" },
 };
 
 enum { KNOWN = sizeof(known) / sizeof(known[0]) };
@@ -53,6 +53,6 @@ void report_skipped(void)
 {
 	for (unsigned i = 0; i < KNOWN; i++)
 		if (known[i].contestant == NULL)
-			printf("# skipped %s: Debian's %s not installed when this was configured\n",
-			    known[i].name, known[i].packages);
+			printf("# skipped %s: configure did not find it (Debian: %s)\n", known[i].name,
+			    known[i].packages);
 }

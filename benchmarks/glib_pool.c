@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * GLib's GThreadPool, exclusive: it makes all its threads at once, and keeps them.
+ * GLib's GThreadPool, exclusive: it makes all its threads at once, and shares none.
  * It queues pointers (nodes.h).
  */
 #include <errno.h>
@@ -48,6 +48,7 @@ static void *pool_create(unsigned workers)
 	q = counts_alloc(sizeof(*q));
 	counts_init(&q->counts);
 	nodes_init(&q->nodes, sizeof(struct callback));
+	g_thread_pool_set_max_unused_threads(0); /* or they would go on to another pool */
 	q->pool = g_thread_pool_new(run, q, (int)workers, TRUE, NULL);
 	if (q->pool == NULL)
 		bench_die("g_thread_pool_new", EAGAIN);
