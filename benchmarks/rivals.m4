@@ -1,9 +1,10 @@
 dnl SPDX-License-Identifier: BSD-2-Clause
 dnl Which rivals the benchmark can have. It needs none of them, and nothing else does.
+dnl For another machine (--host) the compilers and libraries found here would be the wrong ones.
 
 AC_ARG_ENABLE([rivals],
   [AS_HELP_STRING([--disable-rivals], [the benchmark without the rivals that are installed])],
-  [], [enable_rivals=$(test "$cross_compiling" = yes && echo no || echo yes)])
+  [], [AS_IF([test -z "$host_alias"], [enable_rivals=yes], [enable_rivals=no])])
 AC_ARG_VAR([CXX], [C++ compiler, for rivals in the benchmark])
 AC_ARG_VAR([CXXFLAGS], [its flags; CFLAGS if unset])
 AC_ARG_VAR([CARGO], [builds the rivals in Rust])
