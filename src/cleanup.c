@@ -106,8 +106,8 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config)
 		q->config.host = q;
 	}
 
-	q->slots = (uint32_t)((config->block_bytes - sizeof(cq_block_t)) / sizeof(struct callback));
-	q->block_bytes = sizeof(cq_block_t) + q->slots * sizeof(struct callback);
+	q->slots = (uint32_t)((config->block_bytes - sizeof(cq_block_t)) / sizeof(cq_callback_t));
+	q->block_bytes = sizeof(cq_block_t) + q->slots * sizeof(cq_callback_t);
 	q->gate = (cq_barrier_asymmetric() ? 0 : GATE_FENCE) |
 	    ((config->flags & CQ_HANDOVER) != 0 ? GATE_HANDOVER : 0);
 	cq_threads_init(&q->threads);

@@ -33,11 +33,6 @@
 /* The unit in which processors share memory: 64 bytes on most of them. */
 #define CQ_LINE 64
 
-struct callback {
-	cq_callback_fn *fn;
-	void *arg;
-};
-
 /*
  * A block of callbacks. At every instant it is in one place: the free stack, a
  * producer's spares, open at a producer, in a full queue, or with a worker.
@@ -53,7 +48,7 @@ struct cq_block {
 	uint32_t begin, end;
 	uint32_t first;		/* begin, when a worker took the block */
 	uint32_t parity;	/* which full queue and counts; BLOCK_KEPT in fork and trim */
-	struct callback callbacks[];
+	cq_callback_t callbacks[];
 };
 
 #define BLOCK_KEPT 2
@@ -73,14 +68,14 @@ struct cq_block {
  */
 struct cq_producer {
 	/* All that most enqueues touch, beside the slot. */
-	struct callback *write;		/* the next slot; those before it are written.
+	cq_callback_t *write;		/* the next slot; those before it are written.
 					   Release by the owner. &nowhere: no block is open */
-	struct callback *end;		/* while write is below it, an enqueue has nothing to
+	cq_callback_t *end;		/* while write is below it, an enqueue has nothing to
 					   look after. A shutdown lowers it to NULL */
 	cq_cleanup_t *q;
 	uint64_t state CQ_ALIGNED(8);
 	cq_block_t *block;		/* the open block, or NULL */
-	struct callback nowhere;
+	cq_callback_t nowhere;
 	uint64_t base CQ_ALIGNED(8);	/* callbacks accepted before the open block */
 	uint64_t total;			/* and up to the last close, written before it */
 	uint64_t published[2];		/* callbacks put in full[]; owner only writes */
@@ -125,7 +120,7 @@ struct frame {
  * How many callbacks the block `b` of p holds. Senseless, and harmless, when they
  * don't belong together or `b` is NULL: `state` tells, when it is read again.
  */
-static inline uint32_t callbacks_in(const cq_block_t *b, const struct callback *write)
+static inline uint32_t callbacks_in(const cq_block_t *b, const cq_callback_t *write)
 {
 	return (uint32_t)(((uintptr_t)write - (uintptr_t)b - offsetof(cq_block_t, callbacks)) /
 	    sizeof(*write));

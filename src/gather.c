@@ -37,12 +37,12 @@ static cq_block_t *room(struct gathering *g)
 }
 
 /* Copies as many of from[0 .. n) as fit; they count when the caller moves to->end. */
-static uint32_t copy(struct gathering *g, cq_block_t *to, struct callback *from, uint32_t n)
+static uint32_t copy(struct gathering *g, cq_block_t *to, cq_callback_t *from, uint32_t n)
 {
 	uint32_t fit = (uint32_t)min_u64(n, g->q->slots - to->end);
 
 	for (uint32_t i = 0; i < fit; i++) {
-		struct callback *slot = &to->callbacks[to->end + i];
+		cq_callback_t *slot = &to->callbacks[to->end + i];
 
 		/* Atomic, since the owner may be writing the next use of the slot. */
 		slot->fn = cq_ptr_load_relaxed(&from[i].fn);
@@ -59,7 +59,7 @@ static bool claim(struct gathering *g, cq_producer_t *p)
 		   this seq or newer, and if newer the swap fails. */
 		uint64_t s = cq_u64_load_acquire(&p->state);
 		uint32_t claimed = state_claimed(s), n, moved;
-		struct callback *write;
+		cq_callback_t *write;
 		cq_block_t *from, *to;
 
 		if (state_phase(s) != PHASE_OPEN)

@@ -155,11 +155,12 @@ void cq_producers_stop_at_gate(cq_cleanup_t *q)
 	cq_barrier_heavy();
 }
 
-/* The gate is up. May the callback in `slot`, just written, stay? */
-static int gated(cq_producer_t *p, struct callback *slot)
+/* The gate is up. How many of the `count` callbacks from `slot` on, just written, may stay? */
+static size_t gated(cq_producer_t *p, cq_callback_t *slot, size_t count)
 {
 	cq_cleanup_t *q = p->q;
 	uint32_t n = callbacks_in(p->block, slot);
+	size_t stay;
 	uint64_t s;
 
 	if ((cq_u32_load_relaxed(&q->gate) & GATE_FENCE) != 0)
@@ -168,23 +169,23 @@ static int gated(cq_producer_t *p, struct callback *slot)
 		   With membarrier, program order is enough on this side. */
 		cq_fence_full();
 	if ((cq_u32_load_relaxed(&q->gate) & GATE_CLOSED) == 0)
-		return 0;
+		return count;
 
-	/* Take it back, unless the gatherer has claimed it. A new seq makes a claim
-	   fail that is under way and has read the larger write. */
+	/* Take back what the gatherer has not claimed. A new seq makes a claim fail
+	   that is under way and has read the larger write. */
 	cq_ptr_store_relaxed(&p->write, slot);
 	CQ_POINT("producer.retracting");
 	s = cq_u64_load_relaxed(&p->state);
 	do {
-		if (state_claimed(s) > n) {
-			cq_ptr_store_relaxed(&p->write, slot + 1);
-			return 0;
-		}
+		stay = state_claimed(s) > n ? min_u64(state_claimed(s) - n, count) : 0;
+		if (stay == count)
+			break;
 		/* Pairs with the acquire of `state` in claim: a claim that sees the
 		   new seq sees the smaller write. */
 		cq_fence_release();
 	} while (!cq_u64_cas_relaxed(&p->state, &s, s + STATE_SEQ));
-	return ESHUTDOWN;
+	cq_ptr_store_relaxed(&p->write, slot + stay);
+	return stay;
 }
 
 /*
@@ -214,32 +215,37 @@ static CQ_RARE int begin_block(cq_producer_t *p)
 	return 0;
 }
 
-/* Not hot: no block was open, or `slot` is the last one, or the gate is up. */
-static CQ_RARE int look_after(cq_producer_t *p, struct callback *slot)
+/* Not hot: the block is full, or the gate is up. Returns how many were accepted. */
+static size_t look_after(cq_producer_t *p, cq_callback_t *slot, size_t count)
 {
-	uint32_t gate;
-	int err;
+	uint32_t gate = cq_u32_load_relaxed(&p->q->gate);
 
-	if (!is_open(p)) {
-		cq_ptr_store_relaxed(&p->write, &p->nowhere);
-		err = begin_block(p);
-		return err != 0 ? err : cq_producer_enqueue(p, slot->fn, slot->arg);
-	}
-	gate = cq_u32_load_relaxed(&p->q->gate);
-	if (gate != 0 && (err = gated(p, slot)) != 0)
-		return err;
+	if (gate != 0)
+		count = gated(p, slot, count);
 	if (written(p) == p->q->slots) {
 		if (close_block(p))
 			published(p->q);
-	} else if ((gate & GATE_HANDOVER) != 0 && wants_partial_block(p->q)) {
+	} else if ((gate & GATE_HANDOVER) != 0 && count != 0 && wants_partial_block(p->q)) {
 		cq_producer_flush(p);
 	}
-	return 0;
+	return count;
+}
+
+/* The same, if there is a block. Else `slot` is nowhere. */
+static CQ_RARE int enqueue_closely(cq_producer_t *p, cq_callback_t *slot)
+{
+	int err;
+
+	if (is_open(p))
+		return look_after(p, slot, 1) == 1 ? 0 : ESHUTDOWN;
+	cq_ptr_store_relaxed(&p->write, &p->nowhere);
+	err = begin_block(p);
+	return err != 0 ? err : cq_producer_enqueue(p, slot->fn, slot->arg);
 }
 
 int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
 {
-	struct callback *slot = p->write;
+	cq_callback_t *slot = p->write;
 
 	if (fn == NULL)
 		return EINVAL;
@@ -254,7 +260,55 @@ int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
 	   asymmetric barrier; see cq_producers_stop_at_gate and gated. */
 	if (CQ_LIKELY((uintptr_t)(slot + 1) < (uintptr_t)cq_ptr_load_relaxed(&p->end)))
 		return 0;
-	return look_after(p, slot);
+	return enqueue_closely(p, slot);
+}
+
+/* --------------------------------------------------------------------- spans */
+
+int cq_producer_span(cq_producer_t *p, cq_callback_t **slots, size_t *n)
+{
+	int err;
+
+	if (slots == NULL || n == NULL)
+		return EINVAL;
+	if ((cq_u32_load_relaxed(&p->q->gate) & GATE_CLOSED) != 0)
+		return ESHUTDOWN;
+	if (!is_open(p) && (err = begin_block(p)) != 0)
+		return err;
+	*slots = p->write;
+	*n = p->q->slots - written(p);
+	return 0;
+}
+
+static bool has_null(const cq_callback_t *slots, size_t n)
+{
+	while (n-- > 0)
+		if (slots[n].fn == NULL)
+			return true;
+	return false;
+}
+
+int cq_producer_commit(cq_producer_t *p, size_t k, size_t *accepted)
+{
+	cq_callback_t *slot = p->write;
+
+	if (accepted == NULL)
+		return EINVAL;
+	*accepted = 0;
+	if (k > (is_open(p) ? p->q->slots - written(p) : 0))
+		return EINVAL;
+	if (k == 0)
+		return 0;
+	CQ_CHECK(!has_null(slot, k));
+	/* Pairs with the acquire of write in claim, and then with the lowering of end,
+	   as in cq_producer_enqueue. */
+	cq_ptr_store_release(&p->write, slot + k);
+	CQ_POINT("producer.stored");
+	if ((uintptr_t)(slot + k) < (uintptr_t)cq_ptr_load_relaxed(&p->end))
+		*accepted = k;
+	else
+		*accepted = look_after(p, slot, k);
+	return *accepted == k ? 0 : ESHUTDOWN;
 }
 
 /* --------------------------------------------------------- reserve and flush */

@@ -87,7 +87,7 @@ static void make_with(cq_cleanup_config_t config)
 	if (park.ops.now == NULL)
 		fake_init(&park);
 	if (config.block_bytes == 0)
-		config.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(struct callback);
+		config.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(cq_callback_t);
 	config.park = &park.ops;
 	config.allocator = &mem.allocator;
 	CHECK(cq_cleanup_create(&config, &q) == 0);
@@ -254,7 +254,7 @@ Test(cleanup, default_cap_is_a_quarter_of_the_processors_and_at_least_one)
 	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
 	cr_assert_eq(stats().max_workers, quarter < 1 ? 1 : quarter);
 	cr_assert_eq(stats().block_bytes, 4096);
-	cr_assert_eq(q->slots, (4096 - sizeof(cq_block_t)) / sizeof(struct callback));
+	cr_assert_eq(q->slots, (4096 - sizeof(cq_block_t)) / sizeof(cq_callback_t));
 	cr_assert(sizeof(void *) != 8 || q->slots == 254);
 	cr_assert_eq(cq_cleanup_destroy(q), 0);
 }
@@ -265,8 +265,8 @@ static void all_block_sizes_move_all(size_t bytes)
 
 	make_with((cq_cleanup_config_t){ .flags = CQ_POLLED, .block_bytes = bytes });
 	cr_assert_leq(stats().block_bytes, bytes);
-	cr_assert_gt(stats().block_bytes + sizeof(struct callback), bytes);
-	cr_assert_eq(stats().block_bytes, sizeof(cq_block_t) + q->slots * sizeof(struct callback));
+	cr_assert_gt(stats().block_bytes + sizeof(cq_callback_t), bytes);
+	cr_assert_eq(stats().block_bytes, sizeof(cq_block_t) + q->slots * sizeof(cq_callback_t));
 	n = 3 * q->slots - 1;
 	put(p, 0, q->slots - 1);
 	cr_assert_eq(cq_cleanup_units(q), 0);
@@ -289,13 +289,13 @@ Test(cleanup, largest_blocks_work)
 
 Test(cleanup, block_sizes_are_rounded_down_to_whole_callbacks)
 {
-	const size_t whole = sizeof(cq_block_t) + SLOTS * sizeof(struct callback);
+	const size_t whole = sizeof(cq_block_t) + SLOTS * sizeof(cq_callback_t);
 
-	for (size_t more = 0; more <= sizeof(struct callback); more++) {
+	for (size_t more = 0; more <= sizeof(cq_callback_t); more++) {
 		make_with((cq_cleanup_config_t){ .flags = CQ_POLLED, .block_bytes = whole + more });
-		cr_assert_eq(q->slots, more < sizeof(struct callback) ? SLOTS : SLOTS + 1);
+		cr_assert_eq(q->slots, more < sizeof(cq_callback_t) ? SLOTS : SLOTS + 1);
 		cr_assert_eq(stats().block_bytes,
-		    whole + (q->slots - SLOTS) * sizeof(struct callback));
+		    whole + (q->slots - SLOTS) * sizeof(cq_callback_t));
 		put(p, 0, 1); /* a block, which is freed at the end */
 		finish(1);
 		ran[0] = runs = 0;
@@ -414,7 +414,7 @@ static bool fails_at(long n, bool and_all_after, cq_shutdown_how_t how)
 {
 	cq_cleanup_config_t config = {
 		.max_workers = 2,
-		.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(struct callback),
+		.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(cq_callback_t),
 		.allocator = &mem.allocator,
 	};
 	bool failed;

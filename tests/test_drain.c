@@ -61,7 +61,7 @@ static void make_with(cq_cleanup_config_t config)
 {
 	test_alloc_init(&mem);
 	fake_init(&park);
-	config.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(struct callback);
+	config.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(cq_callback_t);
 	if (config.park == NULL)
 		config.park = &park.ops;
 	config.allocator = &mem.allocator;

@@ -203,7 +203,7 @@ static void *dequeue_and_call(void *returned_)
 static void open_with(cq_cleanup_config_t config)
 {
 	fake_init(&park);
-	config.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(struct callback);
+	config.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(cq_callback_t);
 	if (config.max_workers == 0)
 		config.max_workers = 1;
 	config.idle_ns = CQ_FOREVER;

@@ -58,7 +58,7 @@ static bool each_once(unsigned first, unsigned n)
 static void make_with(cq_cleanup_config_t config)
 {
 	test_alloc_init(&mem);
-	config.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(struct callback);
+	config.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(cq_callback_t);
 	config.allocator = &mem.allocator;
 	CHECK(cq_cleanup_create(&config, &q) == 0);
 	CHECK(cq_producer_attach(q, &p) == 0);

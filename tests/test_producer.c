@@ -6,6 +6,7 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <signal.h>
 
 #include "cleanup_priv.h"
 #include "support.h"
@@ -74,7 +75,7 @@ static void make_with(cq_cleanup_config_t config)
 {
 	test_alloc_init(&mem);
 	fake_init(&park);
-	config.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(struct callback);
+	config.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(cq_callback_t);
 	config.park = &park.ops;
 	config.allocator = &mem.allocator;
 	CHECK(cq_cleanup_create(&config, &q) == 0);
@@ -387,6 +388,110 @@ Test(producer, seq_of_a_producer_may_wrap, .init = make)
 	cr_assert(each_ran_once(20));
 }
 
+/* --------------------------------------------------------------------- spans */
+
+static cq_callback_t *span_of(size_t n)
+{
+	cq_callback_t *slots;
+	size_t have = 0;
+
+	CHECK(cq_producer_span(p, &slots, &have) == 0 && have == n);
+	return slots;
+}
+
+/* Writes callbacks first .. first + n - 1 into the slots of a span. */
+static void fill(cq_callback_t *slots, unsigned first, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		slots[i] = (cq_callback_t){ run_it, (void *)(uintptr_t)(first + i) };
+}
+
+static int commit(size_t k, size_t expected)
+{
+	size_t accepted = SIZE_MAX;
+	int err = cq_producer_commit(p, k, &accepted);
+
+	CHECK(accepted == expected);
+	return err;
+}
+
+Test(producer, span_is_the_rest_of_the_block_and_is_published_when_that_is_full, .init = make)
+{
+	fill(span_of(SLOTS), 0, SLOTS - 1);
+	cr_assert_eq(commit(SLOTS - 1, SLOTS - 1), 0);
+	cr_assert_eq(cq_cleanup_units(q), 0);
+	put(p, SLOTS - 1, 1);
+	cr_assert_eq(cq_cleanup_units(q), 1);
+	put(p, SLOTS, 1);
+	fill(span_of(SLOTS - 1), SLOTS + 1, SLOTS - 1);
+	cr_assert_eq(commit(SLOTS - 1, SLOTS - 1), 0);
+	cr_assert_eq(cq_cleanup_units(q), 2);
+	run_all(NULL);
+	/* The later block first, and each in the order in which it was filled. */
+	for (unsigned i = 0; i < 2 * SLOTS; i++)
+		cr_assert_eq(order[i], (i + SLOTS) % (2 * SLOTS));
+	finish();
+}
+
+Test(producer, what_is_not_committed_was_never_there, .init = make)
+{
+	fill(span_of(SLOTS), 100, SLOTS);
+	cr_assert_eq(commit(0, 0), 0);
+	cr_assert_eq(cq_cleanup_flush_all(q), 0);
+	cr_assert_eq(cq_cleanup_units(q), 0);
+	put(p, 0, 1);
+	fill(span_of(SLOTS - 1), 1, 2);
+	cr_assert_eq(commit(1, 1), 0);
+	finish();
+	cr_assert(each_ran_once(2));
+}
+
+Test(producer, spans_refuse_what_they_cannot_be, .init = make)
+{
+	cq_callback_t *slots;
+	size_t n;
+
+	cr_assert_eq(cq_producer_span(p, NULL, &n), EINVAL);
+	cr_assert_eq(cq_producer_span(p, &slots, NULL), EINVAL);
+	cr_assert_eq(commit(0, 0), 0);
+	cr_assert_eq(commit(1, 0), EINVAL, "no span");
+	fill(span_of(SLOTS), 0, 1);
+	cr_assert_eq(cq_producer_commit(p, 1, NULL), EINVAL);
+	cr_assert_eq(commit(SLOTS + 1, 0), EINVAL);
+	cr_assert_eq(commit(SIZE_MAX, 0), EINVAL);
+	cr_assert_eq(commit(1, 1), 0);
+	finish();
+	cr_assert(each_ran_once(1));
+}
+
+#ifdef CQ_CHECKS
+Test(producer, a_checking_build_asserts_that_no_callback_of_a_span_is_null, .init = make,
+    .signal = SIGABRT)
+{
+	size_t accepted;
+
+	fill(span_of(SLOTS), 0, 2);
+	p->write[1].fn = NULL;
+	cr_assert_eq(cq_producer_commit(p, 2, &accepted), 0);
+}
+#endif
+
+Test(producer, span_needs_a_block, .init = make)
+{
+	cq_callback_t *slots;
+	size_t n;
+
+	out_of_memory(true);
+	cr_assert_eq(cq_producer_span(p, &slots, &n), ENOMEM);
+	out_of_memory(false);
+	cr_assert_eq(cq_producer_reserve(p, 1), 0);
+	out_of_memory(true);
+	fill(span_of(SLOTS), 0, 1);
+	cr_assert_eq(commit(1, 1), 0);
+	finish();
+	cr_assert(each_ran_once(1));
+}
+
 /* ------------------------------------------------- refused by a shutdown, or claimed */
 
 /* The gate is closed, and the last gathering is still to come: a worker doesn't end. */
@@ -396,6 +501,17 @@ static cq_worker_t *close_the_gate(void)
 
 	CHECK(cq_worker_attach(q, NULL, &w) == 0);
 	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, 0, take_back, NULL) == ETIMEDOUT);
+	return w;
+}
+
+/* The same, but nothing that open blocks hold has been gathered: there is no memory. */
+static cq_worker_t *close_the_gate_early(void)
+{
+	cq_worker_t *w;
+
+	CHECK(cq_worker_attach(q, NULL, &w) == 0);
+	q->gate |= GATE_CLOSED;
+	cq_producers_stop_at_gate(q);
 	return w;
 }
 
@@ -488,6 +604,48 @@ Test(producer, enqueue_refused_by_a_finished_shutdown_cannot_be_claimed, .init =
 	cr_assert_eq(cq_cleanup_units(q), 0);
 	finish();
 	cr_assert(each_ran_once(1));
+}
+
+/* A gathering that finds room for one callback more than the other producer's. */
+static void claim_one(void *unused)
+{
+	(void)unused;
+	out_of_memory(true);
+	CHECK(cq_cleanup_flush_all(q) == ENOMEM);
+	out_of_memory(false);
+}
+
+Test(producer, commit_that_meets_a_closed_gate_keeps_what_is_claimed, .init = make)
+{
+	cq_producer_t *before; /* attached last, gathered first */
+	cq_callback_t *slots;
+	cq_worker_t *w;
+	size_t n;
+
+	cr_assert_eq(cq_producer_attach(q, &before), 0);
+	fill(span_of(SLOTS), 0, 3);
+	put(before, 100, SLOTS - 1);
+	/* One free block for the gathering, and the gate closed without a gathering. */
+	cq_block_put(q, cq_block_get(q));
+	w = close_the_gate_early();
+	cr_assert_eq(cq_producer_span(p, &slots, &n), ESHUTDOWN);
+	at_point("producer.stored", claim_one, NULL);
+	cr_assert_eq(commit(3, 1), ESHUTDOWN);
+	cq_producer_detach(before);
+	hand_back_the_rest(w);
+	cr_assert(ran[0] == 1 && ran[1] == 0 && ran[2] == 0);
+	cr_assert(ran[100] == 1 && runs == SLOTS);
+}
+
+Test(producer, commit_into_a_closed_queue_is_refused, .init = make)
+{
+	fill(span_of(SLOTS), 0, 2);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	at_point("producer.stored", flush_all, NULL);
+	cr_assert_eq(commit(2, 0), ESHUTDOWN);
+	cr_assert_eq(cq_cleanup_units(q), 0);
+	finish();
+	cr_assert_eq(runs, 0);
 }
 
 static void executed_is_not_above_queued(void *unused)

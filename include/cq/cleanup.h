@@ -232,6 +232,32 @@ CQ_API void cq_producer_detach(cq_producer_t *p);
  */
 CQ_API CQ_MUST_CHECK int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg);
 
+/* A callback, as it lies in a block. */
+typedef struct cq_callback {
+	cq_callback_fn *fn;
+	void *arg;
+} cq_callback_t;
+
+/*
+ * Enqueues many at once, without a call for each:
+ *
+ *     cq_producer_span(p, &slots, &n);          the next n slots, 1 or more
+ *     slots[0 .. k-1] = { fn, arg }             the caller's, k <= n, no fn NULL
+ *     cq_producer_commit(p, k, &accepted);      as k calls of enqueue
+ *
+ * The slots are the rest of the producer's block (reserve says nothing of n). They
+ * are the caller's until its next call on this producer but cq_producer_commit;
+ * what is not committed was never there. No flush_all sees them before.
+ *
+ * span: 0; ENOMEM: a block was needed and could not be had; ESHUTDOWN; EINVAL: NULL.
+ * commit: 0, and all k are accepted; ESHUTDOWN: the first *accepted of them are,
+ * which may be none, and the others are still the caller's; EINVAL, and nothing
+ * is accepted: `accepted` is NULL, or k is more than the span had. A checking build
+ * asserts that no fn is NULL. It wakes as enqueue does.
+ */
+CQ_API CQ_MUST_CHECK int cq_producer_span(cq_producer_t *p, cq_callback_t **slots, size_t *n);
+CQ_API CQ_MUST_CHECK int cq_producer_commit(cq_producer_t *p, size_t k, size_t *accepted);
+
 /*
  * Sets blocks aside so that the next `n` enqueues of this producer cannot fail
  * for want of memory. Not cumulative: it is "n from now". ENOMEM: fewer could

@@ -132,6 +132,65 @@ static void do_enqueue_some(void)
 		;
 }
 
+/* The slots of a span, of which the first k are committed. */
+static void fill_and_commit(struct producer *p, cq_callback_t *slots, size_t k)
+{
+	unsigned first = m.nitems, failures = m.alloc_failures;
+	uint64_t before = units(), full = p->n + k == m.slots;
+	bool was_closed = m.closed, was_down = m.down;
+	size_t stay;
+	int err;
+
+	for (unsigned i = first; i < first + k; i++, slots++) {
+		m.items[m.nitems++] = (struct item){ IN_FLIGHT, id(p), m.exact ? NO : MAYBE, false };
+		slots->fn = function_of(i);
+		slots->arg = (void *)((uintptr_t)i + 1);
+	}
+	p->busy = true;
+	err = CALL(cq_producer_commit)(p->p, k, &stay);
+	p->busy = false;
+	note("commit(p%d, %zu from #%u) = %d, %zu", id(p), k, first, err, stay);
+	EXPECT(stay <= k && (err == 0) == (stay == k), "commit returns %d, and %zu", err, stay);
+	for (size_t i = 0; i < stay; i++)
+		accepted(p, first + (unsigned)i);
+	for (size_t i = stay; i < k; i++) {
+		EXPECT(m.items[first + i].life == IN_FLIGHT, "it has run, though it was refused");
+		m.items[first + i].life = REFUSED;
+	}
+	if (err != 0)
+		check_refusal(p, err, was_closed, failures);
+	EXPECT(stay == 0 || !was_closed || (m.interleaved && !was_down),
+	    "commit into a closed queue");
+	if (err == 0)
+		check_published(before, full);
+}
+
+static void do_span(void)
+{
+	struct producer *p = some_producer();
+	unsigned failures = m.alloc_failures;
+	cq_callback_t *slots;
+	size_t n, beyond;
+	int err;
+
+	if (p == NULL)
+		return;
+	p->busy = true;
+	err = CALL(cq_producer_span)(p->p, &slots, &n);
+	p->busy = false;
+	note("span(p%d) = %d", id(p), err);
+	if (err != 0) {
+		check_refusal(p, err, true, failures);
+		return;
+	}
+	EXPECT(n == m.slots - p->n, "a span of %zu", n);
+	EXPECT_EQ(CALL(cq_producer_commit)(p->p, n + 1, &beyond), EINVAL);
+	EXPECT_EQ(beyond, 0);
+	n = below((unsigned)n + 1);
+	if (m.nitems + n <= CALLBACKS)
+		fill_and_commit(p, slots, n);
+}
+
 static void do_enqueue_null(void)
 {
 	struct producer *p = some_producer();
@@ -908,7 +967,7 @@ static const struct {
 } calls[] = {
 	{ NULL, 0 },
 	{ do_enqueue, LOCK_FREE }, { do_enqueue, LOCK_FREE }, { do_enqueue_some, LOCK_FREE },
-	{ do_enqueue_some, LOCK_FREE }, { do_enqueue_null, LOCK_FREE },
+	{ do_span, LOCK_FREE }, { do_enqueue_null, LOCK_FREE },
 	{ do_flush, LOCK_FREE }, { do_flush, LOCK_FREE }, { do_reserve, LOCK_FREE },
 	{ do_attach, ALWAYS }, { do_attach, ALWAYS }, { do_detach, ALWAYS },
 	{ do_flush_all, ALWAYS }, { do_flush_all, ALWAYS },

@@ -14,6 +14,13 @@ static void enqueuer_of_3(void *arg)
 	enqueue_some(arg, 0, 3);
 }
 
+/* Three by a span of two, and one of one. */
+static void spanner_of_3(void *arg)
+{
+	span_some(arg, 0, 2);
+	span_some(arg, 2, 1);
+}
+
 static void flusher(void *arg)
 {
 	(void)arg;
@@ -34,6 +41,14 @@ static void end_polled(void)
 	CHECK(cq_cleanup_flush_all(q) == 0);
 	cq_cleanup_run_some(q, SIZE_MAX);
 	end_calmly();
+}
+
+static void flush_all_against_spans(void)
+{
+	begin(POLLED, 0, 1);
+	run_beside(spanner_of_3, producers[0]);
+	run_beside(flusher, NULL);
+	end_polled();
 }
 
 static void flush_all_against_enqueue(void)
@@ -159,6 +174,7 @@ static void statistics_against_a_worker_of_the_host(void)
 }
 
 const struct scenario cleanup_scenarios[] = {
+	{ "cleanup_flush_all_against_spans", flush_all_against_spans, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_flush_all_against_enqueue", flush_all_against_enqueue, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_flush_all_against_flush", flush_all_against_flush, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_flush_all_against_reuse_of_the_block", flush_all_against_reuse_of_the_block,

@@ -177,6 +177,19 @@ static void hand_back_against_enqueue_polled(void)
 	end(CQ_SHUTDOWN_HAND_BACK);
 }
 
+static void spanner(void *arg)
+{
+	span_some(arg, 0, 1);
+	span_some(arg, 1, 1);
+}
+
+static void hand_back_against_spans(void)
+{
+	begin(POLLED, 0, 1);
+	run_beside(spanner, producers[0]);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
 static void hand_back_against_flush(void)
 {
 	begin(POLLED, 0, 1);
@@ -262,6 +275,7 @@ const struct scenario shutdown_scenarios[] = {
 	{ "shutdown_hand_back_against_enqueue", hand_back_against_enqueue, SOME(3, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_enqueue_polled", hand_back_against_enqueue_polled,
 	    SOME(3, 2), SOME(4, 3) },
+	{ "shutdown_hand_back_against_spans", hand_back_against_spans, SOME(3, 1), SOME(4, 3) },
 	{ "shutdown_hand_back_against_flush", hand_back_against_flush, SOME(3, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_flush_all", hand_back_against_flush_all, SOME(3, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_a_worker_going_to_sleep",

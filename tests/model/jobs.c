@@ -118,6 +118,27 @@ void enqueue_some(cq_producer_t *p, int first, int n)
 		CHECK(enqueue(p, first + i) == 0);
 }
 
+void span_some(cq_producer_t *p, int first, int n)
+{
+	cq_callback_t *slots;
+	size_t room, accepted;
+	int err = cq_producer_span(p, &slots, &room);
+
+	if (err == ESHUTDOWN)
+		return;
+	CHECK(err == 0 && room >= (size_t)n);
+	for (int i = first; i < first + n; i++, slots++) {
+		jobs[i].payload = i + 1;
+		/* Atomic: a gatherer may read the slot's last use, and throw it away. */
+		cq_ptr_store_relaxed(&slots->fn, run_job);
+		cq_ptr_store_relaxed(&slots->arg, &jobs[i]);
+	}
+	err = cq_producer_commit(p, (size_t)n, &accepted);
+	CHECK(err == (accepted == (size_t)n ? 0 : ESHUTDOWN));
+	for (int i = 0; i < n; i++)
+		jobs[first + i].accepted = (size_t)i < accepted;
+}
+
 void publish(cq_producer_t *p, int first)
 {
 	enqueue_some(p, first, ONE_BLOCK);

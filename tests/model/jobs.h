@@ -47,6 +47,8 @@ void begin(unsigned how, uint32_t max_workers, int n);
 int enqueue(cq_producer_t *p, int i);
 /* jobs[first] and the next, which must be accepted. */
 void enqueue_some(cq_producer_t *p, int first, int n);
+/* The same by a span, of one block at most; a shutdown may refuse some. */
+void span_some(cq_producer_t *p, int first, int n);
 /* One block of jobs[first] and the next. */
 void publish(cq_producer_t *p, int first);
 
