@@ -78,13 +78,14 @@ static bool complete(cq_cleanup_config_t *c)
 	    c->allocator->alloc != NULL && c->allocator->free != NULL;
 }
 
-static int init_sets(cq_cleanup_t *q)
+static int init_locks(cq_cleanup_t *q)
 {
 	const cq_park_ops_t *park = q->config.park;
 	int err;
 
 	/* If one fails: a mutex of the default kind has nothing to undo. */
-	if ((err = pthread_mutex_init(&q->registry, NULL)) == 0 &&
+	if ((err = cq_threads_init(&q->threads)) == 0 &&
+	    (err = pthread_mutex_init(&q->registry, NULL)) == 0 &&
 	    (err = cq_sleepers_init(&q->idle, park)) == 0 &&
 	    (err = cq_sleepers_init(&q->drainers, park)) == 0)
 		err = cq_sleepers_init(&q->exits, park);
@@ -110,9 +111,8 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config)
 	q->block_bytes = sizeof(cq_block_t) + q->slots * sizeof(cq_callback_t);
 	q->gate = (cq_barrier_asymmetric() ? 0 : GATE_FENCE) |
 	    ((config->flags & CQ_HANDOVER) != 0 ? GATE_HANDOVER : 0);
-	cq_threads_init(&q->threads);
 	if ((err = cq_workq_init(&q->full[0].queue)) == 0 &&
-	    (err = cq_workq_init(&q->full[1].queue)) == 0 && (err = init_sets(q)) == 0 &&
+	    (err = cq_workq_init(&q->full[1].queue)) == 0 && (err = init_locks(q)) == 0 &&
 	    (config->flags & CQ_ATFORK) != 0)
 		err = cq_fork_register(q);
 	return err;

@@ -297,7 +297,7 @@ bool cq_nothing_left(cq_cleanup_t *q);
 void cq_notify_drainers(cq_cleanup_t *q, unsigned parity);
 
 /* threads.c */
-void cq_threads_init(struct cq_threads *t);
+int cq_threads_init(struct cq_threads *t);
 void cq_threads_join(struct cq_threads *t);
 int cq_threads_spawn(void *q, void (*body)(void *), void *arg);
 

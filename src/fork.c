@@ -201,7 +201,7 @@ void cq_cleanup_fork_child(cq_cleanup_t *q)
 	cq_sleepers_fork_child(&q->drainers);
 	cq_sleepers_fork_child(&q->idle);
 	cq_sleepers_fork_child(&q->exits);
-	cq_threads_init(&q->threads);
+	(void)cq_threads_init(&q->threads); /* as it was before */
 	pthread_mutex_init(&q->registry, NULL);
 	rebuild(q);
 }

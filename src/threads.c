@@ -24,11 +24,13 @@ struct start {
 	void *arg;
 };
 
-void cq_threads_init(struct cq_threads *t)
+int cq_threads_init(struct cq_threads *t)
 {
+	int err;
+
 	*t = (struct cq_threads){ .running = 0 };
-	pthread_mutex_init(&t->lock, NULL);
-	pthread_cond_init(&t->ended, NULL);
+	err = pthread_mutex_init(&t->lock, NULL);
+	return err != 0 ? err : pthread_cond_init(&t->ended, NULL);
 }
 
 /* Nobody but a callback knows the thread, and what it is in by then may be another. */

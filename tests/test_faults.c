@@ -593,6 +593,27 @@ Test(faults, a_mutex_that_cannot_be_had_refuses_a_set)
 	cr_assert_eq(cq_sleepers_destroy(&set), 0);
 }
 
+Test(faults, create_says_what_is_wrong_with_any_of_its_mutexes)
+{
+	test_alloc_t mem;
+	cq_cleanup_config_t config = { .allocator = &mem.allocator };
+	int err;
+
+	test_alloc_init(&mem);
+	for (unsigned nth = 1; ; nth++) {
+		refuse.mutex = nth;
+		err = cq_cleanup_create(&config, &q);
+		if (refuse.mutex != 0)
+			break; /* it needs fewer */
+		cr_assert_neq(err, 0, "the refusal of mutex %u", nth);
+		cr_assert_eq(mem.live_bytes, 0);
+	}
+	refuse.mutex = 0;
+	cr_assert_eq(err, 0);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+	cr_assert_eq(mem.live_bytes, 0);
+}
+
 Test(faults, memory_that_the_default_allocator_cannot_have_is_enomem)
 {
 	cq_cleanup_config_t config = { .flags = CQ_POLLED };
