@@ -8,6 +8,7 @@
  */
 #include <cq/cq.h>
 #include <errno.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,23 +16,28 @@
 #include <unistd.h>
 
 #include "contestants.h"
-#include "workload.h"
-
-enum { MAX_ROUNDS = 999 };
+#include "measure.h"
+#include "report.h"
+#include "runner.h"
 
 static const struct contestant *all_contestants[MAX_CONTESTANTS];
 static unsigned nall;
+
+struct settings settings = {
+	.callbacks = 1000000, .queued = 10000000, .idle_seconds = 5, .pinning = true, .traced = true,
+};
 
 static struct {
 	const struct contestant *contestants[MAX_CONTESTANTS];
 	unsigned ncontestants;
 	const char *workloads;	/* names, or NULL: all */
 	unsigned rounds;
-	unsigned long callbacks;
-	FILE *csv;
-} options = { .rounds = 11, .callbacks = 1000000 };
+	unsigned seconds;	/* limit of a run */
+	bool here;		/* no processes of their own */
+	FILE *csv, *samples;
+} options = { .rounds = 11, .seconds = 60 };
 
-static double values[MAX_METRICS][MAX_CONTESTANTS][MAX_ROUNDS];
+static bool anything_failed;
 
 void bench_die(const char *what, int err)
 {
@@ -49,140 +55,133 @@ void *bench_alloc(unsigned long bytes)
 	return memory;
 }
 
-/* ------------------------------------------------------------------ reports */
-
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-struct summary {
-	double median, min, max;
-};
-
-static struct summary summarize(const double *v, unsigned n)
-{
-	static double sorted[MAX_ROUNDS];
-
-	memcpy(sorted, v, n * sizeof(*v));
-	qsort(sorted, n, sizeof(*sorted), by_value);
-	return (struct summary){ (sorted[(n - 1) / 2] + sorted[n / 2]) / 2, sorted[0], sorted[n - 1] };
-}
-
-/* The median of the ratios within each round, in which both had the same weather. */
-static double ratio(const double *v, const double *first, unsigned n)
-{
-	static double ratios[MAX_ROUNDS];
-
-	for (unsigned i = 0; i < n; i++)
-		ratios[i] = v[i] / first[i];
-	return summarize(ratios, n).median;
-}
-
-/* Has it run_here, where that is what the workload is about? */
-static bool can(const struct workload *w, const struct contestant *c)
-{
-	return w->workers != 0 || c->run_here != NULL;
-}
-
-static void report(const struct workload *w)
-{
-	for (unsigned m = 0; m < MAX_METRICS && w->metrics[m] != NULL; m++) {
-		for (unsigned i = 0; i < options.ncontestants; i++) {
-			struct summary s = summarize(values[m][i], options.rounds);
-
-			if (!can(w, options.contestants[i]))
-				continue;
-			printf("%s %ux%u %-10s %-12s median %10.2f min %10.2f max %10.2f ratio %6.3f\n",
-			    w->name, w->producers, w->workers, w->metrics[m],
-			    options.contestants[i]->name, s.median, s.min, s.max,
-			    ratio(values[m][i], values[m][0], options.rounds));
-		}
-	}
-	fflush(stdout);
-}
-
-static void report_csv(const struct workload *w)
-{
-	for (unsigned m = 0; m < MAX_METRICS && w->metrics[m] != NULL; m++)
-		for (unsigned i = 0; i < options.ncontestants; i++)
-			for (unsigned r = 0; can(w, options.contestants[i]) && r < options.rounds; r++)
-				fprintf(options.csv, "%s,%u,%u,%s,%s,%u,%.3f\n", w->name,
-				    w->producers, w->workers, w->metrics[m],
-				    options.contestants[i]->name, r, values[m][i][r]);
-	fflush(options.csv);
-}
-
-static void report_load(const char *when)
-{
-	double load[1];
-
-	if (getloadavg(load, 1) == 1)
-		printf("# load %s: %.2f\n", when, load[0]);
-}
-
-static void report_setting(void)
-{
-	printf("# libcq %s, pop %s, park %s; compiler %s; %ld processors\n", cq_version(),
-	    cq_pop_name(), cq_park_name(), __VERSION__, sysconf(_SC_NPROCESSORS_ONLN));
-	printf("# %u rounds, %lu callbacks; nanoseconds; ratio to %s\n", options.rounds,
-	    options.callbacks, options.contestants[0]->name);
-	report_skipped();
-	report_load("before");
-}
-
 /* ------------------------------------------------------------------- rounds */
 
-static void run_round(const struct workload *w, unsigned round, bool counted)
+static void keep(struct runs *runs, unsigned i, unsigned round, const struct result *r)
 {
-	double metrics[MAX_METRICS];
+	for (unsigned m = 0; m < MAX_METRICS; m++)
+		runs->values[m][i][round] = r->metrics[m];
+	add_samples(&runs->pools[i], r);
+}
 
-	for (unsigned k = 0; k < options.ncontestants; k++) {
-		unsigned i = (round + k) % options.ncontestants;
+/* A contestant that can't, or fails, is out for the rest of the workload. */
+static void run_round(struct runs *runs, unsigned round, bool counted)
+{
+	for (unsigned k = 0; k < runs->ncontestants; k++) {
+		unsigned i = (round + k) % runs->ncontestants;
+		const struct result *r;
 
-		if (!can(w, options.contestants[i]))
+		if (runs->out[i] != NULL)
 			continue;
-		w->run(w, options.contestants[i], options.callbacks, metrics);
-		for (unsigned m = 0; counted && m < MAX_METRICS; m++)
-			values[m][i][round] = metrics[m];
+		r = run(runs->w, runs->contestants[i], options.seconds, options.here);
+		if (r->state == CANNOT)
+			runs->out[i] = r->why;
+		if (r->state == FAILED) {
+			runs->out[i] = "it failed";
+			anything_failed = true;
+		}
+		if (counted && r->state == DONE)
+			keep(runs, i, round, r);
 	}
+}
+
+/* In place, as it is large. */
+static struct runs *new_runs(const struct workload *w)
+{
+	static const struct contestant machine = { .name = "limit" };
+	static const struct contestant *const machine_only[] = { &machine };
+	static struct runs runs;
+
+	runs.w = w;
+	runs.rounds = w->once ? 1 : options.rounds;
+	runs.contestants = w->limit ? machine_only : options.contestants;
+	runs.ncontestants = w->limit ? 1 : options.ncontestants;
+	for (unsigned i = 0; i < runs.ncontestants; i++) {
+		runs.out[i] = NULL;
+		free(runs.pools[i].v);
+		runs.pools[i] = (struct pool){ NULL, 0 };
+		for (unsigned m = 0; m < MAX_METRICS; m++)
+			for (unsigned r = 0; r < runs.rounds; r++)
+				runs.values[m][i][r] = NAN;
+	}
+	return &runs;
 }
 
 static void run_workload(const struct workload *w)
 {
-	run_round(w, 0, false);
-	for (unsigned round = 0; round < options.rounds; round++)
-		run_round(w, round, true);
-	report(w);
+	struct runs *runs = new_runs(w);
+
+	if (!w->once)
+		run_round(runs, 0, false);
+	for (unsigned round = 0; round < runs->rounds; round++)
+		run_round(runs, round, true);
+	report(runs);
 	if (options.csv != NULL)
-		report_csv(w);
+		report_csv(options.csv, runs);
+	if (options.samples != NULL)
+		report_samples(options.samples, runs);
+}
+
+/* As many workers as processors may be what another line of the table has. */
+static bool is_double(const struct workload *w)
+{
+	return w->workers == AS_PROCESSORS && settings.processors == 1 && w > workloads &&
+	    strcmp(w[-1].name, w->name) == 0;
+}
+
+static void run_if_it_fits(const struct workload *w)
+{
+	struct workload here = *w;
+
+	if (is_double(w))
+		return;
+	if (w->workers == AS_PROCESSORS)
+		here.workers = settings.processors;
+	if (w->scales && w->producers + w->workers > settings.processors) {
+		printf("# %s %ux%u: more threads than the %u processors\n", w->name, w->producers,
+		    w->workers, settings.processors);
+		return;
+	}
+	run_workload(&here);
 }
 
 /* ------------------------------------------------------------------ options */
 
 static void usage(void)
 {
-	fprintf(stderr, "usage: bench [-c CONTESTANT,...] [-w WORKLOAD,...] [-r ROUNDS]"
-	    " [-n CALLBACKS] [-o FILE.csv] [-u]\n"
-	    "contestants:");
+	fprintf(stderr, "usage: bench [OPTION...]\n"
+	    "  -c NAME,...   contestants; the ratios are to the first\n"
+	    "  -w NAME,...   workloads, or families of them (W3 is W3-20us, W3-200us, ...)\n"
+	    "  -r ROUNDS     %u\n"
+	    "  -n CALLBACKS  per run of W1, W2 and W6: %lu\n"
+	    "  -m CALLBACKS  queued at once in W5: %lu\n"
+	    "  -i SECONDS    of W3-idle: %u\n"
+	    "  -t SECONDS    after which a run counts as hanging: %u\n"
+	    "  -o FILE       each run's figures, as CSV\n"
+	    "  -s FILE       each sample of W3's latencies, as CSV\n"
+	    "  -u            threads are not bound to processors\n"
+	    "  -1            all in one process, for a debugger\n"
+	    "contestants:", options.rounds, settings.callbacks, settings.queued,
+	    settings.idle_seconds, options.seconds);
 	for (unsigned i = 0; i < nall; i++)
 		fprintf(stderr, " %s", all_contestants[i]->name);
-	fprintf(stderr, "; the ratios are to the first\n"
-	    "workloads: W1 W2 W3\n-u: threads are not bound to processors\n");
+	fprintf(stderr, "\nworkloads:");
+	for (const struct workload *w = workloads; w->name != NULL; w++)
+		if (w == workloads || strcmp(w->name, w[-1].name) != 0)
+			fprintf(stderr, " %s", w->name);
+	fprintf(stderr, "\n");
 	exit(2);
 }
 
-/* Is `name` in the list "a,b,c"? */
+/* Is `name`, or the family before its '-', in the list "a,b,c"? */
 static bool is_in(const char *list, const char *name)
 {
-	size_t n = strlen(name);
+	while (*list != '\0') {
+		size_t n = strcspn(list, ",");
 
-	for (; list != NULL; list = strchr(list, ',')) {
-		list += *list == ',';
-		if (strncmp(list, name, n) == 0 && (list[n] == ',' || list[n] == '\0'))
+		if (strncmp(list, name, n) == 0 && (name[n] == '\0' || name[n] == '-'))
 			return true;
+		list += n + (list[n] == ',');
 	}
 	return false;
 }
@@ -220,14 +219,59 @@ static unsigned long number(const char *s, unsigned long max)
 	return n;
 }
 
-static void open_csv(const char *path)
+static FILE *open_csv(const char *path)
 {
-	options.csv = fopen(path, "w");
-	if (options.csv == NULL) {
+	FILE *f = fopen(path, "w");
+
+	if (f == NULL) {
 		perror(path);
 		exit(1);
 	}
-	fprintf(options.csv, "workload,producers,workers,metric,contestant,round,ns\n");
+	return f;
+}
+
+static void take_option(int opt)
+{
+	switch (opt) {
+	case 'c':
+		choose_contestants(optarg);
+		break;
+	case 'w':
+		options.workloads = optarg;
+		break;
+	case 'r':
+		options.rounds = (unsigned)number(optarg, MAX_ROUNDS);
+		break;
+	case 'n':
+		settings.callbacks = number(optarg, 1000000000);
+		break;
+	case 'm':
+		settings.queued = number(optarg, 1000000000);
+		break;
+	case 'i':
+		settings.idle_seconds = (unsigned)number(optarg, 3600);
+		break;
+	case 't':
+		options.seconds = (unsigned)number(optarg, 86400);
+		break;
+	case 'o':
+		options.csv = open_csv(optarg);
+		report_csv_head(options.csv);
+		break;
+	case 's':
+		options.samples = open_csv(optarg);
+		report_samples_head(options.samples);
+		break;
+	case 'u':
+		settings.pinning = false;
+		break;
+	case '1':
+		options.here = true;
+		settings.traced = false;
+		break;
+	default:
+		usage();
+	}
 }
 
 static void parse_options(int argc, char **argv)
@@ -236,42 +280,49 @@ static void parse_options(int argc, char **argv)
 
 	memcpy(options.contestants, all_contestants, sizeof(all_contestants));
 	options.ncontestants = nall;
-	while ((opt = getopt(argc, argv, "c:w:r:n:o:u")) != -1) {
-		switch (opt) {
-		case 'c':
-			choose_contestants(optarg);
-			break;
-		case 'w':
-			options.workloads = optarg;
-			break;
-		case 'r':
-			options.rounds = (unsigned)number(optarg, MAX_ROUNDS);
-			break;
-		case 'n':
-			options.callbacks = number(optarg, 1000000000);
-			break;
-		case 'o':
-			open_csv(optarg);
-			break;
-		case 'u':
-			pinning = false;
-			break;
-		default:
-			usage();
-		}
-	}
+	while ((opt = getopt(argc, argv, "c:w:r:n:m:i:t:o:s:u1")) != -1)
+		take_option(opt);
 	if (optind != argc)
 		usage();
+}
+
+/* --------------------------------------------------------------------- main */
+
+static void report_load(const char *when)
+{
+	double load[1];
+
+	if (getloadavg(load, 1) == 1)
+		printf("# load %s: %.2f\n", when, load[0]);
+}
+
+static void report_setting(void)
+{
+	printf("# libcq %s, pop %s, park %s; compiler %s; %u processors\n", cq_version(),
+	    cq_pop_name(), cq_park_name(), __VERSION__, settings.processors);
+	printf("# %u rounds, %lu callbacks; own work of W1-paced: %u multiplications\n",
+	    options.rounds, settings.callbacks, settings.own_work);
+	report_skipped();
+	report_load("before");
+}
+
+static bool closes(FILE *f)
+{
+	return f == NULL || fclose(f) == 0;
 }
 
 int main(int argc, char **argv)
 {
 	nall = list_contestants(all_contestants);
+	settings.processors = count_processors();
 	parse_options(argc, argv);
+	settings.own_work = calibrate_own_work();
 	report_setting();
 	for (const struct workload *w = workloads; w->name != NULL; w++)
 		if (options.workloads == NULL || is_in(options.workloads, w->name))
-			run_workload(w);
+			run_if_it_fits(w);
 	report_load("after");
-	return options.csv != NULL && fclose(options.csv) != 0;
+	if (!closes(options.csv) || !closes(options.samples))
+		bench_die("the files of -o and -s", errno);
+	return anything_failed;
 }

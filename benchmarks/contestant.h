@@ -15,6 +15,12 @@ extern "C" {
 
 typedef void bench_fn(void *arg);
 
+/* A place for a callback that the producer writes itself. */
+struct bench_slot {
+	bench_fn *fn;
+	void *arg;
+};
+
 struct contestant {
 	const char *name;
 
@@ -40,6 +46,14 @@ struct contestant {
 
 	/* Runs everything in the calling thread. The queue has no workers. */
 	void (*run_here)(void *queue);
+
+	/* Optional. Space for *room callbacks, 1 to `n`, which the producer writes; then
+	   commit, with how many it has written. Nothing may be enqueued in between. */
+	struct bench_slot *(*reserve)(void *producer, unsigned n, unsigned *room);
+	void (*commit)(void *producer, unsigned n);
+
+	/* Optional. Gives memory that the empty queue doesn't need back to malloc. */
+	void (*trim)(void *queue);
 };
 
 /* Ends the benchmark: `what` failed, with errno's value `err`. */

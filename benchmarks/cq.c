@@ -65,6 +65,11 @@ static void cq_run_here(void *q)
 	cq_cleanup_run_some(q, SIZE_MAX);
 }
 
+static void cq_trim(void *q)
+{
+	check(cq_cleanup_trim(q, NULL), "cq_cleanup_trim");
+}
+
 const struct contestant contestant_cq = {
 	.name = "cq",
 	.create = cq_create,
@@ -75,4 +80,5 @@ const struct contestant contestant_cq = {
 	.flush = cq_flush,
 	.finish = cq_finish,
 	.run_here = cq_run_here,
+	.trim = cq_trim,
 };
