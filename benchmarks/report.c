@@ -120,13 +120,22 @@ static bool is_missing(const struct runs *runs, unsigned m)
 	return true;
 }
 
+static bool everybody_is_out(const struct runs *runs)
+{
+	for (unsigned i = 0; i < runs->ncontestants; i++)
+		if (runs->out[i] == NULL)
+			return false;
+	return true;
+}
+
 static void report_metric(const struct runs *runs, unsigned m)
 {
 	int best = best_rival(runs, m);
 
 	if (is_missing(runs, m)) {
-		printf("# %s %ux%u %s: not to be had here\n", runs->w->name, runs->w->producers,
-		    runs->w->workers, runs->w->metrics[m].name);
+		if (!everybody_is_out(runs))
+			printf("# %s %ux%u %s: not to be had here\n", runs->w->name, runs->w->producers,
+			    runs->w->workers, runs->w->metrics[m].name);
 		return;
 	}
 	for (unsigned i = 0; i < runs->ncontestants; i++)
@@ -134,12 +143,24 @@ static void report_metric(const struct runs *runs, unsigned m)
 			print_row(runs, m, i, best);
 }
 
+/* One line for each reason. */
 static void report_left_out(const struct runs *runs)
 {
-	for (unsigned i = 0; i < runs->ncontestants; i++)
-		if (runs->out[i] != NULL)
-			printf("# %s %ux%u leaves out %s: %s\n", runs->w->name, runs->w->producers,
-			    runs->w->workers, runs->contestants[i]->name, runs->out[i]);
+	for (unsigned i = 0; i < runs->ncontestants; i++) {
+		const char *why = runs->out[i];
+
+		for (unsigned k = 0; why != NULL && k < i; k++)
+			if (runs->out[k] != NULL && strcmp(runs->out[k], why) == 0)
+				why = NULL; /* has been said */
+		if (why == NULL)
+			continue;
+		printf("# %s %ux%u left out, as %s:", runs->w->name, runs->w->producers,
+		    runs->w->workers, why);
+		for (unsigned k = i; k < runs->ncontestants; k++)
+			if (runs->out[k] != NULL && strcmp(runs->out[k], why) == 0)
+				printf(" %s", runs->contestants[k]->name);
+		putchar('\n');
+	}
 }
 
 /* ------------------------------------------------------------------ samples */

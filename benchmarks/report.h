@@ -6,21 +6,22 @@
 #include <stddef.h>
 #include <stdio.h>
 
+#include "contestants.h"
 #include "workload.h"
 
-enum { MOST_CONTESTANTS = 32, MAX_ROUNDS = 999 };
+enum { MAX_ROUNDS = 999 };
 
 /* All runs of one workload. */
 struct runs {
 	const struct workload *w;
 	unsigned rounds, ncontestants;
 	const struct contestant *const *contestants;
-	const char *out[MOST_CONTESTANTS]; /* why it has no row; NULL: it has */
-	double values[MAX_METRICS][MOST_CONTESTANTS][MAX_ROUNDS];
+	const char *out[MAX_CONTESTANTS]; /* why it has no row; NULL: it has */
+	double values[MAX_METRICS][MAX_CONTESTANTS][MAX_ROUNDS];
 	struct pool {
 		uint32_t *v;
 		size_t n;
-	} pools[MOST_CONTESTANTS]; /* the samples of all rounds */
+	} pools[MAX_CONTESTANTS]; /* the samples of all rounds */
 };
 
 void add_samples(struct pool *p, const struct result *r);

@@ -20,7 +20,7 @@ enum {
 
 struct metric {
 	const char *name, *unit;
-	bool plain; /* no more is better or worse, and it has no ratios */
+	bool plain; /* ratios would say nothing, and there are none */
 };
 
 enum state { FAILED, CANNOT, DONE };

@@ -74,11 +74,11 @@ const struct workload workloads[] = {
 	W4("W4-computing", AS_PROCESSORS, COMPUTES),
 
 	{ .name = "W5", .producers = 1, .workers = 1, .run = run_memory, .once = true,
-	  .metrics = { { "queued_rss", "B/cb" }, { "queued_malloc", "B/cb" },
-	    { "drained_rss", "KiB" }, { "drained_malloc", "KiB" },
-	    { "trimmed_rss", "KiB" }, { "trimmed_malloc", "KiB" },
-	    { "destroyed_rss", "KiB" }, { "destroyed_malloc", "KiB" },
-	    { "returned_rss", "KiB" } } },
+	  .metrics = { { "queued_rss", "B/cb" }, { "queued_malloc", "B/cb", true },
+	    { "drained_rss", "KiB", true }, { "drained_malloc", "KiB", true },
+	    { "trimmed_rss", "KiB", true }, { "trimmed_malloc", "KiB", true },
+	    { "destroyed_rss", "KiB", true }, { "destroyed_malloc", "KiB", true },
+	    { "returned_rss", "KiB", true } } },
 
 	W6(1),
 	W6(2),
