@@ -35,7 +35,7 @@ static struct {
 	unsigned seconds;	/* limit of a run */
 	bool here;		/* no processes of their own */
 	FILE *csv, *samples;
-} options = { .rounds = 11, .seconds = 60 };
+} options = { .rounds = 7, .seconds = 60 };
 
 static bool anything_failed;
 

@@ -10,7 +10,15 @@
 #include "measure.h"
 #include "workload.h"
 
-enum { BURSTS = 300, WARM_BURSTS = 20, MAX_BURST = 64, WORK_NS = 1000 };
+/* A run has BURSTS, and fewer if it takes TOO_LONG_NS. */
+enum {
+	BURSTS = 300,
+	WARM_BURSTS = 20,
+	MIN_BURSTS = 30,
+	MAX_BURST = 64,
+	TOO_LONG_NS = 500000000,
+	WORK_NS = 1000
+};
 
 struct burst {
 	uint64_t began, ended;
@@ -64,49 +72,54 @@ static unsigned gap(const struct workload *w, const struct burst *last)
 	return n;
 }
 
-/* Returns the CPU that its own sleeping cost, and adds the sleeps to *sleeps. */
-static uint64_t submit(const struct workload *w, const struct contestant *c, void *producer,
-    struct burst *bursts, struct item *items, unsigned n, uint64_t *sleeps)
+/* What the producer's own sleeping was. */
+struct own {
+	uint64_t cpu, sleeps;
+};
+
+/* Returns how many bursts it made. */
+static unsigned submit(const struct workload *w, const struct contestant *c, void *producer,
+    struct burst *bursts, struct item *items, unsigned n, struct own *own)
 {
 	bench_fn *fn = w->kind == COMPUTES ? compute : only_count;
-	uint64_t gaps = 0;
+	uint64_t until = now() + TOO_LONG_NS;
+	unsigned k;
 
-	for (unsigned k = 0; k < n; k++) {
+	*own = (struct own){ 0, 0 };
+	for (k = 0; k < n && (k < MIN_BURSTS || now() < until); k++) {
 		struct burst *b = &bursts[k];
 		uint64_t cpu = thread_cpu();
 
-		*sleeps += gap(w, k == 0 ? NULL : b - 1);
-		gaps += thread_cpu() - cpu;
+		own->sleeps += gap(w, k == 0 ? NULL : b - 1);
+		own->cpu += thread_cpu() - cpu;
 		b->began = now();
 		for (unsigned i = 0; i < b->size; i++)
 			enqueue(c, producer, fn, items++);
 		c->flush(producer);
 	}
-	return gaps;
+	return k;
 }
 
-static unsigned fill(struct burst *bursts, struct item *items)
+static void fill(struct burst *bursts, struct item *items)
 {
 	uint64_t state = 1;
-	unsigned n = 0;
 
 	for (unsigned k = 0; k < WARM_BURSTS + BURSTS; k++) {
 		bursts[k] = (struct burst){ .size = next_size(&state) };
 		bursts[k].left = bursts[k].size;
 		for (unsigned i = 0; i < bursts[k].size; i++)
-			items[n++] = (struct item){ &bursts[k], 0 };
+			*items++ = (struct item){ &bursts[k], 0 };
 	}
-	return n;
 }
 
-static double makespan(const struct burst *bursts)
+static double makespan(const struct burst *bursts, unsigned n)
 {
 	uint64_t took[BURSTS];
 
-	for (unsigned k = 0; k < BURSTS; k++)
+	for (unsigned k = 0; k < n; k++)
 		took[k] = bursts[k].ended - bursts[k].began;
-	sort_ns(took, BURSTS);
-	return percentile(took, BURSTS, 500);
+	sort_ns(took, n);
+	return percentile(took, n, 500);
 }
 
 static unsigned sum_sizes(const struct burst *bursts, unsigned n)
@@ -122,37 +135,39 @@ void run_bursts(const struct workload *w, const struct contestant *c, struct res
 {
 	struct burst *bursts = bench_alloc((WARM_BURSTS + BURSTS) * sizeof(*bursts));
 	struct item *items = bench_alloc((WARM_BURSTS + BURSTS) * MAX_BURST * sizeof(*items));
-	unsigned n = fill(bursts, items), warm = sum_sizes(bursts, WARM_BURSTS);
+	unsigned warm, n;
 	bool counting = futex_counter_open();
-	uint64_t cpu, gaps, switches, calls = 0, sleeps = 0;
+	uint64_t cpu, switches, calls = 0;
+	struct own own;
 	void *queue = create(w, c, r), *producer = c->begin(queue);
 
+	fill(bursts, items);
 	sleep_exactly();
 	rouse_workers(c, queue, producer, w->workers);
-	submit(w, c, producer, bursts, items, WARM_BURSTS, &sleeps);
+	submit(w, c, producer, bursts, items, WARM_BURSTS, &own);
 	c->finish(queue);
+	warm = sum_sizes(bursts, WARM_BURSTS);
 
-	sleeps = 0;
 	if (counting)
 		calls = futex_calls();
 	switches = context_switches();
 	cpu = process_cpu();
-	gaps = submit(w, c, producer, bursts + WARM_BURSTS, items + warm, BURSTS, &sleeps);
+	n = submit(w, c, producer, bursts + WARM_BURSTS, items + warm, BURSTS, &own);
 	c->finish(queue);
 	cpu = process_cpu() - cpu;
-	switches = context_switches() - switches - sleeps;
+	switches = context_switches() - switches;
 	if (counting)
 		calls = futex_calls() - calls;
 	c->end(producer);
 	c->destroy(queue);
 
-	for (unsigned i = 0; i < n; i++)
+	for (unsigned i = 0; i < sum_sizes(bursts, WARM_BURSTS + n); i++)
 		if (items[i].times != 1)
 			not_conserved(c);
-	r->metrics[0] = makespan(bursts + WARM_BURSTS);
-	r->metrics[1] = ((double)cpu - (double)gaps) / BURSTS;
-	r->metrics[2] = counting ? (double)calls / BURSTS : NAN;
-	r->metrics[3] = (double)(int64_t)switches / BURSTS;
+	r->metrics[0] = makespan(bursts + WARM_BURSTS, n);
+	r->metrics[1] = ((double)cpu - (double)own.cpu) / n;
+	r->metrics[2] = counting ? (double)calls / n : NAN;
+	r->metrics[3] = ((double)switches - (double)own.sleeps) / n;
 	free(items);
 	free(bursts);
 }

@@ -57,6 +57,15 @@ static void wait_at_gate(void *unused)
 	pthread_mutex_unlock(&gate);
 }
 
+static void hold(const struct contestant *c, void *producer, bool gated)
+{
+	if (!gated)
+		return;
+	pthread_mutex_lock(&gate);
+	enqueue(c, producer, wait_at_gate, NULL);
+	c->flush(producer);
+}
+
 static void run_all(const struct contestant *c, void *queue, bool gated)
 {
 	if (!gated) {
@@ -76,18 +85,38 @@ static void *new_queue(const struct workload *w, const struct contestant *c, str
 	return *gated ? create(w, c, r) : queue;
 }
 
+/* In bytes; a machine that doesn't say is taken to have enough. */
+static double available(void)
+{
+	char line[128];
+	double kib = 1e15;
+	FILE *f = fopen("/proc/meminfo", "r");
+
+	while (f != NULL && fgets(line, sizeof(line), f) != NULL)
+		if (sscanf(line, "MemAvailable: %lf", &kib) == 1)
+			break;
+	if (f != NULL)
+		fclose(f);
+	return kib * 1024;
+}
+
+/* Some callbacks, by which one can tell whether the many will fit. */
 static void warm_up(const struct workload *w, const struct contestant *c, struct result *r)
 {
+	enum { SOME = 20000 };
 	bool gated;
+	double before = resident(), took;
 	void *queue = new_queue(w, c, r, &gated), *producer = c->begin(queue);
 
-	enqueue_numbers(c, producer, 1, 1000);
-	if (gated)
-		c->finish(queue);
-	else
-		c->run_here(queue);
+	hold(c, producer, gated);
+	enqueue_numbers(c, producer, 1, SOME);
+	took = resident() - before;
+	run_all(c, queue, gated);
 	c->end(producer);
 	c->destroy(queue);
+	malloc_trim(0); /* or the many would find their first pages here */
+	if (took / SOME * (double)settings.queued > available() / 2)
+		cannot(r, "so many of its callbacks don't fit the memory");
 }
 
 void run_memory(const struct workload *w, const struct contestant *c, struct result *r)
@@ -107,11 +136,7 @@ void run_memory(const struct workload *w, const struct contestant *c, struct res
 
 	queue = new_queue(w, c, r, &gated);
 	producer = c->begin(queue);
-	if (gated) {
-		pthread_mutex_lock(&gate);
-		enqueue(c, producer, wait_at_gate, NULL);
-		c->flush(producer);
-	}
+	hold(c, producer, gated);
 	enqueue_numbers(c, producer, 1, n);
 	note(r, 0, &before, (double)n);
 	run_all(c, queue, gated);

@@ -9,7 +9,14 @@
 #include "measure.h"
 #include "workload.h"
 
-enum { WARM_SAMPLES = 20, RUN_NS = 200000000, MIN_SAMPLES = 30, MAX_WAKES = 1000 };
+/* A run has as many samples as fit RUN_NS of gaps, and fewer if it takes TOO_LONG_NS. */
+enum {
+	WARM_SAMPLES = 20,
+	MIN_SAMPLES = 30,
+	MAX_WAKES = 1000,
+	RUN_NS = 200000000,
+	TOO_LONG_NS = 500000000
+};
 
 struct sample {
 	uint64_t enqueued, flushed, ran;
@@ -47,19 +54,22 @@ static uint64_t gap(const struct workload *w, const struct sample *last)
 	return thread_cpu() - began;
 }
 
-static uint64_t submit(const struct workload *w, const struct contestant *c, void *producer,
-    struct sample *s, unsigned n)
+/* Returns how many samples it took. *gaps is the CPU that its own time has cost. */
+static unsigned submit(const struct workload *w, const struct contestant *c, void *producer,
+    struct sample *s, unsigned n, uint64_t *gaps)
 {
-	uint64_t gaps = 0;
+	uint64_t until = now() + TOO_LONG_NS;
+	unsigned i;
 
-	for (unsigned i = 0; i < n; i++) {
-		gaps += gap(w, i == 0 ? NULL : &s[i - 1]);
+	*gaps = 0;
+	for (i = 0; i < n && (i < MIN_SAMPLES || now() < until); i++) {
+		*gaps += gap(w, i == 0 ? NULL : &s[i - 1]);
 		s[i].enqueued = now();
 		enqueue(c, producer, stamp, &s[i]);
 		c->flush(producer);
 		s[i].flushed = now();
 	}
-	return gaps;
+	return i;
 }
 
 static unsigned samples_of(const struct workload *w)
@@ -106,9 +116,9 @@ void run_wake(const struct workload *w, const struct contestant *c, struct resul
 	sleep_exactly();
 	producer = c->begin(queue);
 	rouse_workers(c, queue, producer, w->workers);
-	submit(w, c, producer, s, WARM_SAMPLES);
+	submit(w, c, producer, s, WARM_SAMPLES, &gaps);
 	cpu = process_cpu();
-	gaps = submit(w, c, producer, s + WARM_SAMPLES, n);
+	n = submit(w, c, producer, s + WARM_SAMPLES, n, &gaps);
 	c->finish(queue);
 	cpu = process_cpu() - cpu;
 	c->end(producer);

@@ -4,19 +4,22 @@
 
 #include "workload.h"
 
-#define THROUGHPUT { { "wall", "ns/cb" }, { "cpu", "ns/cb" }, { "producer", "ns/cb" } }
+#define RATIO(NAME, UNIT) { NAME, UNIT, false }
+#define NO_RATIO(NAME, UNIT) { NAME, UNIT, true }
+
+#define THROUGHPUT { RATIO("wall", "ns/cb"), RATIO("cpu", "ns/cb"), RATIO("producer", "ns/cb") }
 #define WAKE								\
-	{ { "run_p50", "ns" }, { "run_p99", "ns" }, { "run_p99.9", "ns" },	\
-	  { "submit_p50", "ns" }, { "cpu", "ns/wake" }, { "gap_p50", "ns", true } }
+	{ RATIO("run_p50", "ns"), RATIO("run_p99", "ns"), RATIO("run_p99.9", "ns"),	\
+	  RATIO("submit_p50", "ns"), RATIO("cpu", "ns/wake"), NO_RATIO("gap_p50", "ns") }
 #define BURSTS								\
-	{ { "makespan", "ns" }, { "cpu", "ns/burst" }, { "futex", "calls/burst" },	\
-	  { "switches", "/burst" } }
+	{ RATIO("makespan", "ns"), RATIO("cpu", "ns/burst"), RATIO("futex", "calls/burst"),	\
+	  RATIO("switches", "/burst") }
 
 #define W1(NAME, P, W, KIND)						\
 	{ .name = NAME, .producers = P, .workers = W, .metrics = THROUGHPUT,	\
 	  .run = run_throughput, .kind = KIND }
 #define W2(NAME, RUN)							\
-	{ .name = NAME, .producers = 1, .metrics = { { "enqueue", "ns/cb" } }, .run = RUN }
+	{ .name = NAME, .producers = 1, .metrics = { RATIO("enqueue", "ns/cb") }, .run = RUN }
 #define W3(NAME, W, GAP, KIND)						\
 	{ .name = NAME, .producers = 1, .workers = W, .metrics = WAKE,		\
 	  .run = run_wake, .gap_ns = GAP, .kind = KIND }
@@ -32,19 +35,19 @@
 #define FUTEX(NAME, GAP)						\
 	{ .name = NAME, .producers = 1, .workers = 1, .run = run_futex, .limit = true,	\
 	  .gap_ns = GAP, .metrics = {						\
-	    { "own_p50", "ns" }, { "own_p99", "ns" }, { "own_call", "ns" },	\
-	    { "other_p50", "ns" }, { "other_p99", "ns" }, { "other_call", "ns" } } }
+	    RATIO("own_p50", "ns"), RATIO("own_p99", "ns"), RATIO("own_call", "ns"),	\
+	    RATIO("other_p50", "ns"), RATIO("other_p99", "ns"), RATIO("other_call", "ns") } }
 
 const struct workload workloads[] = {
-	LIMIT("limits-stores", 1, run_stores, { "L1", "ns/cb" }, { "fresh", "ns/cb" }),
+	LIMIT("limits-stores", 1, run_stores, RATIO("L1", "ns/cb"), RATIO("fresh", "ns/cb")),
 	LIMIT("limits-atomics", 1, run_atomics,
-	    { "cas", "ns" }, { "cas16", "ns" }, { "add", "ns" }),
-	LIMIT("limits-line", 2, run_line, { "one_way", "ns" }),
-	LIMIT("limits-handover", 2, run_handover, { "wall", "ns/cb" }, { "cpu", "ns/cb" }),
+	    RATIO("cas", "ns"), RATIO("cas16", "ns"), RATIO("add", "ns")),
+	LIMIT("limits-line", 2, run_line, RATIO("one_way", "ns")),
+	LIMIT("limits-handover", 2, run_handover, RATIO("wall", "ns/cb"), RATIO("cpu", "ns/cb")),
 	FUTEX("limits-futex-200us", 200000),
 	FUTEX("limits-futex-10ms", 10000000),
 	LIMIT("limits-threads", 2, run_threads,
-	    { "create", "ns" }, { "run", "ns" }, { "join", "ns" }),
+	    RATIO("create", "ns"), RATIO("run", "ns"), RATIO("join", "ns")),
 
 	W1("W1", 1, 1, PLAIN),
 	W1("W1", 1, 2, PLAIN),
@@ -56,7 +59,7 @@ const struct workload workloads[] = {
 	W2("W2-recycled", run_alone),
 	W2("W2-span", run_span),
 	W2("W2-fresh", run_fresh),
-	{ .name = "W2-instructions", .producers = 1, .metrics = { { "enqueue", "/cb" } },
+	{ .name = "W2-instructions", .producers = 1, .metrics = { RATIO("enqueue", "/cb") },
 	  .run = run_instructions, .once = true, .steps = true },
 
 	W3("W3-20us", 1, 20000, SLEEPS),
@@ -68,17 +71,17 @@ const struct workload workloads[] = {
 	W3("W3-busy-200us", 1, 200000, WORKS_ON),
 	W3("W3-busy-200us", AS_PROCESSORS, 200000, WORKS_ON),
 	{ .name = "W3-idle", .producers = 1, .workers = 8, .run = run_idle, .once = true,
-	  .metrics = { { "cpu", "us/s" }, { "switches", "/s" }, { "workers", "threads", true } } },
+	  .metrics = { RATIO("cpu", "us/s"), RATIO("switches", "/s"), NO_RATIO("workers", "threads") } },
 
 	W4("W4", AS_PROCESSORS, COUNTS),
 	W4("W4-computing", AS_PROCESSORS, COMPUTES),
 
 	{ .name = "W5", .producers = 1, .workers = 1, .run = run_memory, .once = true,
-	  .metrics = { { "queued_rss", "B/cb" }, { "queued_malloc", "B/cb", true },
-	    { "drained_rss", "KiB", true }, { "drained_malloc", "KiB", true },
-	    { "trimmed_rss", "KiB", true }, { "trimmed_malloc", "KiB", true },
-	    { "destroyed_rss", "KiB", true }, { "destroyed_malloc", "KiB", true },
-	    { "returned_rss", "KiB", true } } },
+	  .metrics = { RATIO("queued_rss", "B/cb"), NO_RATIO("queued_malloc", "B/cb"),
+	    NO_RATIO("drained_rss", "KiB"), NO_RATIO("drained_malloc", "KiB"),
+	    NO_RATIO("trimmed_rss", "KiB"), NO_RATIO("trimmed_malloc", "KiB"),
+	    NO_RATIO("destroyed_rss", "KiB"), NO_RATIO("destroyed_malloc", "KiB"),
+	    NO_RATIO("returned_rss", "KiB") } },
 
 	W6(1),
 	W6(2),
