@@ -139,7 +139,7 @@ static void report_metric(const struct runs *runs, unsigned m)
 		return;
 	}
 	for (unsigned i = 0; i < runs->ncontestants; i++)
-		if (!isnan(summarize(runs->values[m][i], runs->rounds).median))
+		if (runs->out[i] == NULL && !isnan(summarize(runs->values[m][i], runs->rounds).median))
 			print_row(runs, m, i, best);
 }
 
@@ -196,7 +196,7 @@ static void report_pool(const struct runs *runs, unsigned i)
 	};
 	const struct pool *p = &runs->pools[i], *first = &runs->pools[0];
 
-	if (p->n == 0)
+	if (p->n == 0 || runs->out[i] != NULL)
 		return;
 	printf("%s %ux%u %-10s %-12s samples %zu", runs->w->name, runs->w->producers,
 	    runs->w->workers, "run_all", runs->contestants[i]->name, p->n);
@@ -233,7 +233,7 @@ void report_csv(FILE *f, const struct runs *runs)
 	for (unsigned m = 0; m < MAX_METRICS && w->metrics[m].name != NULL; m++)
 		for (unsigned i = 0; i < runs->ncontestants; i++)
 			for (unsigned r = 0; r < runs->rounds; r++)
-				if (!isnan(runs->values[m][i][r]))
+				if (runs->out[i] == NULL && !isnan(runs->values[m][i][r]))
 					fprintf(f, "%s,%u,%u,%s,%s,%s,%u,%.3f\n", w->name,
 					    w->producers, w->workers, w->metrics[m].name,
 					    w->metrics[m].unit, runs->contestants[i]->name, r,
@@ -251,7 +251,7 @@ void report_samples(FILE *f, const struct runs *runs)
 	const struct workload *w = runs->w;
 
 	for (unsigned i = 0; i < runs->ncontestants; i++)
-		for (size_t k = 0; k < runs->pools[i].n; k++)
+		for (size_t k = 0; runs->out[i] == NULL && k < runs->pools[i].n; k++)
 			fprintf(f, "%s,%u,%u,%s,%u\n", w->name, w->producers, w->workers,
 			    runs->contestants[i]->name, (unsigned)runs->pools[i].v[k]);
 	fflush(f);
