@@ -308,7 +308,9 @@ static void report_setting(void)
 
 static bool closes(FILE *f)
 {
-	return f == NULL || fclose(f) == 0;
+	bool failed = f != NULL && ferror(f);
+
+	return f == NULL || (fclose(f) == 0 && !failed);
 }
 
 int main(int argc, char **argv)

@@ -134,7 +134,7 @@ static unsigned sum_sizes(const struct burst *bursts, unsigned n)
 void run_bursts(const struct workload *w, const struct contestant *c, struct result *r)
 {
 	struct burst *bursts = bench_alloc((WARM_BURSTS + BURSTS) * sizeof(*bursts));
-	struct item *items = bench_alloc((WARM_BURSTS + BURSTS) * MAX_BURST * sizeof(*items));
+	struct item *items = bench_alloc(sizeof(*items) * MAX_BURST * (WARM_BURSTS + BURSTS));
 	unsigned warm, n;
 	bool counting = futex_counter_open();
 	uint64_t cpu, switches, calls = 0;

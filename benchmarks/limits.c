@@ -40,7 +40,7 @@ static double stores_to_fresh_memory(void)
 	struct bench_slot *memory = mmap(NULL, FRESH_BYTES, PROT_READ | PROT_WRITE,
 	    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	unsigned n = FRESH_BYTES / sizeof(*memory);
-	uint64_t began = now(), ended;
+	uint64_t began, ended;
 
 	if (memory == MAP_FAILED)
 		bench_die("mmap", errno);

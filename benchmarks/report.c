@@ -90,7 +90,7 @@ static void print_ratios(const struct runs *runs, unsigned m, unsigned i, int be
 	const double *v = runs->values[m][i];
 
 	print_ratio(runs->contestants[0]->name, ratio(v, runs->values[m][0], runs->rounds));
-	if (best > 0)
+	if (best > 0) /* 0 is the one before */
 		print_ratio(runs->contestants[best]->name,
 		    ratio(v, runs->values[m][best], runs->rounds));
 }
@@ -185,7 +185,7 @@ static int by_u32(const void *a, const void *b)
 
 static double permille(const struct pool *p, unsigned n)
 {
-	return p->n == 0 ? NAN : p->v[(p->n - 1) * n / 1000];
+	return p->n == 0 ? NAN : (double)p->v[(p->n - 1) * n / 1000];
 }
 
 /* The distribution over all rounds: what a round is too short for. */
