@@ -15,10 +15,7 @@ enum { BLOCK_CALLBACKS = 31 }; /* 512 bytes on 64-bit machines */
 struct block {
 	struct block *next;
 	unsigned n;
-	struct {
-		bench_fn *fn;
-		void *arg;
-	} callbacks[BLOCK_CALLBACKS];
+	struct bench_slot callbacks[BLOCK_CALLBACKS];
 };
 
 struct blocks {
@@ -189,6 +186,28 @@ static int blocks_enqueue(void *producer, bench_fn *fn, void *arg)
 	return 0;
 }
 
+/* What is left of the block. */
+static struct bench_slot *blocks_reserve(void *producer, unsigned n, unsigned *room)
+{
+	struct producer *p = producer;
+
+	if (p->block == NULL)
+		p->block = new_block();
+	*room = BLOCK_CALLBACKS - p->block->n;
+	if (*room > n)
+		*room = n;
+	return &p->block->callbacks[p->block->n];
+}
+
+static void blocks_commit(void *producer, unsigned n)
+{
+	struct producer *p = producer;
+
+	p->block->n += n;
+	if (p->block->n == BLOCK_CALLBACKS)
+		publish(p);
+}
+
 static bool has_callbacks(const struct producer *p)
 {
 	return p->block != NULL && p->block->n != 0;
@@ -240,4 +259,6 @@ const struct contestant contestant_mutex_blocks = {
 	.flush = blocks_flush,
 	.finish = blocks_finish,
 	.run_here = blocks_run_here,
+	.reserve = blocks_reserve,
+	.commit = blocks_commit,
 };
