@@ -3,8 +3,8 @@
  * What the benchmark asks of a queue. One file per contestant; to add one, write
  * its file, and list it in contestants.c and rivals.am.
  *
- * begin, enqueue and flush are called by the producer's thread; the rest by the
- * main thread, while no producer is running. What fails calls bench_die().
+ * begin, enqueue, flush, reserve and commit are called by the producer's thread; the
+ * rest by the main thread, while no producer is running. What fails calls bench_die().
  */
 #ifndef BENCH_CONTESTANT_H
 #define BENCH_CONTESTANT_H
