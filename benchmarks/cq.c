@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* libcq's cleanup queue, with its defaults but for the cap and no retiring. */
 #include <cq/cq.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "contestant.h"
@@ -49,6 +50,26 @@ static int cq_enqueue(void *p, bench_fn *fn, void *arg)
 	return cq_producer_enqueue(p, fn, arg);
 }
 
+_Static_assert(sizeof(struct bench_slot) == sizeof(cq_callback_t) &&
+    offsetof(struct bench_slot, arg) == offsetof(cq_callback_t, arg), "one is the other");
+
+static struct bench_slot *cq_reserve(void *p, unsigned n, unsigned *room)
+{
+	cq_callback_t *slots;
+	size_t have;
+
+	check(cq_producer_span(p, &slots, &have), "cq_producer_span");
+	*room = have < n ? (unsigned)have : n;
+	return (struct bench_slot *)slots;
+}
+
+static void cq_commit(void *p, unsigned n)
+{
+	size_t accepted;
+
+	check(cq_producer_commit(p, n, &accepted), "cq_producer_commit");
+}
+
 static void cq_flush(void *p)
 {
 	check(cq_producer_flush(p), "cq_producer_flush");
@@ -80,5 +101,7 @@ const struct contestant contestant_cq = {
 	.flush = cq_flush,
 	.finish = cq_finish,
 	.run_here = cq_run_here,
+	.reserve = cq_reserve,
+	.commit = cq_commit,
 	.trim = cq_trim,
 };
