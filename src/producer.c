@@ -231,24 +231,9 @@ static size_t look_after(cq_producer_t *p, cq_callback_t *slot, size_t count)
 	return count;
 }
 
-/* The same, if there is a block. Else `slot` is nowhere. */
-static CQ_RARE int enqueue_closely(cq_producer_t *p, cq_callback_t *slot)
+/* Stores a callback in `slot`, which is p->write. True: it is to be looked after. */
+static inline bool store(cq_producer_t *p, cq_callback_t *slot, cq_callback_fn *fn, void *arg)
 {
-	int err;
-
-	if (is_open(p))
-		return look_after(p, slot, 1) == 1 ? 0 : ESHUTDOWN;
-	cq_ptr_store_relaxed(&p->write, &p->nowhere);
-	err = begin_block(p);
-	return err != 0 ? err : cq_producer_enqueue(p, slot->fn, slot->arg);
-}
-
-int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
-{
-	cq_callback_t *slot = p->write;
-
-	if (fn == NULL)
-		return EINVAL;
 	cq_ptr_store_relaxed(&slot->arg, arg);
 	cq_ptr_store_relaxed(&slot->fn, fn);
 	/* Pairs with the acquire of write in claim (gather.c): the slot before what
@@ -258,9 +243,35 @@ int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
 
 	/* Program order between that store and this load is one half of the
 	   asymmetric barrier; see cq_producers_stop_at_gate and gated. */
-	if (CQ_LIKELY((uintptr_t)(slot + 1) < (uintptr_t)cq_ptr_load_relaxed(&p->end)))
+	return (uintptr_t)(slot + 1) >= (uintptr_t)cq_ptr_load_relaxed(&p->end);
+}
+
+/* Not hot: the callback in `slot` is to be looked after, or the slot is nowhere. */
+static CQ_RARE int enqueue_closely(cq_producer_t *p, cq_callback_t *slot, cq_callback_fn *fn,
+    void *arg)
+{
+	int err;
+
+	if (!is_open(p)) {
+		cq_ptr_store_relaxed(&p->write, &p->nowhere);
+		if ((err = begin_block(p)) != 0)
+			return err;
+		slot = p->write;
+		if (!store(p, slot, fn, arg))
+			return 0;
+	}
+	return look_after(p, slot, 1) == 1 ? 0 : ESHUTDOWN;
+}
+
+int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
+{
+	cq_callback_t *slot = p->write;
+
+	if (fn == NULL)
+		return EINVAL;
+	if (CQ_LIKELY(!store(p, slot, fn, arg)))
 		return 0;
-	return enqueue_closely(p, slot);
+	return enqueue_closely(p, slot, fn, arg);
 }
 
 /* --------------------------------------------------------------------- spans */
@@ -280,12 +291,13 @@ int cq_producer_span(cq_producer_t *p, cq_callback_t **slots, size_t *n)
 	return 0;
 }
 
-static bool has_null(const cq_callback_t *slots, size_t n)
+static size_t nulls_in(const cq_callback_t *slots, size_t n)
 {
-	while (n-- > 0)
-		if (slots[n].fn == NULL)
-			return true;
-	return false;
+	size_t nulls = 0;
+
+	for (size_t i = 0; i < n; i++)
+		nulls += slots[i].fn == NULL;
+	return nulls;
 }
 
 int cq_producer_commit(cq_producer_t *p, size_t k, size_t *accepted)
@@ -299,9 +311,9 @@ int cq_producer_commit(cq_producer_t *p, size_t k, size_t *accepted)
 		return EINVAL;
 	if (k == 0)
 		return 0;
-	CQ_CHECK(!has_null(slot, k));
+	CQ_CHECK(nulls_in(slot, k) == 0);
 	/* Pairs with the acquire of write in claim, and then with the lowering of end,
-	   as in cq_producer_enqueue. */
+	   as in store. */
 	cq_ptr_store_release(&p->write, slot + k);
 	CQ_POINT("producer.stored");
 	if ((uintptr_t)(slot + k) < (uintptr_t)cq_ptr_load_relaxed(&p->end))

@@ -4,6 +4,7 @@
  * wakes. Workers are mostly asked for from a host that never runs them, so that
  * "asked for and not there yet" lasts as long as a test needs it.
  */
+#include <cq/cq.h>
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <string.h>
@@ -153,6 +154,11 @@ Test(cleanup, create_and_destroy_of_an_unused_queue)
 	cr_assert_eq(cq_cleanup_destroy(NULL), 0);
 	cr_assert_eq(cq_cleanup_create(NULL, NULL), EINVAL);
 	cr_assert_eq(CREATE(0), 0);
+}
+
+Test(cleanup, the_library_has_the_version_of_its_headers)
+{
+	cr_assert_str_eq(cq_version(), CQ_VERSION_STRING);
 }
 
 Test(cleanup, fields_outside_their_limits_are_refused)

@@ -546,6 +546,31 @@ static void announced_then_wait_for_the_claim(void *unused)
 	gate_wait(&handshake.claimed);
 }
 
+static void run_all_here(void *unused)
+{
+	(void)unused;
+	CHECK(cq_cleanup_run_some(q, SIZE_MAX) == SLOTS);
+}
+
+/* Another runs them between the sight of the unit and the taking of it. */
+static void publish_and_lose(void *unused)
+{
+	publish_full_block(unused);
+	at_point("workq.take", run_all_here, NULL);
+}
+
+Test(worker, a_look_that_loses_the_unit_to_another_sleeps_on)
+{
+	open_managed(1);
+	at_point("worker.found_nothing", publish_and_lose, NULL);
+	publish_records(1);
+	AWAIT(ran == 1 + SLOTS);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(stats().failed_sleeps, 0);
+	cr_assert_eq(stats().workers_running, 0);
+	close_queue();
+}
+
 Test(worker, no_worker_is_made_for_a_unit_that_the_second_look_found)
 {
 	/* The wake counts the announced worker, and then finds it gone to work. */
