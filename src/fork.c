@@ -76,6 +76,8 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p, struct sums *sums
 
 		if (discards(q))
 			p->state = s = state_with_claimed(s, n);
+		/* A shutdown in the parent may have closed the gate and lowered no end yet. */
+		p->end = q->gate != 0 ? NULL : b->callbacks + q->slots;
 		b->parity = BLOCK_KEPT;
 		sums->open += n - state_claimed(s);
 		sums->queued += p->base + n;

@@ -875,6 +875,23 @@ Test(fork, child_of_a_queue_that_shuts_down_can_shut_down)
 	cr_assert_eq(mem.live_bytes, 0);
 }
 
+static void is_refused(void)
+{
+	CHECK(cq_producer_enqueue(p, run_it, (void *)1) == ESHUTDOWN);
+	end_queue();
+	CHECK(each_once(0, 1) && runs == 1);
+}
+
+/* The shutdown has closed the gate, and has yet to stop the producers at it. */
+Test(fork, while_the_gate_is_being_closed, .init = make)
+{
+	put(p, 0, 1);
+	q->gate |= GATE_CLOSED;
+	in_child(is_refused);
+	cq_producers_stop_at_gate(q);
+	is_refused();
+}
+
 static void *put_refused(void *unused)
 {
 	CHECK(cq_producer_enqueue(p, run_it, (void *)1) == ESHUTDOWN);
