@@ -190,6 +190,20 @@ static void hand_back_against_spans(void)
 	end(CQ_SHUTDOWN_HAND_BACK);
 }
 
+static void spanner_of_two(void *arg)
+{
+	span_some(arg, 0, 2);
+}
+
+/* The other's callback takes half of the first block: the two may be claimed one by one. */
+static void hand_back_against_a_span_claimed_in_halves(void)
+{
+	begin(POLLED, 0, 2);
+	enqueue_some(producers[1], 4, 1);
+	run_beside(spanner_of_two, producers[0]);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
 static void hand_back_against_flush(void)
 {
 	begin(POLLED, 0, 1);
@@ -276,6 +290,8 @@ const struct scenario shutdown_scenarios[] = {
 	{ "shutdown_hand_back_against_enqueue_polled", hand_back_against_enqueue_polled,
 	    SOME(3, 2), SOME(4, 3) },
 	{ "shutdown_hand_back_against_spans", hand_back_against_spans, SOME(3, 1), SOME(4, 3) },
+	{ "shutdown_hand_back_against_a_span_claimed_in_halves",
+	    hand_back_against_a_span_claimed_in_halves, SOME(3, 1), SOME(4, 3) },
 	{ "shutdown_hand_back_against_flush", hand_back_against_flush, SOME(3, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_flush_all", hand_back_against_flush_all, SOME(3, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_a_worker_going_to_sleep",

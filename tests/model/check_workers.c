@@ -141,6 +141,15 @@ static void two_publish_for_a_worker_that_polls(void)
 	end_calmly();
 }
 
+static void publish_against_retirement_after_polling(void)
+{
+	begin(HOSTED | AWAITED | RETIRING | POLLING, 1, 1);
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	wait_for_jobs(4);
+	end_calmly();
+}
+
 /* ------------------------------------------------------------ workers of the host */
 
 static void hosts_worker(void *arg)
@@ -438,6 +447,8 @@ const struct scenario workers_scenarios[] = {
 	    SOME(2, 1), SOME(3, 2) },
 	{ "workers_two_publish_for_a_worker_that_polls", two_publish_for_a_worker_that_polls,
 	    SOME(1, 1), SOME(2, 2) },
+	{ "workers_publish_against_retirement_after_polling", publish_against_retirement_after_polling,
+	    SOME(2, 1), SOME(3, 2) },
 	{ "workers_two_publish_for_two_workers", two_publish_for_two_workers, SOME(1, 1), SOME(2, 2) },
 	{ "workers_block_does_not_wait_for_a_busy_worker", block_does_not_wait_for_a_busy_worker,
 	    SOME(1, 1), SOME(2, 2) },

@@ -83,6 +83,7 @@ struct thread {
 	bool signalled, yielded, created, joined;
 	enum woke woke;
 	uint64_t hash;		/* of all that it has seen: its local state */
+	uint64_t yielded_at;	/* its hash after the last yield */
 	struct view cur, rel, acq;
 	uint16_t reads_done;	/* clock of the reads that later stores wait for anyway */
 	uint16_t last_load;	/* location index */
