@@ -64,7 +64,8 @@ static bool complete(cq_cleanup_config_t *c)
 	if (c->idle_ns == 0)
 		c->idle_ns = IDLE_NS_DEFAULT;
 	if (c->spin_ns == 0)
-		c->spin_ns = c->park == NULL ? CQ_SPIN_NS_DEFAULT : CQ_NO_SPIN;
+		c->spin_ns = c->park == NULL && (c->flags & CQ_HANDOVER) == 0 ?
+		    CQ_SPIN_NS_DEFAULT : CQ_NO_SPIN;
 	if (c->stack_bytes == 0)
 		c->stack_bytes = STACK_BYTES_DEFAULT;
 	if (c->name == NULL)

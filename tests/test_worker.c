@@ -663,6 +663,20 @@ Test(worker, workers_poll_by_default_but_not_where_the_host_parks)
 	close_queue();
 }
 
+/* A partial block would wait until the poll has ended: no worker is asleep meanwhile. */
+Test(worker, workers_of_a_queue_that_hands_over_poll_only_when_told_to)
+{
+	cq_cleanup_config_t config = { .flags = CQ_HANDOVER };
+
+	cr_assert_eq(cq_cleanup_create(&config, &q), 0);
+	cr_assert_eq(q->config.spin_ns, CQ_NO_SPIN);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+	config.spin_ns = SPIN_NS;
+	cr_assert_eq(cq_cleanup_create(&config, &q), 0);
+	cr_assert_eq(q->config.spin_ns, SPIN_NS);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+}
+
 /* ------------------------------------------------------------------- retirement */
 
 static void open_retiring(uint32_t max_workers, cq_spawn_fn *spawn)

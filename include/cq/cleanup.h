@@ -150,7 +150,8 @@ enum {
 	CQ_POLLED = 1,		/* enqueue and flush never wake or make a worker: the host
 				   asks needs_wake, and calls cq_cleanup_wake or run_some */
 	CQ_HANDOVER = 2,	/* partial blocks go to idle workers without a flush
-				   (while there is memory for it, and not stalled) */
+				   (while there is memory for it, and not stalled), when
+				   they have polled: spin_ns */
 	CQ_ATFORK = 4,		/* calls the three fork functions by pthread_atfork */
 	CQ_FORK_DISCARD = 8	/* a forked child drops what was queued, instead of keeping it */
 };
@@ -169,7 +170,8 @@ enum {
  *              CQ_FOREVER: never. Its cost is a wake-up and a new thread later.
  * spin_ns      A worker polls for so long before it sleeps, as long as the last
  *              sleeps of its own were shorter than that. 0: 10 us, but none with
- *              a `park` table; at most CQ_SPIN_NS_MAX; CQ_NO_SPIN: never.
+ *              a `park` table, nor with CQ_HANDOVER: a worker that polls doesn't
+ *              see partial blocks yet. At most CQ_SPIN_NS_MAX; CQ_NO_SPIN: never.
  * stack_bytes  The stack of a managed worker. 0: 256 KiB. Raised to 16 KiB, and to
  *              the system's minimum. One that no thread can have stalls the queue.
  * name         Of managed worker threads, at most 15 bytes. NULL: "cq-cleanup".
