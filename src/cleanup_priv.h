@@ -83,6 +83,7 @@ struct cq_producer {
 					   an enqueue cannot fail. Owner only */
 	cq_node_t *spares;		/* blocks for that. Owner only */
 	uint64_t nspares;
+	cq_callback_t *span;		/* write, when the last span was given. Owner only */
 	cq_producer_t *next, *prev;	/* under the registry lock */
 };
 

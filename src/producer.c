@@ -286,9 +286,15 @@ int cq_producer_span(cq_producer_t *p, cq_callback_t **slots, size_t *n)
 		return ESHUTDOWN;
 	if (!is_open(p) && (err = begin_block(p)) != 0)
 		return err;
-	*slots = p->write;
+	*slots = p->span = p->write;
 	*n = p->q->slots - written(p);
 	return 0;
+}
+
+/* The slots that commit may take: none if something came between, a commit or an enqueue. */
+static uint32_t spanned(const cq_producer_t *p)
+{
+	return is_open(p) && p->write == p->span ? p->q->slots - written(p) : 0;
 }
 
 static size_t nulls_in(const cq_callback_t *slots, size_t n)
@@ -307,7 +313,7 @@ int cq_producer_commit(cq_producer_t *p, size_t k, size_t *accepted)
 	if (accepted == NULL)
 		return EINVAL;
 	*accepted = 0;
-	if (k > (is_open(p) ? p->q->slots - written(p) : 0))
+	if (k > spanned(p))
 		return EINVAL;
 	if (k == 0)
 		return 0;

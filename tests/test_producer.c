@@ -460,8 +460,14 @@ Test(producer, spans_refuse_what_they_cannot_be, .init = make)
 	cr_assert_eq(commit(SLOTS + 1, 0), EINVAL);
 	cr_assert_eq(commit(SIZE_MAX, 0), EINVAL);
 	cr_assert_eq(commit(1, 1), 0);
+	cr_assert_eq(commit(1, 0), EINVAL, "a second commit");
+	put(p, 1, 1);
+	cr_assert_eq(commit(1, 0), EINVAL, "no span of this block");
+	fill(span_of(SLOTS - 2), 100, 1);
+	put(p, 2, 1);
+	cr_assert_eq(commit(1, 0), EINVAL, "an enqueue between");
 	finish();
-	cr_assert(each_ran_once(1));
+	cr_assert(each_ran_once(3));
 }
 
 #ifdef CQ_CHECKS

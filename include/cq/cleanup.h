@@ -248,13 +248,14 @@ typedef struct cq_callback {
  *     cq_producer_commit(p, k, &accepted);      as k calls of enqueue
  *
  * The slots are the rest of the producer's block (reserve says nothing of n). They
- * are the caller's until its next call on this producer but cq_producer_commit;
- * what is not committed was never there. No flush_all sees them before.
+ * are the caller's until its next call on this producer, which is the commit, once:
+ * what is not committed then was never there. No flush_all sees them before.
  *
  * span: 0; ENOMEM: a block was needed and could not be had; ESHUTDOWN; EINVAL: NULL.
  * commit: 0, and all k are accepted; ESHUTDOWN: the first *accepted of them are,
  * which may be none, and the others are still the caller's; EINVAL, and nothing
- * is accepted: `accepted` is NULL, or k is more than the span had. A checking build
+ * is accepted: `accepted` is NULL, or k is more than the span had, or
+ * any and there was no span since the last commit or enqueue. A checking build
  * asserts that no fn is NULL. It wakes as enqueue does.
  */
 CQ_API CQ_MUST_CHECK int cq_producer_span(cq_producer_t *p, cq_callback_t **slots, size_t *n);
