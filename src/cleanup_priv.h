@@ -61,8 +61,8 @@ struct cq_block {
  *
  * state = seq | claimed | parity | phase, changed by:
  *   open    owner    VOID   -> OPEN, seq + 1, claimed 0, parity of the epoch
- *   claim   gatherer OPEN   -> OPEN, claimed up to n
- *   retract owner    OPEN   -> OPEN, seq + 1 (a shutdown refused the last callback)
+ *   claim   gatherer OPEN   -> OPEN, claimed up to write, or as far as there is memory
+ *   retract owner    OPEN   -> OPEN, seq + 1 (a shutdown refused the last callbacks)
  *   close   owner    OPEN   -> CLOSED: what is not claimed is the owner's to publish
  *   leave   owner    CLOSED -> VOID, when that is counted in published[]
  */

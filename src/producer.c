@@ -32,7 +32,6 @@ static void give_spares_back(cq_producer_t *p, uint64_t keep)
 		cq_block_put(p->q, next_block(p));
 }
 
-/* Between calls: a full block is closed at once. */
 static bool is_open(const cq_producer_t *p)
 {
 	return p->block != NULL;
@@ -190,7 +189,7 @@ static size_t gated(cq_producer_t *p, cq_callback_t *slot, size_t count)
 
 /*
  * CQ_HANDOVER: is a worker idle, or can the first be made? Looked at after the
- * store of n. While none can be made, callbacks gather in the block as without
+ * store of write. While none can be made, callbacks gather in the block as without
  * the flag, instead of one by one with an attempt each.
  */
 static bool wants_partial_block(cq_cleanup_t *q)

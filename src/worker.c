@@ -127,7 +127,7 @@ static cq_block_t *take(cq_worker_t *w)
  */
 void cq_take_partial_blocks(cq_cleanup_t *q)
 {
-	/* Pairs with the store of n and the loads in wants_partial_block
+	/* Pairs with the store of write and the loads in wants_partial_block
 	   (producer.c): either that producer saw this worker idle and flushed, or
 	   its callback is seen here. */
 	cq_barrier_heavy();

@@ -945,7 +945,7 @@ static void both_ran_once(void)
 	CHECK(each_once(0, 2) && runs == 2);
 }
 
-/* The owner has lowered n, and has yet to see that the callback was claimed. */
+/* The owner has lowered write, and has yet to see that the callback was claimed. */
 Test(fork, while_an_enqueue_retracts_what_was_claimed, .init = make)
 {
 	put(p, 0, 1);

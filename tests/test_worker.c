@@ -632,6 +632,26 @@ Test(worker, what_is_published_while_a_worker_polls_wakes_and_makes_nobody)
 	close_queue();
 }
 
+static void trim_is_refused(void *coming)
+{
+	CHECK(cq_cleanup_trim(q, NULL) == EBUSY);
+	*(uint32_t *)coming = stats().workers_coming;
+}
+
+Test(worker, a_worker_that_polls_counts_as_coming_and_trim_waits_for_it)
+{
+	uint32_t coming = 0;
+
+	open_polling_workers();
+	at_point("worker.polling", trim_is_refused, &coming);
+	publish_records(1);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(coming, 1);
+	cr_assert_eq(stats().workers_coming, 0);
+	cr_assert_eq(cq_cleanup_trim(q, NULL), 0);
+	close_queue();
+}
+
 Test(worker, a_worker_polls_only_while_its_waits_are_short)
 {
 	open_polling_workers();

@@ -17,8 +17,10 @@
  * CALLS THAT MAY RUN TOGETHER, on one queue (- free, X the caller excludes it):
  *
  *                        destroy trim  enqueue* attach  flush_all worker* the
- *                                      reserve  detach  drain     run_*   others
- *                                      flush            shutdown
+ *                                      span     detach  drain     run_*   others
+ *                                      commit           shutdown
+ *                                      reserve
+ *                                      flush
  *     destroy               X      X      X       X        X        X       X
  *     trim                  X      X      X       X        X        X       -
  *     all the others        X      X      -       -        -        -       -
@@ -38,8 +40,8 @@
  * A caller that cannot wait may run the work itself: cq_cleanup_run_some. A worker
  * handle that the host attached counts as a worker, whether it dequeues or not.
  *
- * CALLBACKS run on a worker, never in a call of a producer. They may enqueue,
- * reserve, flush, attach and detach producers, run_some, and ask for statistics.
+ * CALLBACKS run on a worker, never in a call of a producer. They may enqueue (spans
+ * too), reserve, flush, attach and detach producers, run_some, and ask for statistics.
  * They may not drain, shut down or work for their own queue: EDEADLK; nor dequeue
  * from it. They return on the thread that called them: a green thread that may
  * move to another thread within a callback takes the callbacks with cq_block_next
@@ -369,7 +371,7 @@ typedef enum cq_shutdown_how {
 typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
 
 /*
- * Closes the queue (enqueue returns ESHUTDOWN, to callbacks as well), drains it
+ * Closes the queue (enqueue and commit return ESHUTDOWN, to callbacks as well), drains it
  * or stops it, and waits until all workers have ended and the host's handles are
  * detached: not to be called by a thread that holds one. An enqueue that runs
  * meanwhile is refused, or accepted and covered: never lost. The producers stay
@@ -395,7 +397,8 @@ CQ_API int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how,
 /*
  * Frees the blocks that nobody uses; *freed_bytes, if not NULL: how many bytes. The caller
  * excludes producers and run_*; parked workers and idle handles may stay. EBUSY: a
- * worker has a block or was woken, work is waiting, or a shutdown is under way.
+ * worker has a block, was woken or polls (spin_ns), as it does for a moment after a
+ * drain; work is waiting, or a shutdown is under way.
  */
 CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
 
@@ -447,7 +450,7 @@ typedef struct cq_cleanup_stats {
 	uint64_t workers_failed;	/* attempts to make one that failed */
 	uint32_t workers_live;		/* made or attached, and not ended */
 	uint32_t workers_asleep;
-	uint32_t workers_coming;	/* woken or asked for, not yet looking */
+	uint32_t workers_coming;	/* woken or asked for, not yet looking; or polling */
 	uint32_t workers_running;	/* at work on a block */
 	uint32_t workers_peak;		/* the most that were live at once */
 	uint32_t max_workers;
