@@ -15,7 +15,7 @@
 
 /* ------------------------------------------------------------------- stores */
 
-enum { BLOCK = 30, BLOCKS = 20000, FRESH_BYTES = 32 << 20 };
+enum { BLOCK = 254, BLOCKS = 2400, FRESH_BYTES = 32 << 20 };
 
 static void write_slots(struct bench_slot *slots, unsigned n)
 {

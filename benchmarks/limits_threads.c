@@ -68,9 +68,9 @@ void run_line(const struct workload *w, const struct contestant *c, struct resul
 
 /* ----------------------------------------------------------------- hand-over */
 
-/* One producer, one consumer, and a ring that shows each 30 callbacks at once. It
+/* One producer, one consumer, and a ring that shows each 254 callbacks at once. It
    never sleeps, makes no worker, counts nothing, holds no more than its size. */
-enum { RING = 4096, SHOWN_AT_ONCE = 30, HANDOVER_TIMES = 2 };
+enum { RING = 4096, SHOWN_AT_ONCE = 254, HANDOVER_TIMES = 2 };
 
 static struct {
 	uint64_t written __attribute__((aligned(64)));

@@ -10,7 +10,7 @@
 
 #include "contestant.h"
 
-enum { BLOCK_CALLBACKS = 31 }; /* 512 bytes on 64-bit machines */
+enum { BLOCK_CALLBACKS = 254 }; /* as many as libcq's by default */
 
 struct block {
 	struct block *next;

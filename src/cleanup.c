@@ -52,6 +52,13 @@ static uint32_t default_max_workers(void)
 	return quarter < 1 ? 1 : quarter > CQ_MAX_WORKERS ? CQ_MAX_WORKERS : (uint32_t)quarter;
 }
 
+/* Not in the way of green threads, of partial blocks, or of the only processor. */
+static bool polls_by_default(const cq_cleanup_config_t *c)
+{
+	return c->park == NULL && (c->flags & CQ_HANDOVER) == 0 &&
+	    sysconf(_SC_NPROCESSORS_ONLN) > 1;
+}
+
 /* Fills in the defaults; false when a field is outside its limits, or a table has gaps. */
 static bool complete(cq_cleanup_config_t *c)
 {
@@ -64,8 +71,7 @@ static bool complete(cq_cleanup_config_t *c)
 	if (c->idle_ns == 0)
 		c->idle_ns = IDLE_NS_DEFAULT;
 	if (c->spin_ns == 0)
-		c->spin_ns = c->park == NULL && (c->flags & CQ_HANDOVER) == 0 ?
-		    CQ_SPIN_NS_DEFAULT : CQ_NO_SPIN;
+		c->spin_ns = polls_by_default(c) ? CQ_SPIN_NS_DEFAULT : CQ_NO_SPIN;
 	if (c->stack_bytes == 0)
 		c->stack_bytes = STACK_BYTES_DEFAULT;
 	if (c->name == NULL)

@@ -642,6 +642,16 @@ Test(faults, the_default_cap_is_sane_however_many_processors_there_are)
 	}
 }
 
+Test(faults, workers_do_not_poll_for_the_only_processor)
+{
+	for (long processors = 1; processors <= 2; processors++) {
+		refuse.processors = processors;
+		cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
+		cr_assert_eq(q->config.spin_ns, processors == 1 ? CQ_NO_SPIN : CQ_SPIN_NS_DEFAULT);
+		cr_assert_eq(cq_cleanup_destroy(q), 0);
+	}
+}
+
 Test(faults, a_kernel_that_refuses_membarrier_gets_fences)
 {
 	refuse.membarrier = ENOSYS;

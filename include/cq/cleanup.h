@@ -172,8 +172,8 @@ enum {
  *              CQ_FOREVER: never. Its cost is a wake-up and a new thread later.
  * spin_ns      A worker polls for so long before it sleeps, as long as the last
  *              sleeps of its own were shorter than that. 0: 10 us, but none with
- *              a `park` table, nor with CQ_HANDOVER: a worker that polls doesn't
- *              see partial blocks yet. At most CQ_SPIN_NS_MAX; CQ_NO_SPIN: never.
+ *              a `park` table, on a single processor, nor with CQ_HANDOVER: a
+ *              worker that polls doesn't see partial blocks yet. At most CQ_SPIN_NS_MAX; CQ_NO_SPIN: never.
  * stack_bytes  The stack of a managed worker. 0: 256 KiB. Raised to 16 KiB, and to
  *              the system's minimum. One that no thread can have stalls the queue.
  * name         Of managed worker threads, at most 15 bytes. NULL: "cq-cleanup".
