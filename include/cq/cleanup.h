@@ -144,7 +144,7 @@ enum {
 	CQ_BLOCK_BYTES_DEFAULT = 4096,
 	CQ_BLOCK_BYTES_MIN = 16 + 6 * sizeof(void *), /* room for two callbacks */
 	CQ_BLOCK_BYTES_MAX = 65536,
-	CQ_SPIN_NS_DEFAULT = 10000,
+	CQ_SPIN_NS_DEFAULT = 3000,
 	CQ_SPIN_NS_MAX = 1000000,
 	CQ_NO_SPIN = -1,
 
@@ -171,7 +171,7 @@ enum {
  * idle_ns      A worker that has found nothing for so long retires. 0: 30 s;
  *              CQ_FOREVER: never. Its cost is a wake-up and a new thread later.
  * spin_ns      A worker polls for so long before it sleeps, as long as the last
- *              sleeps of its own were shorter than that. 0: 10 us, but none with
+ *              sleeps of its own were shorter than that. 0: 3 us, but none with
  *              a `park` table, on a single processor, nor with CQ_HANDOVER: a
  *              worker that polls doesn't see partial blocks yet. At most CQ_SPIN_NS_MAX; CQ_NO_SPIN: never.
  * stack_bytes  The stack of a managed worker. 0: 256 KiB. Raised to 16 KiB, and to
