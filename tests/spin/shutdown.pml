@@ -5,7 +5,9 @@
  * are reused, so a slow gatherer may read one that has a new owner. Every callback
  * must run or be handed back, once, if its enqueue returned 0, and never if not.
  * How threads sleep, and the sums of a drain, are in sleepers.pml and drain.pml: here
- * a thread waits for what it waits for.
+ * a thread waits for what it waits for. n is the number of callbacks below `write`, and
+ * each enqueue looks at the gate, as in a queue whose ends are always NULL: that an end
+ * follows the gate, and spans, are for the model check (tests/model).
  *
  *   holds short safety CALLBACKS=2
  *   holds short safety CALLBACKS=2 DRAIN=1
