@@ -173,7 +173,8 @@ enum {
  * spin_ns      A worker polls for so long before it sleeps, as long as the last
  *              sleeps of its own were shorter than that. 0: 3 us, but none with
  *              a `park` table, on a single processor, nor with CQ_HANDOVER: a
- *              worker that polls doesn't see partial blocks yet. At most CQ_SPIN_NS_MAX; CQ_NO_SPIN: never.
+ *              worker that polls doesn't see partial blocks yet. At most
+ *              CQ_SPIN_NS_MAX; CQ_NO_SPIN: never.
  * stack_bytes  The stack of a managed worker. 0: 256 KiB. Raised to 16 KiB, and to
  *              the system's minimum. One that no thread can have stalls the queue.
  * name         Of managed worker threads, at most 15 bytes. NULL: "cq-cleanup".
@@ -256,9 +257,9 @@ typedef struct cq_callback {
  * span: 0; ENOMEM: a block was needed and could not be had; ESHUTDOWN; EINVAL: NULL.
  * commit: 0, and all k are accepted; ESHUTDOWN: the first *accepted of them are,
  * which may be none, and the others are still the caller's; EINVAL, and nothing
- * is accepted: `accepted` is NULL, or k is more than the span had, or
- * any and there was no span since the last commit or enqueue. A checking build
- * asserts that no fn is NULL. It wakes as enqueue does.
+ * is accepted: `accepted` is NULL, or k is more than the span had (which has none
+ * after a commit or an enqueue). A checking build asserts that no fn is NULL. It
+ * wakes as enqueue does.
  */
 CQ_API CQ_MUST_CHECK int cq_producer_span(cq_producer_t *p, cq_callback_t **slots, size_t *n);
 CQ_API CQ_MUST_CHECK int cq_producer_commit(cq_producer_t *p, size_t k, size_t *accepted);
