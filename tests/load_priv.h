@@ -60,7 +60,7 @@ struct hosted {
 struct load {
 	enum load_way way;
 	unsigned number;
-	fault_set_t faults;
+	_Atomic fault_set_t faults;	/* load_close ends them while callbacks look */
 	bool quiet, has_crew;
 	bool abrupt;		/* shut down while all goes on */
 	cq_cleanup_config_t config;
