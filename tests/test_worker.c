@@ -626,10 +626,10 @@ Test(worker, what_is_published_while_a_worker_polls_wakes_and_makes_nobody)
 	at_point("worker.polling", publish_full_block, NULL);
 	publish_records(1);
 	AWAIT(ran == 1 + SLOTS);
-	fake_wait_blocked(&park, 1);
 	cr_assert_eq(stats().wakes, 0);
-	cr_assert_eq(stats().failed_sleeps, 0);
 	cr_assert_eq(stats().workers_created, 1);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(stats().failed_sleeps, 0);
 	close_queue();
 }
 
@@ -762,11 +762,11 @@ Test(worker, work_starts_the_idle_time_anew)
 	publish_records(1);
 	AWAIT(ran == 2);
 	fake_wait_blocked(&park, 1);
+	cr_assert_eq(park.deadline, IDLE_NS / 2 + IDLE_NS);
 	fake_advance(&park, IDLE_NS / 2);
 	fake_disturb(&park);
 	fake_wait_blocked(&park, 1);
 	cr_assert_eq(stats().workers_retired, 0);
-	cr_assert_eq(park.deadline, IDLE_NS / 2 + IDLE_NS);
 	close_queue();
 }
 
