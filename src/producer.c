@@ -60,7 +60,6 @@ static void open_block(cq_producer_t *p, cq_block_t *b)
 	/* Program order between this store and the load is one half of the asymmetric
 	   barrier; see cq_producers_stop_at_gate. */
 	cq_ptr_store_relaxed(&p->end, b->callbacks + p->q->slots);
-	CQ_POINT("producer.opened");
 	if (cq_u32_load_relaxed(&p->q->gate) != 0)
 		cq_ptr_store_relaxed(&p->end, NULL);
 }
@@ -238,7 +237,8 @@ static inline bool store(cq_producer_t *p, cq_callback_t *slot, cq_callback_fn *
 	/* Pairs with the acquire of write in claim (gather.c): the slot before what
 	   covers it. Without it a gatherer could copy an old slot. */
 	cq_ptr_store_release(&p->write, slot + 1);
-	CQ_POINT("producer.stored");
+	if (slot != &p->nowhere)
+		CQ_POINT("producer.stored");
 
 	/* Program order between that store and this load is one half of the
 	   asymmetric barrier; see cq_producers_stop_at_gate and gated. */
@@ -252,6 +252,7 @@ static CQ_RARE int enqueue_closely(cq_producer_t *p, cq_callback_t *slot, cq_cal
 	int err;
 
 	if (!is_open(p)) {
+		CQ_POINT("producer.nowhere");
 		cq_ptr_store_relaxed(&p->write, &p->nowhere);
 		if ((err = begin_block(p)) != 0)
 			return err;

@@ -407,7 +407,7 @@ static void all_but_the_first_ran_once(void)
 Test(fork, while_a_callback_has_no_block, .init = make_two)
 {
 	put(p, 1, 2);
-	at_point("producer.stored", hold, NULL);
+	at_point("producer.nowhere", hold, NULL);
 	other = start(put_one, NULL);
 	gate_wait(&stopped);
 	in_child(all_but_the_first_ran_once);

@@ -1034,7 +1034,8 @@ static void step_of_another(const char *where)
 	int kind;
 
 	model_event(where);
-	if (!m.interleaved || depth >= DEPTH_MAX || input_ended() || strncmp(where, "stack.", 6) == 0)
+	if (!m.interleaved || depth >= DEPTH_MAX || input_ended() || strncmp(where, "stack.", 6) == 0 ||
+	    strcmp(where, "producer.nowhere") == 0)
 		return;
 	if (locked() || (kind = point_kind()) < 0 || byte() % 4 != 3)
 		return;
@@ -1072,7 +1073,7 @@ static unsigned slots_of(size_t block_bytes)
 
 static void create(void)
 {
-	static const size_t sizes[] = { 64, 80, 96, 128, 0 };
+	static const size_t sizes[] = { 64, 80, 96, 128, 512 };
 	static unsigned slots[5];
 	unsigned b = byte(), size = byte() % 5;
 
