@@ -65,7 +65,7 @@ static bool claim(struct gathering *g, cq_producer_t *p)
 		if (state_phase(s) != PHASE_OPEN)
 			return true; /* the owner publishes what was in it */
 		from = cq_ptr_load_relaxed(&p->block);
-		/* Pairs with the release in cq_producer_enqueue: the slots below write. */
+		/* Pairs with the releases in store and commit (producer.c): the slots below write. */
 		write = cq_ptr_load_acquire(&p->write);
 		if (from == NULL)
 			return true;

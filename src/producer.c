@@ -147,7 +147,7 @@ void cq_producers_stop_at_gate(cq_cleanup_t *q)
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
 		cq_ptr_store_relaxed(&p->end, NULL);
 	pthread_mutex_unlock(&q->registry);
-	/* Pairs with the store of write and the load of end in cq_producer_enqueue: an
+	/* Pairs with the store of write and the load of end in store and in commit: an
 	   enqueue either looks at the gate and takes its callback back, or its
 	   callback is seen by what follows. */
 	cq_barrier_heavy();
