@@ -59,6 +59,12 @@ struct contestant {
 /* Ends the benchmark: `what` failed, with errno's value `err`. */
 void bench_die(const char *what, int err) __attribute__((noreturn));
 
+/* A flush for those whose workers see each callback at once. */
+static inline void bench_no_flush(void *producer)
+{
+	(void)producer;
+}
+
 /* malloc that does not fail. */
 void *bench_alloc(unsigned long bytes);
 

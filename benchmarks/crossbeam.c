@@ -67,11 +67,6 @@ static int channel_enqueue(void *producer, bench_fn *fn, void *arg)
 	return crossbeam_send(p->q->channel, fn, arg) ? 0 : EPIPE;
 }
 
-static void channel_flush(void *producer)
-{
-	(void)producer; /* workers see each callback at once */
-}
-
 static void channel_finish(void *queue)
 {
 	struct queue *q = queue;
@@ -93,7 +88,7 @@ const struct contestant contestant_crossbeam = {
 	.begin = channel_begin,
 	.end = channel_end,
 	.enqueue = channel_enqueue,
-	.flush = channel_flush,
+	.flush = bench_no_flush,
 	.finish = channel_finish,
 	.run_here = channel_run_here,
 };

@@ -94,11 +94,6 @@ static int pool_enqueue(void *producer, bench_fn *fn, void *arg)
 	return g_thread_pool_push(p->q->pool, c, NULL) ? 0 : EAGAIN;
 }
 
-static void pool_flush(void *producer)
-{
-	(void)producer; /* workers see each callback at once */
-}
-
 static void pool_finish(void *queue)
 {
 	struct queue *q = queue;
@@ -113,6 +108,6 @@ const struct contestant contestant_glib_pool = {
 	.begin = pool_begin,
 	.end = pool_end,
 	.enqueue = pool_enqueue,
-	.flush = pool_flush,
+	.flush = bench_no_flush,
 	.finish = pool_finish,
 };

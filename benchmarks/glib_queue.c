@@ -115,11 +115,6 @@ static int queue_enqueue(void *producer, bench_fn *fn, void *arg)
 	return 0;
 }
 
-static void queue_flush(void *producer)
-{
-	(void)producer; /* workers see each callback at once */
-}
-
 static void queue_finish(void *queue)
 {
 	struct queue *q = queue;
@@ -148,7 +143,7 @@ const struct contestant contestant_glib_queue = {
 	.begin = queue_begin,
 	.end = queue_end,
 	.enqueue = queue_enqueue,
-	.flush = queue_flush,
+	.flush = bench_no_flush,
 	.finish = queue_finish,
 	.run_here = queue_run_here,
 };

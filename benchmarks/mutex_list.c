@@ -120,11 +120,6 @@ static int list_enqueue(void *queue, bench_fn *fn, void *arg)
 	return 0;
 }
 
-static void list_flush(void *q)
-{
-	(void)q; /* workers see each callback at once */
-}
-
 static void list_finish(void *queue)
 {
 	struct list *q = queue;
@@ -152,7 +147,7 @@ const struct contestant contestant_mutex_list = {
 	.begin = list_begin,
 	.end = list_end,
 	.enqueue = list_enqueue,
-	.flush = list_flush,
+	.flush = bench_no_flush,
 	.finish = list_finish,
 	.run_here = list_run_here,
 };

@@ -72,11 +72,6 @@ static int pool_enqueue(void *producer, bench_fn *fn, void *arg)
 	return 0;
 }
 
-static void pool_flush(void *producer)
-{
-	(void)producer; /* workers see each callback at once */
-}
-
 static void pool_finish(void *queue)
 {
 	struct queue *q = queue;
@@ -91,6 +86,6 @@ const struct contestant contestant_rayon = {
 	.begin = pool_begin,
 	.end = pool_end,
 	.enqueue = pool_enqueue,
-	.flush = pool_flush,
+	.flush = bench_no_flush,
 	.finish = pool_finish,
 };

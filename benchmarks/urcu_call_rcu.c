@@ -125,11 +125,6 @@ static int call_rcu_enqueue(void *producer, bench_fn *fn, void *arg)
 	return 0;
 }
 
-static void call_rcu_flush(void *producer)
-{
-	(void)producer; /* workers see each callback at once */
-}
-
 static void call_rcu_finish(void *queue)
 {
 	(void)queue;
@@ -143,6 +138,6 @@ const struct contestant contestant_urcu_call_rcu = {
 	.begin = call_rcu_begin,
 	.end = call_rcu_end,
 	.enqueue = call_rcu_enqueue,
-	.flush = call_rcu_flush,
+	.flush = bench_no_flush,
 	.finish = call_rcu_finish,
 };

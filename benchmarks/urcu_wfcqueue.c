@@ -182,11 +182,6 @@ static int wfcq_enqueue(void *producer, bench_fn *fn, void *arg)
 	return 0;
 }
 
-static void wfcq_flush(void *producer)
-{
-	(void)producer; /* workers see each callback at once */
-}
-
 static void wfcq_finish(void *queue)
 {
 	struct queue *q = queue;
@@ -211,7 +206,7 @@ const struct contestant contestant_urcu_wfcqueue = {
 	.begin = wfcq_begin,
 	.end = wfcq_end,
 	.enqueue = wfcq_enqueue,
-	.flush = wfcq_flush,
+	.flush = bench_no_flush,
 	.finish = wfcq_finish,
 	.run_here = wfcq_run_here,
 };
