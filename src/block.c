@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include <errno.h>
 
-#include "cleanup_priv.h"
+#include "producer.h"
 #include "stack.h"
 
 static cq_block_t *make(cq_cleanup_t *q)
@@ -12,7 +12,8 @@ static cq_block_t *make(cq_cleanup_t *q)
 	if (b == NULL)
 		return NULL;
 	b->node.next = NULL;
-	b->begin = b->end = b->first = b->parity = 0;
+	b->begin = b->end = b->first = 0;
+	b->parity = b->shared = 0;
 	all = cq_ptr_load_relaxed(&q->all);
 	do {
 		b->all_next = all;

@@ -17,6 +17,9 @@
 #define IDLE_NS_DEFAULT UINT64_C(30000000000)
 #define STACK_BYTES_DEFAULT ((size_t)256 << 10)
 
+/* The smallest blocks that may share one function. */
+#define SHARED_BYTES_MIN 1024
+
 static void *default_alloc(void *host, size_t bytes, size_t align)
 {
 	void *memory;
@@ -116,6 +119,8 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config)
 
 	q->slots = (uint32_t)((config->block_bytes - sizeof(cq_block_t)) / sizeof(cq_callback_t));
 	q->block_bytes = sizeof(cq_block_t) + q->slots * sizeof(cq_callback_t);
+	/* Who chooses small blocks wants few callbacks in each. */
+	q->args = config->block_bytes < SHARED_BYTES_MIN ? 0 : 2 * q->slots - 1;
 	q->gate = (cq_barrier_asymmetric() ? 0 : GATE_FENCE) |
 	    ((config->flags & CQ_HANDOVER) != 0 ? GATE_HANDOVER : 0);
 	if ((err = cq_workq_init(&q->full[0].queue)) == 0 &&

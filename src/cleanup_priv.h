@@ -4,10 +4,10 @@
  *
  *   cleanup.c   create, destroy        wake.c     needs_wake, wake, making workers
  *   block.c     blocks, trim           worker.c   taking, running, sleeping
- *   producer.c  enqueue, flush         crew.c     the life of a worker
- *   gather.c    flush_all              threads.c  managed threads
- *   stats.c     statistics             drain.c    drain, shutdown
- *   fork.c      fork
+ *   open.c      a producer's block     crew.c     the life of a worker
+ *   producer.c  enqueue, flush         threads.c  managed threads
+ *   gather.c    flush_all              drain.c    drain, shutdown
+ *   stats.c     statistics             fork.c     fork
  *
  * Locks, in the order in which they may be held together:
  *   drainers.lock, idle.lock  ->  registry  ->  exits.lock
@@ -47,62 +47,17 @@ struct cq_block {
 	 */
 	uint32_t begin, end;
 	uint32_t first;		/* begin, when a worker took the block */
-	uint32_t parity;	/* which full queue and counts; BLOCK_KEPT in fork and trim */
+	uint16_t parity;	/* which full queue and counts; BLOCK_KEPT in fork and trim */
+	uint16_t shared;	/* one function: callbacks[0].fn, then nothing but arguments */
 	cq_callback_t callbacks[];
 };
 
 #define BLOCK_KEPT 2
 
-/*
- * A producer. Its owner writes a callback, then write. A gatherer (one at a time,
- * under the registry lock) claims a prefix of them by a compare-and-swap of
- * `state`; the owner closes the block by another. So each callback leaves by
- * one of the two, and the owner's hot path has no read-modify-write.
- *
- * state = seq | claimed | parity | phase, changed by:
- *   open    owner    VOID   -> OPEN, seq + 1, claimed 0, parity of the epoch
- *   claim   gatherer OPEN   -> OPEN, claimed up to write, or as far as there is memory
- *   retract owner    OPEN   -> OPEN, seq + 1 (a shutdown refused the last callbacks)
- *   close   owner    OPEN   -> CLOSED: what is not claimed is the owner's to publish
- *   leave   owner    CLOSED -> VOID, when that is counted in published[]
- */
-struct cq_producer {
-	/* All that most enqueues touch, beside the slot. */
-	cq_callback_t *write;		/* the next slot; those before it are written.
-					   Release by the owner. &nowhere: no block is open */
-	cq_callback_t *end;		/* while write is below it, an enqueue has nothing to
-					   look after. A shutdown lowers it to NULL */
-	cq_cleanup_t *q;
-	uint64_t state CQ_ALIGNED(8);
-	cq_block_t *block;		/* the open block, or NULL */
-	cq_callback_t nowhere;
-	uint64_t base CQ_ALIGNED(8);	/* callbacks accepted before the open block */
-	uint64_t total;			/* and up to the last close, written before it */
-	uint64_t published[2];		/* callbacks put in full[]; owner only writes */
-	uint64_t reserved_until;	/* the count of accepted callbacks up to which
-					   an enqueue cannot fail. Owner only */
-	cq_node_t *spares;		/* blocks for that. Owner only */
-	uint64_t nspares;
-	cq_callback_t *span;		/* write, when the last span was given. Owner only */
-	cq_producer_t *next, *prev;	/* under the registry lock */
-};
-
-enum { PHASE_VOID, PHASE_OPEN, PHASE_CLOSED, PHASE_MASK = 3 };
-
-#define STATE_PARITY UINT64_C(4)
-#define STATE_CLAIMED_SHIFT 3
-#define STATE_CLAIMED (UINT64_C(0xffff) << STATE_CLAIMED_SHIFT)
-#define STATE_SEQ (UINT64_C(1) << 19) /* one; 45 bits: for ever */
-
-static inline unsigned state_phase(uint64_t s) { return (unsigned)(s & PHASE_MASK); }
-static inline unsigned state_parity(uint64_t s) { return (s & STATE_PARITY) != 0; }
-static inline uint32_t state_claimed(uint64_t s)
+/* The arguments of a block whose function is shared, which begin where others have one. */
+static inline void **block_args(cq_block_t *b)
 {
-	return (uint32_t)((s & STATE_CLAIMED) >> STATE_CLAIMED_SHIFT);
-}
-static inline uint64_t state_with_claimed(uint64_t s, uint32_t n)
-{
-	return (s & ~STATE_CLAIMED) | (uint64_t)n << STATE_CLAIMED_SHIFT;
+	return &b->callbacks[0].arg;
 }
 
 /*
@@ -116,16 +71,6 @@ struct frame {
 	bool poller;			/* in run_some */
 	struct frame *outer;		/* which the thread is inside of as well */
 };
-
-/*
- * How many callbacks the block `b` of p holds. Senseless, and harmless, when they
- * don't belong together or `b` is NULL: `state` tells, when it is read again.
- */
-static inline uint32_t callbacks_in(const cq_block_t *b, const cq_callback_t *write)
-{
-	return (uint32_t)(((uintptr_t)write - (uintptr_t)b - offsetof(cq_block_t, callbacks)) /
-	    sizeof(*write));
-}
 
 /* A worker. Its own thread writes; others read under the registry lock. */
 struct cq_worker {
@@ -172,6 +117,7 @@ struct cq_cleanup {
 	cq_allocator_t allocator;
 	char name[16];
 	uint32_t slots;			/* callbacks per block */
+	uint32_t args;			/* per block that shares its function. 0: none does */
 	size_t block_bytes;
 	uint32_t gate;			/* written at create and by shutdown */
 	uint32_t stop;			/* workers end: STOP_*. Written under the registry lock */
@@ -265,7 +211,7 @@ cq_block_t *cq_block_take(cq_cleanup_t *q);
 void cq_blocks_publish(cq_cleanup_t *q, unsigned parity, cq_block_t *first, cq_block_t *last,
     uint64_t n);
 
-/* producer.c: every enqueue that begins after this looks at the gate, which is raised. */
+/* open.c: every enqueue that begins after this looks at the gate, which is raised. */
 void cq_producers_stop_at_gate(cq_cleanup_t *q);
 
 /* gather.c: with the registry lock held. Publishes, and doesn't wake. */

@@ -14,7 +14,7 @@
 #include <errno.h>
 
 #include "barrier.h"
-#include "cleanup_priv.h"
+#include "producer.h"
 #include "sleepers.h"
 
 /* ------------------------------------------------------------------- waiting */

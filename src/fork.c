@@ -7,7 +7,7 @@
  */
 #include <errno.h>
 
-#include "cleanup_priv.h"
+#include "producer.h"
 #include "stack.h"
 
 void cq_cleanup_fork_prepare(cq_cleanup_t *q)
@@ -48,12 +48,13 @@ static uint64_t settle_open(const cq_cleanup_t *q, cq_producer_t *p, uint64_t s)
 {
 	/* A retract that will find its callback claimed; or, after the last
 	   gathering, one that will find that it is not. */
-	uint32_t n = callbacks_in(p->block, p->write);
+	bool shared = state_shared(s);
+	uint32_t n = callbacks_in(p->block, shared, p->write);
 
 	if (q->sealed || n < state_claimed(s))
 		n = state_claimed(s);
-	p->write = p->block->callbacks + n;
-	if (n != q->slots)
+	p->write = slot_of(p->block, shared, n);
+	if (!is_full(p))
 		return s;
 	/* The block is full, and was about to be closed. */
 	p->total = p->base + n;
@@ -72,12 +73,14 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p, struct sums *sums
 	if (state_phase(s) == PHASE_OPEN)
 		s = settle_open(q, p, s);
 	if (state_phase(s) == PHASE_OPEN) {
-		uint32_t n = callbacks_in(b, p->write);
+		uint32_t n = callbacks_in(b, state_shared(s), p->write);
 
 		if (discards(q))
 			p->state = s = state_with_claimed(s, n);
+		p->mark = full_end(q, b);
 		/* A shutdown in the parent may have closed the gate and lowered no end yet. */
-		p->end = q->gate != 0 ? NULL : b->callbacks + q->slots;
+		p->end = q->gate != 0 ? NULL : p->mark;
+		p->fn = state_shared(s) ? b->callbacks[0].fn : NOT_SHARED;
 		b->parity = BLOCK_KEPT;
 		sums->open += n - state_claimed(s);
 		sums->queued += p->base + n;
@@ -85,9 +88,10 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p, struct sums *sums
 		sums->queued += p->total;
 		if (state_phase(s) == PHASE_CLOSED && b != NULL) {
 			b->begin = state_claimed(s);
-			b->end = callbacks_in(b, p->write);
+			b->end = callbacks_in(b, state_shared(s), p->write);
 		}
-		p->state = s & ~(uint64_t)(PHASE_MASK | STATE_CLAIMED);
+		p->state = s & ~(PHASE_MASK | STATE_SHARED | STATE_CLAIMED);
+		p->fn = NOT_SHARED;
 		p->block = NULL;
 		p->write = &p->nowhere;
 		p->end = NULL;

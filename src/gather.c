@@ -7,7 +7,7 @@
  */
 #include <errno.h>
 
-#include "cleanup_priv.h"
+#include "producer.h"
 
 /* The blocks that the callbacks move into. */
 struct gathering {
@@ -27,7 +27,8 @@ static cq_block_t *room(struct gathering *g)
 	b = cq_block_get(g->q);
 	if (b == NULL)
 		return NULL;
-	b->parity = g->parity;
+	b->parity = (uint16_t)g->parity;
+	b->shared = false;
 	cq_ptr_store_relaxed(&b->node.next, g->first != NULL ? &g->first->node : NULL);
 	if (g->last == NULL)
 		g->last = b;
@@ -36,18 +37,24 @@ static cq_block_t *room(struct gathering *g)
 	return b;
 }
 
-/* Copies as many of from[0 .. n) as fit; they count when the caller moves to->end. */
-static uint32_t copy(struct gathering *g, cq_block_t *to, cq_callback_t *from, uint32_t n)
+/* One callback. Atomic, since the owner may be writing the next use of the slot. */
+static cq_callback_t look_at(cq_block_t *from, bool shared, uint32_t i)
 {
-	uint32_t fit = (uint32_t)min_u64(n, g->q->slots - to->end);
+	if (shared)
+		return (cq_callback_t){ cq_ptr_load_relaxed(&from->callbacks[0].fn),
+			cq_ptr_load_relaxed(block_args(from) + i) };
+	return (cq_callback_t){ cq_ptr_load_relaxed(&from->callbacks[i].fn),
+		cq_ptr_load_relaxed(&from->callbacks[i].arg) };
+}
 
-	for (uint32_t i = 0; i < fit; i++) {
-		cq_callback_t *slot = &to->callbacks[to->end + i];
+/* Copies as many of [begin, end) as fit; they count when the caller moves to->end. */
+static uint32_t copy(struct gathering *g, cq_block_t *to, cq_block_t *from, bool shared,
+    uint32_t begin, uint32_t end)
+{
+	uint32_t fit = (uint32_t)min_u64(end - begin, g->q->slots - to->end);
 
-		/* Atomic, since the owner may be writing the next use of the slot. */
-		slot->fn = cq_ptr_load_relaxed(&from[i].fn);
-		slot->arg = cq_ptr_load_relaxed(&from[i].arg);
-	}
+	for (uint32_t i = 0; i < fit; i++)
+		to->callbacks[to->end + i] = look_at(from, shared, begin + i);
 	return fit;
 }
 
@@ -59,23 +66,24 @@ static bool claim(struct gathering *g, cq_producer_t *p)
 		   this seq or newer, and if newer the swap fails. */
 		uint64_t s = cq_u64_load_acquire(&p->state);
 		uint32_t claimed = state_claimed(s), n, moved;
-		cq_callback_t *write;
+		bool shared = state_shared(s);
+		void *write;
 		cq_block_t *from, *to;
 
 		if (state_phase(s) != PHASE_OPEN)
 			return true; /* the owner publishes what was in it */
 		from = cq_ptr_load_relaxed(&p->block);
-		/* Pairs with the releases in store and commit (producer.c): the slots below write. */
+		/* Pairs with the release in show (producer.c): the slots below write. */
 		write = cq_ptr_load_acquire(&p->write);
 		if (from == NULL)
 			return true;
-		n = callbacks_in(from, write);
+		n = callbacks_in(from, shared, write);
 		/* More than there are slots: this block has been closed meanwhile. */
-		if (n <= claimed || n > g->q->slots)
+		if (n <= claimed || n > (shared ? g->q->args : g->q->slots))
 			return true;
 		if ((to = room(g)) == NULL)
 			return false;
-		moved = copy(g, to, from->callbacks + claimed, n - claimed);
+		moved = copy(g, to, from, shared, claimed, n);
 		CQ_POINT("gather.copied");
 		/* Pairs with the acquire in close_block: the slots were read before
 		   the owner may write them again. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "cleanup_priv.h"
+#include "producer.h"
 
 /*
  * The callbacks that p has accepted. Exact at some instant: retried only when
@@ -16,7 +16,7 @@ static uint64_t accepted(const cq_producer_t *p)
 			/* What is claimed is accepted, though a retract may be about
 			   to find that out (gated, producer.c). */
 			n = cq_u64_load_relaxed(&p->base) +
-			    max_u32(callbacks_in(cq_ptr_load_relaxed(&p->block),
+			    max_u32(callbacks_in(cq_ptr_load_relaxed(&p->block), state_shared(s),
 				cq_ptr_load_relaxed(&p->write)), state_claimed(s));
 		else
 			n = cq_u64_load_relaxed(&p->total);

@@ -44,8 +44,8 @@ bool cq_block_next(cq_block_t *b, cq_callback_fn **fn, void **arg)
 
 	if (i == b->end)
 		return false;
-	*fn = b->callbacks[i].fn;
-	*arg = b->callbacks[i].arg;
+	*fn = b->callbacks[b->shared ? 0 : i].fn;
+	*arg = b->shared ? block_args(b)[i] : b->callbacks[i].arg;
 	/* Before the call: a forked child must not run again what has begun. */
 	cq_u32_store_relaxed(&b->begin, i + 1);
 	return true;

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cleanup_priv.h"
+#include "producer.h"
 #include "support.h"
 
 TestSuite(cleanup, .timeout = 60);

@@ -6,7 +6,7 @@
 #include <criterion/criterion.h>
 
 #include "barrier.h"
-#include "cleanup_priv.h"
+#include "producer.h"
 #include "support.h"
 
 TestSuite(cost, .timeout = 60);
@@ -63,29 +63,45 @@ static void finish(void)
 
 /* ------------------------------------------------------------------- enqueue */
 
-/* One that neither begins a block nor fills one. */
-static void count_an_enqueue(void)
+/* One that neither begins a block nor fills one, nor fetches lines. */
+static bool count_an_enqueue(void)
 {
+	bool mark = (char *)p->write + (is_shared(p) ? 1 : 2) * sizeof(void *) >= p->mark;
+
 	count_anew();
 	put(1);
 	cr_assert_eq(locks, 0);
 	cr_assert_eq(ckpr_counts.updates, 0);
-	cr_assert_eq(ckpr_counts.stores, 3, "fn, arg, and the count");
+	if (!mark)
+		cr_assert_eq(ckpr_counts.stores, is_shared(p) ? 2 : 3, "arg, the count, and fn");
+	return !mark;
 }
 
-Test(cost, enqueue_is_two_stores_and_a_count)
+static void count_a_block(bool shared)
 {
 	/* Without membarrier the gate is up: a full fence, and three looks at it. */
-	unsigned gated = cq_barrier_asymmetric() ? 0 : 1;
+	unsigned gated = cq_barrier_asymmetric() ? 0 : 1, marks = 0;
 
-	make_with((cq_cleanup_config_t){ 0 });
 	put(1);
-	for (unsigned i = 2; i < q->slots; i++) {
-		count_an_enqueue();
+	cr_assert_eq(is_shared(p), shared);
+	for (unsigned n = shared ? q->args : q->slots, i = 2; i < n; i++) {
+		if (!count_an_enqueue()) {
+			marks++;
+			continue;
+		}
 		cr_assert_eq(ckpr_counts.fences, 1 + gated, "the release of the count");
 		cr_assert_eq(ckpr_counts.full_fences, gated);
 		cr_assert_eq(ckpr_counts.loads, 1 + 3 * gated, "the end");
 	}
+	cr_assert_lt(marks, q->block_bytes / 1024);
+	put(1);
+}
+
+Test(cost, enqueue_is_two_stores_and_a_count)
+{
+	make_with((cq_cleanup_config_t){ 0 });
+	count_a_block(false);
+	count_a_block(true);
 	finish();
 }
 

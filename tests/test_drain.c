@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <sched.h>
 
-#include "cleanup_priv.h"
+#include "producer.h"
 #include "support.h"
 
 TestSuite(drain, .timeout = 60);

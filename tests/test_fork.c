@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cleanup_priv.h"
+#include "producer.h"
 #include "support.h"
 
 TestSuite(fork, .timeout = 60);
@@ -334,7 +334,7 @@ static unsigned its;
 static void all_ran_once(void)
 {
 	/* A full block that stayed open would be written beyond its end. */
-	CHECK(others->block == NULL || callbacks_in(others->block, others->write) < SLOTS);
+	CHECK(others->block == NULL || written(others) < SLOTS);
 	cq_producer_detach(others);
 	end_queue();
 	CHECK(each_once(0, its + 2) && runs == its + 2);

@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <signal.h>
 
-#include "cleanup_priv.h"
+#include "producer.h"
 #include "support.h"
 
 TestSuite(producer, .timeout = 60);
@@ -243,7 +243,7 @@ Test(producer, flush_all_moves_partial_blocks_into_as_few_as_hold_them, .init = 
 		full = cq_cleanup_units(q);
 		for (unsigned i = 0; i < PRODUCERS; i++)
 			if (state_phase(all[i]->state) == PHASE_OPEN)
-				open += callbacks_in(all[i]->block, all[i]->write) -
+				open += written(all[i]) -
 				    state_claimed(all[i]->state);
 		cr_assert_eq(cq_cleanup_flush_all(q), 0);
 		cr_assert_eq(cq_cleanup_units(q) - full, (open + SLOTS - 1) / SLOTS);
@@ -477,7 +477,7 @@ Test(producer, a_checking_build_asserts_that_no_callback_of_a_span_is_null, .ini
 	size_t accepted;
 
 	fill(span_of(SLOTS), 0, 2);
-	p->write[1].fn = NULL;
+	p->span[1].fn = NULL;
 	cr_assert_eq(cq_producer_commit(p, 2, &accepted), 0);
 }
 #endif
