@@ -21,6 +21,7 @@ static const struct {
 } known[] = {
 	{ &contestant_seed, "seed", NULL },
 	{ &contestant_cq, "cq", NULL },
+	{ &contestant_cq_bind, "cq_bind", NULL },
 	{ &contestant_mutex_list, "mutex_list", NULL },
 	{ &contestant_mutex_blocks, "mutex_blocks", NULL },
 	{ &contestant_moodycamel, "moodycamel", "g++ libconcurrentqueue-dev" },

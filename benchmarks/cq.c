@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* libcq's cleanup queue, with its defaults but for the cap and no retiring. */
+/*
+ * libcq's cleanup queue, with its defaults but for the cap and no retiring; and with
+ * CQ_BIND, where there are as many workers as processors.
+ */
 #include <cq/cq.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -10,6 +13,21 @@ static void check(int err, const char *what)
 {
 	if (err != 0)
 		bench_die(what, err);
+}
+
+static void *cq_bind_create(unsigned workers)
+{
+	cq_cleanup_config_t config = { .flags = CQ_BIND, .idle_ns = CQ_FOREVER };
+	cq_cleanup_stats_t stats;
+	cq_cleanup_t *q;
+
+	if (cq_cleanup_create(&config, &q) != 0)
+		return NULL;
+	cq_cleanup_stats(q, &stats);
+	if (stats.max_workers == workers)
+		return q;
+	check(cq_cleanup_destroy(q), "cq_cleanup_destroy");
+	return NULL;
 }
 
 static void *cq_create(unsigned workers)
@@ -91,17 +109,12 @@ static void cq_trim(void *q)
 	check(cq_cleanup_trim(q, NULL), "cq_cleanup_trim");
 }
 
-const struct contestant contestant_cq = {
-	.name = "cq",
-	.create = cq_create,
-	.destroy = cq_destroy,
-	.begin = cq_begin,
-	.end = cq_end,
-	.enqueue = cq_enqueue,
-	.flush = cq_flush,
-	.finish = cq_finish,
-	.run_here = cq_run_here,
-	.reserve = cq_reserve,
-	.commit = cq_commit,
-	.trim = cq_trim,
+#define REST									\
+	.destroy = cq_destroy, .begin = cq_begin, .end = cq_end, .enqueue = cq_enqueue,	\
+	.flush = cq_flush, .finish = cq_finish, .run_here = cq_run_here,		\
+	.reserve = cq_reserve, .commit = cq_commit, .trim = cq_trim
+
+const struct contestant contestant_cq = { .name = "cq", .create = cq_create, REST };
+const struct contestant contestant_cq_bind = {
+	.name = "cq_bind", .create = cq_bind_create, REST
 };

@@ -18,7 +18,7 @@ void cq_leave(cq_cleanup_t *q)
 {
 	const cq_park_ops_t *park = park_of(q);
 	uint32_t n = UINT32_MAX;
-	cq_sleeper_t *taken = cq_sleepers_take(&q->exits, &n);
+	cq_sleeper_t *taken = cq_sleepers_take(&q->exits, &n, CQ_NO_PLACE);
 
 	pthread_mutex_unlock(&q->registry);
 	cq_sleepers_unpark(park, taken);
@@ -52,6 +52,14 @@ cq_worker_t *cq_worker_new(cq_cleanup_t *q, void *host, int *err)
 	return w;
 }
 
+/* CQ_BIND: a place for a new worker, asked for by who is `here`. */
+void cq_worker_place(cq_worker_t *w, uint32_t here, bool near)
+{
+	pthread_mutex_lock(&w->q->registry);
+	w->sleeper.place = cq_places_take(&w->q->places, here, near);
+	pthread_mutex_unlock(&w->q->registry);
+}
+
 /* Ends a worker's record. Afterwards the queue may be gone. */
 void cq_worker_gone(cq_worker_t *w)
 {
@@ -68,6 +76,7 @@ void cq_worker_gone(cq_worker_t *w)
 	q->executed[1] += w->executed[1];
 	q->useless_wakes += w->useless_wakes;
 	q->failed_sleeps += w->failed_sleeps;
+	cq_places_put(&q->places, w->sleeper.place);
 	cq_free(q, w, sizeof(*w));
 	cq_u32_store_relaxed(&q->nworkers, q->nworkers - 1);
 	cq_leave(q);
@@ -158,7 +167,7 @@ static void step_down(cq_worker_t *w)
 	leave_crew(w);
 	if (hands_over(q))
 		cq_take_partial_blocks(q);
-	cq_wake_unless_polled(q);
+	cq_wake_unless_polled(q, false);
 	cq_worker_gone(w);
 }
 
@@ -190,6 +199,7 @@ void cq_worker_main(void *arg)
 {
 	cq_worker_t *w = arg;
 
+	cq_place_bind(w->sleeper.place);
 	cq_worker_arrive(w->q);
 	live(w);
 }

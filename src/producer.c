@@ -36,7 +36,7 @@ static CQ_RARE int enqueue_closely(cq_producer_t *p, void *slot, cq_callback_fn 
 static void end_sharing(cq_producer_t *p)
 {
 	p->sole = NOT_SHARED;
-	cq_close_block(p);
+	cq_close_block(p, false);
 }
 
 /* The callback takes a slot for itself and its function. Not inline, to keep jumps
@@ -134,7 +134,7 @@ int cq_producer_reserve(cq_producer_t *p, size_t n)
 	return err;
 }
 
-int cq_producer_flush(cq_producer_t *p)
+int cq_flush(cq_producer_t *p, bool near)
 {
 	uint64_t so_far = accepted_by(p);
 
@@ -144,7 +144,12 @@ int cq_producer_flush(cq_producer_t *p)
 	if (p->reserved_until > so_far && cq_ensure_spares(p, p->reserved_until - so_far, 0) != 0)
 		return ENOMEM;
 	p->fills = false;
-	return cq_close_block(p);
+	return cq_close_block(p, near);
+}
+
+int cq_producer_flush(cq_producer_t *p)
+{
+	return cq_flush(p, true);
 }
 
 /* -------------------------------------------------------- attach and detach */
@@ -181,7 +186,7 @@ void cq_producer_detach(cq_producer_t *p)
 		return;
 	q = p->q;
 	if (is_open(p))
-		cq_close_block(p);
+		cq_close_block(p, true);
 	cq_give_spares_back(p, 0);
 
 	pthread_mutex_lock(&q->registry);

@@ -45,6 +45,7 @@ static void sum(cq_cleanup_t *q, cq_cleanup_stats_t *out)
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
 		out->queued += accepted(p);
 	out->handed_back = q->handed_back;
+	out->wakes = cq_u64_load_relaxed(&q->idle.woken);
 	out->useless_wakes += q->useless_wakes;
 	out->failed_sleeps += q->failed_sleeps;
 	out->flushes = q->flushes;
@@ -81,7 +82,6 @@ void cq_cleanup_stats(cq_cleanup_t *q, cq_cleanup_stats_t *out)
 	out->blocks_waiting = cq_blocks_waiting(q);
 	out->blocks_made = cq_u64_load_relaxed(&q->blocks_made);
 	out->block_bytes = q->block_bytes;
-	out->wakes = cq_u64_load_relaxed(&q->wakes);
 	out->workers_created = cq_u64_load_relaxed(&q->created);
 	out->workers_retired = cq_u64_load_relaxed(&q->retired);
 	out->workers_failed = cq_u64_load_relaxed(&q->failed);

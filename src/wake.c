@@ -73,8 +73,14 @@ uint64_t cq_cleanup_units(cq_cleanup_t *q)
 	return cq_blocks_waiting(q);
 }
 
+/* Whom a wake is to prefer: workers bound to where the caller is, or any. */
+struct waker {
+	uint32_t here;
+	bool near;
+};
+
 /* Makes one worker, which is counted as live and coming already. */
-static int spawn(cq_cleanup_t *q)
+static int spawn(cq_cleanup_t *q, const struct waker *waker)
 {
 	int err;
 	cq_worker_t *w = cq_worker_new(q, NULL, &err);
@@ -82,6 +88,8 @@ static int spawn(cq_cleanup_t *q)
 	if (w == NULL)
 		return err;
 	w->made = true;
+	if (q->places.n != 0)
+		cq_worker_place(w, waker->here, waker->near);
 	err = q->config.spawn(q->config.host, cq_worker_main, w);
 	if (err != 0)
 		cq_worker_gone(w);
@@ -93,7 +101,7 @@ static int spawn(cq_cleanup_t *q)
  * holds. Returns how many claims it used. A failure is remembered: the work
  * stays, and the next wake tries again.
  */
-static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, int *err)
+static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, const struct waker *waker, int *err)
 {
 	uint64_t crew = cq_u64_load_relaxed(&q->crew);
 	uint32_t made;
@@ -107,7 +115,7 @@ static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, int *err)
 	/* Now one lives, as far as stalled() can tell. */
 	cq_u32_store_relaxed(&q->spawn_failed, 0);
 
-	for (made = 0; made < n && (*err = spawn(q)) == 0; made++)
+	for (made = 0; made < n && (*err = spawn(q, waker)) == 0; made++)
 		cq_u64_add_relaxed(&q->created, 1);
 	cq_note_peak(q, crew_live(crew) + made);
 	if (*err != 0) {
@@ -120,16 +128,20 @@ static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, int *err)
 }
 
 /* Uses claims on sleepers, then on new workers. Returns how many it could not use. */
-static uint32_t use_claims(cq_cleanup_t *q, uint32_t claims, uint32_t asleep, int *err)
+static uint32_t use_claims(cq_cleanup_t *q, uint32_t claims, uint32_t asleep,
+    const struct waker *waker, int *err)
 {
-	uint32_t used = cq_sleepers_wake(&q->idle, claims);
+	uint32_t used = 0;
 
-	if (used != 0)
-		cq_u64_add_relaxed(&q->wakes, used);
+	/* Once for each place: the first time that someone leaves work there. */
+	if (waker->near && cq_places_free(&q->places, waker->here))
+		used = spawn_some(q, 1, waker, err);
+	used += cq_sleepers_wake_at(&q->idle, claims - used,
+	    waker->near ? waker->here : CQ_NO_PLACE);
 	/* Sleepers that were counted, and are not there, have found work or timed
 	   out: look again, before workers are made in their place. */
 	if (used < claims && used >= min_u64(claims, asleep))
-		used += spawn_some(q, claims - used, err);
+		used += spawn_some(q, claims - used, waker, err);
 	return claims - used;
 }
 
@@ -146,7 +158,7 @@ static int give_up(cq_cleanup_t *q)
 	return EAGAIN;
 }
 
-int cq_cleanup_wake(cq_cleanup_t *q)
+static int wake(cq_cleanup_t *q, const struct waker *waker)
 {
 	int err = 0;
 
@@ -168,7 +180,7 @@ int cq_cleanup_wake(cq_cleanup_t *q)
 		crew = cq_u64_load_relaxed(&q->crew);
 		if (units <= crew_coming(crew) || cq_u32_load_relaxed(&q->stop) != 0)
 			return 0;
-		asleep = cq_sleepers_asleep(&q->idle);
+		asleep = cq_u32_load_relaxed(&q->idle.asleep); /* the fence is above */
 		claims = (uint32_t)min_u64(units - crew_coming(crew),
 		    (uint64_t)asleep + (err == 0 ? room(q, crew) : 0));
 		if (claims == 0) /* else all are awake and look again before they sleep */
@@ -177,7 +189,7 @@ int cq_cleanup_wake(cq_cleanup_t *q)
 			continue;
 		CQ_POINT("wake.claimed");
 
-		claims = use_claims(q, claims, asleep, &err);
+		claims = use_claims(q, claims, asleep, waker, &err);
 		if (claims == 0)
 			return 0;
 		/* Sleepers timed out, others made workers meanwhile, or none could be
@@ -187,7 +199,19 @@ int cq_cleanup_wake(cq_cleanup_t *q)
 	}
 }
 
-int cq_wake_unless_polled(cq_cleanup_t *q)
+static int wake_by(cq_cleanup_t *q, bool near)
 {
-	return (q->config.flags & CQ_POLLED) == 0 ? cq_cleanup_wake(q) : 0;
+	bool places = q->places.n != 0;
+
+	return wake(q, &(struct waker){ places ? cq_place_here() : CQ_NO_PLACE, near && places });
+}
+
+int cq_cleanup_wake(cq_cleanup_t *q)
+{
+	return wake_by(q, false);
+}
+
+int cq_wake_unless_polled(cq_cleanup_t *q, bool near)
+{
+	return (q->config.flags & CQ_POLLED) == 0 ? wake_by(q, near) : 0;
 }

@@ -155,7 +155,8 @@ enum {
 				   (while there is memory for it, and not stalled), when
 				   they have polled: spin_ns */
 	CQ_ATFORK = 4,		/* calls the three fork functions by pthread_atfork */
-	CQ_FORK_DISCARD = 8	/* a forked child drops what was queued, instead of keeping it */
+	CQ_FORK_DISCARD = 8,	/* a forked child drops what was queued, instead of keeping it */
+	CQ_BIND = 16		/* each worker is bound to a processor of its own: see max_workers */
 };
 
 /*
@@ -163,7 +164,13 @@ enum {
  *
  * max_workers  The cap, 1 .. CQ_MAX_WORKERS. 0: max(processors / 4, 1). In a
  *              CQ_POLLED queue without `spawn` there is no cap, as the queue
- *              makes no worker.
+ *              makes no worker. With CQ_BIND it must be 0 (and `spawn` NULL, and not
+ *              CQ_POLLED), and the cap is the number of processors that the thread
+ *              which creates the queue may use. A flush then wakes the worker that
+ *              is bound to its own processor (and makes one there at the first
+ *              time), which is awake several times faster than one elsewhere if the
+ *              flusher sleeps soon, and waits for its time slice if not. Threads and
+ *              processes that a callback makes inherit the binding.
  * block_bytes  A block's size, CQ_BLOCK_BYTES_MIN .. MAX, rounded down to whole
  *              callbacks. 0: 4096, which holds 254 on 64-bit machines. Larger
  *              blocks cost fewer hand-overs; smaller ones spread the same
@@ -205,7 +212,8 @@ typedef struct cq_cleanup_config {
 /*
  * Makes a queue, without workers. EINVAL, and nothing was allocated: a field is
  * outside its limits, a function is missing from a table, or `out` is NULL; EINVAL
- * too when the allocator's memory is misaligned. ENOMEM; what pthread_mutex_init says.
+ * too when the allocator's memory is misaligned. ENOTSUP: CQ_BIND where the library
+ * can't bind threads. ENOMEM; what pthread_mutex_init says.
  */
 CQ_API CQ_MUST_CHECK int cq_cleanup_create(const cq_cleanup_config_t *config,
     cq_cleanup_t **out);
@@ -446,7 +454,7 @@ typedef struct cq_cleanup_stats {
 	uint64_t blocks_waiting;	/* published and not taken */
 	uint64_t blocks_made;		/* allocated and not trimmed */
 	uint64_t block_bytes;		/* the memory of one */
-	uint64_t wakes;			/* sleepers woken */
+	uint64_t wakes;			/* sleepers woken, also by a shutdown */
 	uint64_t useless_wakes;		/* of those: found no work */
 	uint64_t failed_sleeps;		/* found work at the second look */
 	uint64_t flushes;		/* flush_all calls that moved something */

@@ -295,7 +295,7 @@ static void some_unpark(void *host, cq_parker_t *parker)
 			EXPECT(units() > m.coming, "a worker is woken without work for it");
 		m.asleep--;
 		m.coming++;
-		m.wakes += m.stopped == FALSE;
+		m.wakes++;
 	}
 	note("unpark");
 	CALL(cq_parker_grant)(parker);
