@@ -4,9 +4,10 @@
 #include <errno.h>
 #include <stddef.h>
 
-#include "ordering.h"
+#include "producer.h"
 
 struct job jobs[JOBS];
+int others_from = JOBS;
 int first_waits_for = 2;
 cq_cleanup_t *q;
 cq_producer_t *producers[2];
@@ -73,10 +74,8 @@ void start_held(void)
 
 /* --------------------------------------------------------------------- jobs */
 
-static void run_job(void *arg)
+static void run(struct job *j)
 {
-	struct job *j = arg;
-
 	CHECK(j->payload == (int)(j - jobs) + 1);
 	CHECK(j->ran == 0);
 	j->ran = 1;
@@ -90,12 +89,29 @@ static void run_job(void *arg)
 	}
 }
 
+static void run_job(void *arg)
+{
+	CHECK((struct job *)arg < &jobs[others_from]);
+	run(arg);
+}
+
+static void run_other_job(void *arg)
+{
+	CHECK((struct job *)arg >= &jobs[others_from]);
+	run(arg);
+}
+
+static cq_callback_fn *function_of(int i)
+{
+	return i < others_from ? run_job : run_other_job;
+}
+
 static void give_back(void *ctx, cq_callback_fn *fn, void *arg)
 {
 	struct job *j = arg;
 
 	(void)ctx;
-	CHECK(fn == run_job);
+	CHECK(fn == function_of((int)(j - jobs)));
 	CHECK(j->payload == (int)(j - jobs) + 1);
 	CHECK(j->given_back == 0);
 	j->given_back = 1;
@@ -106,7 +122,7 @@ int enqueue(cq_producer_t *p, int i)
 	int err;
 
 	jobs[i].payload = i + 1;
-	err = cq_producer_enqueue(p, run_job, &jobs[i]);
+	err = cq_producer_enqueue(p, function_of(i), &jobs[i]);
 	CHECK(err == 0 || err == ESHUTDOWN);
 	jobs[i].accepted = err == 0;
 	return err;
@@ -130,7 +146,7 @@ void span_some(cq_producer_t *p, int first, int n)
 	for (int i = first; i < first + n; i++, slots++) {
 		jobs[i].payload = i + 1;
 		/* Atomic: a gatherer may read the slot's last use, and throw it away. */
-		cq_ptr_store_relaxed(&slots->fn, run_job);
+		cq_ptr_store_relaxed(&slots->fn, function_of(i));
 		cq_ptr_store_relaxed(&slots->arg, &jobs[i]);
 	}
 	err = cq_producer_commit(p, (size_t)n, &accepted);
@@ -164,7 +180,8 @@ void begin(unsigned how, uint32_t max_workers, int n)
 	cq_cleanup_config_t config = {
 		.flags = how & (CQ_POLLED | CQ_HANDOVER),
 		.max_workers = max_workers,
-		.block_bytes = CQ_BLOCK_BYTES_MIN,
+		.block_bytes = (how & TWO_LINES) != 0 ?
+		    CQ_BLOCK_BYTES_MIN + 2 * sizeof(cq_callback_t) : CQ_BLOCK_BYTES_MIN,
 		.idle_ns = (how & RETIRING) != 0 ? 1 : CQ_FOREVER,
 		.spin_ns = (how & POLLING) != 0 ? 1 : CQ_NO_SPIN,
 		.spawn = (how & HOSTED) != 0 ? make_worker : NULL
@@ -172,6 +189,8 @@ void begin(unsigned how, uint32_t max_workers, int n)
 
 	made_how = how;
 	CHECK(cq_cleanup_create(&config, &q) == 0);
+	if ((how & SHARING) != 0) /* so small a block doesn't otherwise */
+		q->args = 2 * q->slots - 1;
 	for (int i = 0; i < n; i++)
 		CHECK(cq_producer_attach(q, &producers[i]) == 0);
 }

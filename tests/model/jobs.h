@@ -22,6 +22,8 @@ struct job {
 enum { JOBS = 8, ONE_BLOCK = 2 /* callbacks, with the smallest blocks */ };
 
 extern struct job jobs[JOBS];
+extern int others_from;		/* jobs from this one on have a function of their own: JOBS,
+				   unless the scenario says otherwise */
 extern int first_waits_for;	/* 2, unless the scenario says otherwise */
 extern cq_cleanup_t *q;
 extern cq_producer_t *producers[2];	/* attached by begin */
@@ -37,10 +39,12 @@ enum {
 	AWAITED = 1 << 12,		/* wait_for_jobs is used */
 	FIRST_FAILS = 1 << 14 | HOSTED,	/* to make the first worker fails */
 	POLLING = 1 << 15,		/* a worker looks once more before it sleeps */
+	SHARING = 1 << 16,		/* blocks may share their function */
+	TWO_LINES = 1 << 17,		/* blocks of four callbacks, on two cache lines */
 	FIRST_WAITS = 1 << 13		/* the first job returns when first_waits_for have run */
 };
 
-/* Makes the queue, with the smallest blocks, and attaches `n` producers. */
+/* Makes the queue, with the smallest blocks (but for TWO_LINES), and attaches `n` producers. */
 void begin(unsigned how, uint32_t max_workers, int n);
 
 /* Enqueues jobs[i], and returns what that returned. */

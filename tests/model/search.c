@@ -363,7 +363,7 @@ static void usage(void)
 }
 
 static const struct scenario *const all[] = {
-	workq_scenarios, sleepers_scenarios, cleanup_scenarios, workers_scenarios,
+	workq_scenarios, sleepers_scenarios, cleanup_scenarios, shared_scenarios, workers_scenarios,
 	shutdown_scenarios
 };
 
