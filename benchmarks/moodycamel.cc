@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * moodycamel::BlockingConcurrentQueue, with a token per producer and per worker:
- * one callback at a time, and 254 at a time. Its semaphore spins for a while
+ * one callback at a time, and 507 at a time. Its semaphore spins for a while
  * before a worker sleeps; that is its default, and left alone.
  */
 #include <concurrentqueue/blockingconcurrentqueue.h>
@@ -195,5 +195,5 @@ template <unsigned BATCH> constexpr contestant make(const char *name)
 extern "C" {
 extern const contestant contestant_moodycamel, contestant_moodycamel_bulk;
 constexpr contestant contestant_moodycamel = make<1>("moodycamel");
-constexpr contestant contestant_moodycamel_bulk = make<254>("moodycamel_bulk");
+constexpr contestant contestant_moodycamel_bulk = make<507>("moodycamel_bulk");
 }

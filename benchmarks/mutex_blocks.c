@@ -10,7 +10,7 @@
 
 #include "contestant.h"
 
-enum { BLOCK_CALLBACKS = 254 }; /* as many as libcq's by default */
+enum { BLOCK_CALLBACKS = 507 }; /* as many as in a block of libcq for one function */
 
 struct block {
 	struct block *next;
