@@ -9,6 +9,6 @@ bool cq_barrier_asymmetric(void)
 
 void cq_barrier_heavy(void)
 {
-	/* Pairs with the fence in the hot side (gated, producer.c). */
+	/* Pairs with the fence in the hot side (gated, open.c). */
 	cq_fence_full();
 }

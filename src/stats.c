@@ -14,7 +14,7 @@ static uint64_t accepted(const cq_producer_t *p)
 
 		if (state_phase(s) == PHASE_OPEN)
 			/* What is claimed is accepted, though a retract may be about
-			   to find that out (gated, producer.c). */
+			   to find that out (gated, open.c). */
 			n = cq_u64_load_relaxed(&p->base) +
 			    max_u32(callbacks_in(cq_ptr_load_relaxed(&p->block), state_shared(s),
 				cq_ptr_load_relaxed(&p->write)), state_claimed(s));

@@ -128,7 +128,7 @@ static cq_block_t *take(cq_worker_t *w)
 void cq_take_partial_blocks(cq_cleanup_t *q)
 {
 	/* Pairs with the store of write and the loads in wants_partial_block
-	   (producer.c): either that producer saw this worker idle and flushed, or
+	   (open.c): either that producer saw this worker idle and flushed, or
 	   its callback is seen here. */
 	cq_barrier_heavy();
 	pthread_mutex_lock(&q->registry);
