@@ -521,7 +521,7 @@ absent:	if
 	goto absent
 }
 
-/* ------------------------------------------------- producers: src/producer.c */
+/* ------------------------------------- producers: src/producer.c, src/open.c */
 
 inline publish()
 {

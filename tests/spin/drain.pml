@@ -89,7 +89,7 @@ inline wake_drainers()
 	}
 }
 
-/* -------------------------------------------------- producers: src/producer.c */
+/* ------------------------------------------------------ producers: src/open.c */
 
 inline open_block()
 {
