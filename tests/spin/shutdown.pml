@@ -78,7 +78,7 @@ inline run_one(c)
 
 /* ----------------------------------------------------------------- producer */
 
-inline begin_block()
+inline open_block()
 {
 	get_block(b);
 	n = 0;
@@ -142,7 +142,7 @@ active proctype producer()
 		:: phase == VOID ->
 			if
 			:: closed_gate -> refused = true
-			:: else -> begin_block()
+			:: else -> open_block()
 			fi
 		:: else
 		fi;
