@@ -316,7 +316,30 @@ Test(shared, null_is_refused_and_changes_nothing, .init = make)
 	finish();
 }
 
+/* A block has no kind of its own. */
+Test(shared, a_block_that_was_shared_is_used_for_any_function_again, .init = make)
+{
+	share(args);
+	CHECK(cq_cleanup_run_some(q, SIZE_MAX) == args);
+	put(B, 2);
+	put(C, 1);
+	CHECK(cq_producer_flush(p) == 0);
+	CHECK(cq_cleanup_run_some(q, SIZE_MAX) == 3);
+	finish();
+}
+
 /* -------------------------------------------------------------------- flush_all */
+
+Test(shared, flush_all_moves_callbacks_into_a_block_that_was_shared, .init = make)
+{
+	share(args);
+	put(B, 2);
+	put(C, 1);
+	CHECK(cq_cleanup_run_some(q, SIZE_MAX) == args);
+	flush_all(NULL);
+	CHECK(cq_cleanup_run_some(q, SIZE_MAX) == 3);
+	finish();
+}
 
 Test(shared, flush_all_claims_a_part_and_the_owner_goes_on, .init = make)
 {
@@ -671,7 +694,6 @@ Test(shared, flush_keeps_the_reservation, .init = make)
 	CHECK(cq_producer_flush(p) == 0);
 	CHECK(units() == 2);
 	put_without_memory(2 * slots);
-	/* The first of these opened pairs. */
 	finish();
 }
 
@@ -961,7 +983,8 @@ static void has_only_its_own(void)
 
 Test(shared, a_child_that_discards_keeps_the_block_and_nothing_in_it)
 {
-	make_with((cq_cleanup_config_t){ .flags = CQ_POLLED | CQ_FORK_DISCARD, .block_bytes = BYTES });
+	make_with((cq_cleanup_config_t){
+	    .flags = CQ_POLLED | CQ_FORK_DISCARD, .block_bytes = BYTES });
 	share_and_keep(p, 5);
 	in_child(has_only_its_own);
 	finish();
@@ -1002,7 +1025,7 @@ Test(shared, a_callback_forks_and_both_go_on, .init = make)
 
 /*
  * Another thread does a thing to the producer `others`, whose block is shared, and
- * stands at a point within it. (p has pairs.) Its callback is accepted.
+ * stands at a point within it. (p has pairs.)
  */
 static cq_producer_t *others;
 
@@ -1038,9 +1061,9 @@ static void all_go_on(void)
 	finish();
 }
 
-static void a_b_goes_on(void)
+static void without_the_last_all_go_on(void)
 {
-	accepted--; /* the B, which had no block yet */
+	accepted--; /* it had no block yet */
 	all_go_on();
 }
 
@@ -1110,19 +1133,19 @@ Test(shared, fork_while_a_partial_block_is_flushed, .init = make_two)
 Test(shared, fork_while_another_function_closes_the_block, .init = make_two)
 {
 	share_and_keep(others, 5);
-	fork_at("producer.closed", put_a_b, a_b_goes_on);
+	fork_at("producer.closed", put_a_b, without_the_last_all_go_on);
 }
 
 Test(shared, fork_while_another_function_has_ended_the_block, .init = make_two)
 {
 	share_and_keep(others, 5);
-	fork_at("producer.nowhere", put_a_b, a_b_goes_on);
+	fork_at("producer.nowhere", put_a_b, without_the_last_all_go_on);
 }
 
 Test(shared, fork_while_the_first_shared_block_is_about_to_come, .init = make_two)
 {
 	put_to(others, A, slots);
-	fork_at("producer.nowhere", put_an_a, a_b_goes_on);
+	fork_at("producer.nowhere", put_an_a, without_the_last_all_go_on);
 }
 
 static void claim_and_hold_the_retract(void *unused)
@@ -1138,11 +1161,6 @@ static void *put_claimed(void *unused)
 	return unused;
 }
 
-static void all_ran_once(void)
-{
-	finish();
-}
-
 /* The owner has lowered write, and has yet to see that its callback was claimed. */
 Test(shared, fork_while_an_enqueue_retracts_what_was_claimed, .init = make)
 {
@@ -1154,10 +1172,10 @@ Test(shared, fork_while_an_enqueue_retracts_what_was_claimed, .init = make)
 	out_of_memory(false);
 	other_thread = start(put_claimed, NULL);
 	gate_wait(&stopped);
-	in_child(all_ran_once);
+	in_child(finish);
 	gate_open(&go_on);
 	join(other_thread);
-	all_ran_once();
+	finish();
 }
 
 static void the_refused_one_is_gone(void)
@@ -1218,7 +1236,8 @@ static uint64_t expect_enqueue(unsigned kind)
 		expected.sole = -1;
 	}
 	if (expected.n == 0)
-		expected.shared = expected.sole == (int)kind && expected.reserved == 0 ? expected.sole : -1;
+		expected.shared = expected.reserved == 0 && expected.sole == (int)kind ?
+		    (int)kind : -1;
 	if (expected.n == 0 || expected.only == (int)kind)
 		expected.only = (int)kind;
 	else
@@ -1307,7 +1326,8 @@ static void mix(unsigned kinds_of_step, unsigned longest)
 
 	expected = (struct expected){ .shared = -1, .only = -1, .sole = -1 };
 	for (unsigned step = 0; step < 2000 && accepted < MANY - 2 * longest; step++) {
-		unsigned kind = (unsigned)rng_below(&r, FUNCTIONS), n = (unsigned)rng_below(&r, longest);
+		unsigned kind = (unsigned)rng_below(&r, FUNCTIONS);
+		unsigned n = (unsigned)rng_below(&r, longest);
 
 		switch (rng_below(&r, kinds_of_step)) {
 		default:
@@ -1389,7 +1409,8 @@ static void produce_or_flush(void *unused, unsigned index)
 			unsigned i = index * EACH + n++;
 
 			kinds[i] = (unsigned char)kind;
-			CHECK(cq_producer_enqueue(mine, functions[kind], (void *)(uintptr_t)i) == 0);
+			CHECK(cq_producer_enqueue(mine, functions[kind],
+			    (void *)(uintptr_t)i) == 0);
 		}
 		if (rng_below(&r, 8) == 0)
 			CHECK(cq_producer_flush(mine) == 0);
