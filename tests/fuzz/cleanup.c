@@ -51,6 +51,8 @@ static void do_attach(void)
 static void block_gone(struct producer *p)
 {
 	p->n = p->unclaimed = 0;
+	p->open = false;
+	p->shared = p->only = NONE_YET;
 	if (m.exact)
 		published(id(p), m.nitems);
 }
@@ -62,8 +64,47 @@ static void check_published(uint64_t before, uint64_t blocks)
 		EXPECT_EQ(units() - before, blocks);
 }
 
+/*
+ * A block that enqueue filled with one function is followed by one for that function
+ * alone, unless a reservation counts on what a block holds.
+ */
+static bool will_share(const struct producer *p, unsigned function)
+{
+	return m.args != 0 && p->sole == (int)function + 1 && p->reserved == 0;
+}
+
+/* Does the next callback, of this function, fill its block? */
+static bool will_fill(const struct producer *p, unsigned function)
+{
+	if (!p->open)
+		return false;
+	return p->n + 1 == (p->shared == (int)function + 1 ? m.args : m.slots) &&
+	    (p->shared == NONE_YET || p->shared == (int)function + 1);
+}
+
+/* A block for another function ends early. Returns how many that publishes. */
+static unsigned end_early(struct producer *p)
+{
+	unsigned blocks = p->unclaimed != 0;
+
+	block_gone(p);
+	p->sole = NONE_YET;
+	return blocks;
+}
+
+static void opened(struct producer *p, unsigned function)
+{
+	p->open = true;
+	p->shared = will_share(p, function) ? (int)function + 1 : NONE_YET;
+}
+
 static void accepted(struct producer *p, unsigned i)
 {
+	int function = (int)m.items[i].function + 1;
+
+	if (!p->open)
+		opened(p, m.items[i].function);
+	p->only = p->only == NONE_YET || p->only == function ? function : SEVERAL;
 	if (m.items[i].life == IN_FLIGHT) {
 		m.items[i].life = PENDING;
 		m.pending++;
@@ -74,8 +115,10 @@ static void accepted(struct producer *p, unsigned i)
 	p->unclaimed++;
 	if (p->reserved > 0)
 		p->reserved--;
-	if (p->n == m.slots)
+	if (p->n == (p->shared != NONE_YET ? m.args : m.slots)) {
+		p->sole = p->only;
 		block_gone(p);
+	}
 }
 
 static void check_refusal(const struct producer *p, int err, bool was_closed, unsigned failures)
@@ -87,30 +130,51 @@ static void check_refusal(const struct producer *p, int err, bool was_closed, un
 		    "enqueue returns %d", err);
 }
 
-static bool enqueue(struct producer *p)
+/* Where blocks may share one function, the input chooses it; ANY: they take turns. */
+enum { ANY = FUNCTIONS };
+
+static unsigned some_function(void)
+{
+	return m.args != 0 ? below(FUNCTIONS + 1) : ANY;
+}
+
+/* It is in flight. */
+static unsigned new_item(const struct producer *p, unsigned function)
+{
+	m.items[m.nitems] = (struct item){ IN_FLIGHT, id(p),
+		function == ANY ? m.nitems % FUNCTIONS : function, m.exact ? NO : MAYBE, false };
+	return m.nitems++;
+}
+
+static bool enqueue(struct producer *p, unsigned function)
 {
 	unsigned i = m.nitems, failures = m.alloc_failures;
-	uint64_t before = units(), full = p->n + 1 == m.slots;
+	uint64_t before = units(), blocks = 0;
 	bool was_closed = m.closed, was_down = m.down;
 	int err;
 
 	if (i == CALLBACKS)
 		return false;
-	m.items[m.nitems++] = (struct item){ IN_FLIGHT, id(p), m.exact ? NO : MAYBE, false };
+	new_item(p, function);
+	function = m.items[i].function;
 	p->busy = true;
 	err = CALL(cq_producer_enqueue)(p->p, function_of(i), (void *)((uintptr_t)i + 1));
 	p->busy = false;
-	note("enqueue(p%d, #%u) = %d", id(p), i, err);
+	note("enqueue(p%d, #%u by %u) = %d", id(p), i, function, err);
+	if (p->shared != NONE_YET && p->shared != (int)function + 1)
+		blocks = end_early(p);
 	if (err != 0) {
 		check_refusal(p, err, was_closed, failures);
+		check_published(before, blocks);
 		EXPECT(m.items[i].life == IN_FLIGHT, "#%u has run, though it was refused", i);
 		m.items[i].life = REFUSED;
 		return false;
 	}
 	/* Another thread's flush or shutdown may have claimed it before it could be taken back. */
 	EXPECT(!was_closed || (m.interleaved && !was_down), "enqueue into a closed queue");
+	blocks += will_fill(p, function);
 	accepted(p, i);
-	check_published(before, full);
+	check_published(before, blocks);
 	return true;
 }
 
@@ -119,30 +183,32 @@ static void do_enqueue(void)
 	struct producer *p = some_producer();
 
 	if (p != NULL)
-		enqueue(p);
+		enqueue(p, some_function());
 }
 
 /* Enough to fill a block, or nearly. */
 static void do_enqueue_some(void)
 {
 	struct producer *p = some_producer();
-	unsigned n = m.slots - 1 + below(4);
+	unsigned n = m.slots - 1 + below(4), function = some_function();
 
-	while (p != NULL && n-- > 0 && enqueue(p))
+	if (m.args != 0 && below(2) != 0)
+		n += m.args - m.slots;
+	while (p != NULL && n-- > 0 && enqueue(p, function))
 		;
 }
 
 /* The slots of a span, of which the first k are committed. */
 static void fill_and_commit(struct producer *p, cq_callback_t *slots, size_t k)
 {
-	unsigned first = m.nitems, failures = m.alloc_failures;
+	unsigned first = m.nitems, failures = m.alloc_failures, function = some_function();
 	uint64_t before = units(), full = p->n + k == m.slots;
 	bool was_closed = m.closed, was_down = m.down;
 	size_t stay;
 	int err;
 
 	for (unsigned i = first; i < first + k; i++, slots++) {
-		m.items[m.nitems++] = (struct item){ IN_FLIGHT, id(p), m.exact ? NO : MAYBE, false };
+		new_item(p, function);
 		slots->fn = function_of(i);
 		slots->arg = (void *)((uintptr_t)i + 1);
 	}
@@ -153,6 +219,8 @@ static void fill_and_commit(struct producer *p, cq_callback_t *slots, size_t k)
 	EXPECT(stay <= k && (err == 0) == (stay == k), "commit returns %d, and %zu", err, stay);
 	for (size_t i = 0; i < stay; i++)
 		accepted(p, first + (unsigned)i);
+	if (full && k != 1)
+		p->sole = NONE_YET; /* spans have no use for a shared function */
 	for (size_t i = stay; i < k; i++) {
 		EXPECT(m.items[first + i].life == IN_FLIGHT, "it has run, though it was refused");
 		m.items[first + i].life = REFUSED;
@@ -169,6 +237,7 @@ static void do_span(void)
 {
 	struct producer *p = some_producer();
 	unsigned failures = m.alloc_failures;
+	uint64_t before = units();
 	cq_callback_t *slots;
 	size_t n, beyond;
 	int err;
@@ -179,10 +248,13 @@ static void do_span(void)
 	err = CALL(cq_producer_span)(p->p, &slots, &n);
 	p->busy = false;
 	note("span(p%d) = %d", id(p), err);
+	if (p->shared != NONE_YET && err != ESHUTDOWN)
+		check_published(before, end_early(p));
 	if (err != 0) {
 		check_refusal(p, err, true, failures);
 		return;
 	}
+	p->open = true;
 	EXPECT(n >= 1 && n <= m.slots, "a span of %zu", n);
 	if (m.exact)
 		EXPECT_EQ(n, m.slots - p->n);
@@ -829,7 +901,8 @@ static void check_trimmed(size_t freed)
 		if (m.producers[i].orphan)
 			return;	/* it may have been told of a reservation, or not yet */
 		if (m.producers[i].p != NULL)
-			most += 2 + m.producers[i].reserved / m.slots + 1;
+			most += 2 + m.producers[i].reserved / m.slots + 1 +
+			    m.args / m.slots; /* reserved beside a shared block, and not needed */
 	}
 	EXPECT(after.blocks_made <= most, "%" PRIu64 " blocks are left", after.blocks_made);
 }
@@ -1053,37 +1126,51 @@ static void nothing(void *arg)
 	(void)arg;
 }
 
-/* "Rounded down to whole callbacks": how many fill a block, found by trying. */
-static unsigned slots_of(size_t block_bytes)
+static unsigned fill_a_block(cq_cleanup_t *q, cq_producer_t *p)
+{
+	unsigned n = 0;
+
+	for (; cq_cleanup_units(q) == 0; n++)
+		EXPECT_EQ(cq_producer_enqueue(p, nothing, NULL), 0);
+	EXPECT_EQ(cq_cleanup_run_some(q, SIZE_MAX), n);
+	return n;
+}
+
+/*
+ * "Rounded down to whole callbacks": how many fill a block, found by trying; and a
+ * block that shares its function.
+ */
+static void find_capacities(size_t block_bytes)
 {
 	cq_cleanup_config_t config = { .flags = CQ_POLLED, .block_bytes = block_bytes };
 	cq_cleanup_t *q;
 	cq_producer_t *p;
-	unsigned n = 0;
 
 	EXPECT_EQ(cq_cleanup_create(&config, &q), 0);
 	EXPECT_EQ(cq_producer_attach(q, &p), 0);
-	for (; cq_cleanup_units(q) == 0; n++)
-		EXPECT_EQ(cq_producer_enqueue(p, nothing, NULL), 0);
-	EXPECT_EQ(cq_cleanup_run_some(q, SIZE_MAX), n);
+	m.slots = fill_a_block(q, p);
+	m.args = fill_a_block(q, p);
+	EXPECT_EQ(m.args, block_bytes < 1024 ? m.slots : 2 * m.slots - 1);
+	if (m.args == m.slots)
+		m.args = 0;
 	cq_producer_detach(p);
 	EXPECT_EQ(cq_cleanup_destroy(q), 0);
-	return n;
 }
+
+/* Sixteen of the bytes that say the size give blocks that share: the corpus had none of them. */
+enum { SHARING = 0xe0 };
 
 static void create(void)
 {
 	static const size_t sizes[] = { 64, 80, 96, 128, 512 };
-	static unsigned slots[5];
-	unsigned b = byte(), size = byte() % 5;
+	unsigned b = byte(), size = byte();
+	size_t bytes = (size & 0xf0) == SHARING ? 1024 + (size & 15) * 16 : sizes[size % 5];
 
-	if (slots[size] == 0)
-		slots[size] = slots_of(sizes[size]);
-	m.slots = slots[size];
+	find_capacities(bytes);
 	m.config = (cq_cleanup_config_t){
 		.flags = b & (CQ_POLLED | CQ_HANDOVER | CQ_ATFORK | CQ_FORK_DISCARD),
 		.max_workers = 1 + (b >> 4) % 4,
-		.block_bytes = sizes[size],
+		.block_bytes = bytes,
 		.idle_ns = PICK(10, 1000, CQ_FOREVER),
 		.spawn = (b & CQ_POLLED) == 0 || (b & 64) != 0 ? model_spawn : NULL,
 		.host = &m,
@@ -1092,8 +1179,10 @@ static void create(void)
 	};
 	m.interleaved = (b & 128) != 0;
 	m.exact = !m.interleaved && (b & CQ_HANDOVER) == 0;
-	note("create(flags %u, %u workers, %u callbacks in a block, idle %" PRIu64 ", spawn %d)%s",
-	    m.config.flags, m.config.max_workers, m.slots, m.config.idle_ns, m.config.spawn != NULL,
+	note("create(flags %u, %u workers, %u or %u callbacks in a block, idle %" PRIu64
+	    ", spawn %d)%s",
+	    m.config.flags, m.config.max_workers, m.slots, m.args, m.config.idle_ns,
+	    m.config.spawn != NULL,
 	    m.interleaved ? ", interleaved" : "");
 	EXPECT_EQ(CALL(cq_cleanup_create)(&m.config, &m.q), 0);
 }

@@ -109,11 +109,11 @@ void gathered(void)
 static void run_0(void *arg);
 static void run_1(void *arg);
 static void run_2(void *arg);
-static cq_callback_fn *const functions[] = { run_0, run_1, run_2 };
+static cq_callback_fn *const functions[FUNCTIONS] = { run_0, run_1, run_2 };
 
 cq_callback_fn *function_of(unsigned item)
 {
-	return functions[item % 3];
+	return functions[m.items[item].function];
 }
 
 unsigned item_of(cq_callback_fn *fn, void *arg)

@@ -10,7 +10,7 @@
 
 #include "fuzz.h"
 
-enum { PRODUCERS = 4, HANDLES = 3, BODIES = 16, CALLBACKS = 1024 };
+enum { PRODUCERS = 4, HANDLES = 3, BODIES = 16, CALLBACKS = 1024, FUNCTIONS = 3 };
 
 /* What has become of a callback. Its argument is its index + 1. */
 enum life {
@@ -26,12 +26,20 @@ enum life {
 struct item {
 	enum life life;
 	int producer;
+	unsigned function;
 	enum { NO, MAYBE, YES } published;
 	bool accepted;	/* enqueue has returned 0 */
 };
 
+/* Functions are counted from 1. */
+enum { NONE_YET = 0, SEVERAL = -1 };
+
 struct producer {
 	cq_producer_t *p;
+	bool open;		/* has it a block? */
+	int shared;		/* its function, or NONE_YET: each callback has its own */
+	int only;		/* the function of all in it so far, or NONE_YET, or SEVERAL */
+	int sole;		/* that of the last full block, or NONE_YET or SEVERAL */
 	unsigned n;		/* slots used of its open block */
 	unsigned unclaimed;	/* of those: not taken by a flush_all */
 	size_t reserved;	/* enqueues that cannot fail */
@@ -71,6 +79,7 @@ extern struct model {
 	cq_cleanup_t *q;
 	cq_cleanup_config_t config;
 	unsigned slots;
+	unsigned args;		/* in a block that shares one function; 0: none does */
 	bool interleaved;	/* other threads' calls fall in at schedule points */
 	bool exact;		/* calls are whole, and only flushes publish */
 	struct context *top;
