@@ -126,6 +126,7 @@ static void open_block(cq_producer_t *p, cq_block_t *b, cq_callback_fn *fn, bool
 	   the callbacks of the last block as this one's. */
 	cq_u64_store_release(&p->state, seq | shared | parity | PHASE_OPEN);
 
+	p->span = NULL; /* it may have been of this block, before */
 	p->fetched = (char *)b;
 	look_ahead(p, fetch && p->fills);
 }

@@ -470,6 +470,22 @@ Test(producer, spans_refuse_what_they_cannot_be, .init = make)
 	cr_assert(each_ran_once(3));
 }
 
+/* Its block comes again, and write is where the span was. */
+Test(producer, a_span_is_gone_with_its_block, .init = make)
+{
+	cq_callback_t *span;
+
+	put(p, 0, 1);
+	span = span_of(SLOTS - 1);
+	put(p, 1, SLOTS - 1);
+	run_all(NULL);
+	put(p, SLOTS, 1);
+	cr_assert_eq(p->write, span);
+	cr_assert_eq(commit(1, 0), EINVAL);
+	finish();
+	cr_assert(each_ran_once(SLOTS + 1));
+}
+
 #ifdef CQ_CHECKS
 Test(producer, a_checking_build_asserts_that_no_callback_of_a_span_is_null, .init = make,
     .signal = SIGABRT)
