@@ -101,7 +101,7 @@ static void look_ahead(cq_producer_t *p, bool fetch)
 
 	if (fetch)
 		fetch_lines(p, mark + FETCH_BYTES);
-	p->mark = (char *)min_u64(mark, (uintptr_t)full_end(p->q, p->block));
+	p->mark = (char *)(uintptr_t)min_u64(mark, (uintptr_t)full_end(p->q, p->block));
 	set_end(p, p->mark);
 }
 
