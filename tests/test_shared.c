@@ -1148,6 +1148,51 @@ Test(shared, fork_while_the_first_shared_block_is_about_to_come, .init = make_tw
 	fork_at("producer.nowhere", put_an_a, without_the_last_all_go_on);
 }
 
+/* The child has none of the callbacks, and the producers go on with what comes. */
+static void nothing_is_left_and_others_go_on(void)
+{
+	unsigned before = accepted;
+
+	CHECK(!is_open(others) || !is_full(others));
+	CHECK(units() == 0);
+	put_to(others, A, args);
+	put_to(others, B, 1);
+	cq_producer_detach(others);
+	cq_producer_detach(p);
+	run_all(NULL);
+	CHECK(runs == accepted - before);
+	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL) == 0);
+	CHECK(cq_cleanup_destroy(q) == 0);
+	CHECK(mem.live_bytes == 0);
+}
+
+static void make_two_that_discard(void)
+{
+	make_with((cq_cleanup_config_t){
+	    .flags = CQ_POLLED | CQ_FORK_DISCARD, .block_bytes = BYTES });
+	CHECK(cq_producer_attach(q, &others) == 0);
+}
+
+Test(shared, fork_that_discards_while_an_argument_has_just_been_stored,
+    .init = make_two_that_discard)
+{
+	share_and_keep(others, 5);
+	fork_at("producer.stored", put_an_a, nothing_is_left_and_others_go_on);
+}
+
+Test(shared, fork_that_discards_while_the_last_argument_has_just_been_stored,
+    .init = make_two_that_discard)
+{
+	share_and_keep(others, args - 1);
+	fork_at("producer.stored", put_an_a, nothing_is_left_and_others_go_on);
+}
+
+Test(shared, fork_that_discards_while_a_block_is_closed, .init = make_two_that_discard)
+{
+	share_and_keep(others, args - 1);
+	fork_at("producer.closed", put_an_a, nothing_is_left_and_others_go_on);
+}
+
 static void claim_and_hold_the_retract(void *unused)
 {
 	flush_all(unused);
