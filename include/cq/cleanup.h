@@ -245,7 +245,7 @@ CQ_API void cq_producer_detach(cq_producer_t *p);
  * EINVAL: fn is NULL; ENOMEM: a block was needed and could not be had;
  * ESHUTDOWN: the queue is closed. After an error the callback is still the
  * caller's. Allocates at most one block; wakes or makes workers when it has
- * filled one (never in a CQ_POLLED queue).
+ * filled or ended one (never in a CQ_POLLED queue).
  */
 CQ_API CQ_MUST_CHECK int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg);
 
@@ -270,8 +270,8 @@ typedef struct cq_callback {
  * commit: 0, and all k are accepted; ESHUTDOWN: the first *accepted of them are,
  * which may be none, and the others are still the caller's; EINVAL, and nothing
  * is accepted: `accepted` is NULL, or k is more than the span had (which has none
- * after a commit or an enqueue). A checking build asserts that no fn is NULL. It
- * wakes as enqueue does.
+ * after a commit or an enqueue). A checking build asserts that no fn is NULL. Both
+ * wake as enqueue does: a span ends a block that is for one function.
  */
 CQ_API CQ_MUST_CHECK int cq_producer_span(cq_producer_t *p, cq_callback_t **slots, size_t *n);
 CQ_API CQ_MUST_CHECK int cq_producer_commit(cq_producer_t *p, size_t k, size_t *accepted);
