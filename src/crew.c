@@ -60,6 +60,16 @@ void cq_worker_place(cq_worker_t *w, uint32_t here, bool near)
 	pthread_mutex_unlock(&w->q->registry);
 }
 
+static void give_place_back(cq_worker_t *w)
+{
+	if (w->sleeper.place == CQ_NO_PLACE)
+		return;
+	pthread_mutex_lock(&w->q->registry);
+	cq_places_put(&w->q->places, w->sleeper.place);
+	w->sleeper.place = CQ_NO_PLACE;
+	pthread_mutex_unlock(&w->q->registry);
+}
+
 /* Ends a worker's record. Afterwards the queue may be gone. */
 void cq_worker_gone(cq_worker_t *w)
 {
@@ -92,8 +102,10 @@ static uint64_t crew_of(const cq_worker_t *w)
  * What could not be made while this worker lived stalls nothing: it still looks,
  * and then comes back, or leaves nothing, or wakes for what it leaves.
  */
-static void leave_crew(const cq_worker_t *w)
+static void leave_crew(cq_worker_t *w)
 {
+	/* First: there is a place for every worker within the cap, at any time. */
+	give_place_back(w);
 	cq_u32_store_relaxed(&w->q->spawn_failed, 0);
 	/* Pairs with the acquire in cq_cleanup_stalled (wake.c): who sees that this
 	   worker has left doesn't see a failure of before. Without it a drain
@@ -104,7 +116,7 @@ static void leave_crew(const cq_worker_t *w)
 
 /* As one that comes: no other is made for what this one will take. False: as many
    others as may be were made meanwhile, and will look for that work. */
-static bool come_back(const cq_worker_t *w)
+static bool come_back(cq_worker_t *w)
 {
 	cq_cleanup_t *q = w->q;
 	uint64_t crew = cq_u64_load_relaxed(&q->crew);
@@ -114,6 +126,10 @@ static bool come_back(const cq_worker_t *w)
 			return false;
 	} while (!cq_u64_cas_relaxed(&q->crew, &crew, crew + crew_of(w) + CREW_COMING));
 	cq_note_peak(q, crew_live(crew) + 1);
+	if (w->made && q->places.n != 0) {
+		cq_worker_place(w, cq_place_here(), true);
+		cq_place_bind(w->sleeper.place);
+	}
 	return true;
 }
 
