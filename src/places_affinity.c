@@ -7,7 +7,8 @@
 
 #include "places.h"
 
-_Static_assert(CPU_SETSIZE >= CQ_PLACES_MAX, "a cpu_set_t holds every place");
+/* musl 1.2.3's CPU_SETSIZE says 128, its bytes. */
+_Static_assert(8 * sizeof(cpu_set_t) >= CQ_PLACES_MAX, "a cpu_set_t holds every place");
 
 bool cq_places_init(struct cq_places *p)
 {
