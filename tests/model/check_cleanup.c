@@ -21,26 +21,10 @@ static void spanner_of_3(void *arg)
 	span_some(arg, 2, 1);
 }
 
-static void flusher(void *arg)
-{
-	(void)arg;
-	CHECK(cq_cleanup_flush_all(q) == 0);
-}
-
 static void runner(void *arg)
 {
 	(void)arg;
 	cq_cleanup_run_some(q, SIZE_MAX);
-}
-
-/* Runs what is left, in a queue without workers. */
-static void end_polled(void)
-{
-	join_beside();
-	calm_down();
-	CHECK(cq_cleanup_flush_all(q) == 0);
-	cq_cleanup_run_some(q, SIZE_MAX);
-	end_calmly();
 }
 
 static void flush_all_against_spans(void)

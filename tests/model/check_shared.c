@@ -12,28 +12,12 @@ enum { SHARED = 2 * ONE_BLOCK - 1 };
 
 static cq_worker_t *host;
 
-static void flusher(void *arg)
-{
-	(void)arg;
-	CHECK(cq_cleanup_flush_all(q) == 0);
-}
-
 static void run_a_block(void)
 {
 	cq_block_t *b = cq_worker_try_dequeue(host);
 
 	if (b != NULL)
 		cq_worker_run(host, b);
-}
-
-/* Runs what is left, in a queue without workers. */
-static void end_polled(void)
-{
-	join_beside();
-	calm_down();
-	CHECK(cq_cleanup_flush_all(q) == 0);
-	cq_cleanup_run_some(q, SIZE_MAX);
-	end_calmly();
 }
 
 static void begin_sharing(unsigned how, uint32_t max_workers)

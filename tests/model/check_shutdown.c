@@ -211,12 +211,6 @@ static void hand_back_against_flush(void)
 	end(CQ_SHUTDOWN_HAND_BACK);
 }
 
-static void flusher(void *arg)
-{
-	(void)arg;
-	CHECK(cq_cleanup_flush_all(q) == 0);
-}
-
 static void hand_back_against_flush_all(void)
 {
 	begin(POLLED, 0, 1);

@@ -160,6 +160,12 @@ void publish(cq_producer_t *p, int first)
 	enqueue_some(p, first, ONE_BLOCK);
 }
 
+void flusher(void *unused)
+{
+	(void)unused;
+	CHECK(cq_cleanup_flush_all(q) == 0);
+}
+
 uint32_t jobs_run(void)
 {
 	return cq_u32_load_relaxed(&nran);
@@ -221,4 +227,13 @@ void end_calmly(void)
 {
 	calm_down();
 	end(CQ_SHUTDOWN_DRAIN);
+}
+
+void end_polled(void)
+{
+	join_beside();
+	calm_down();
+	flusher(NULL);
+	cq_cleanup_run_some(q, SIZE_MAX);
+	end_calmly();
 }

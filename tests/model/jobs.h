@@ -56,6 +56,9 @@ void span_some(cq_producer_t *p, int first, int n);
 /* One block of jobs[first] and the next. */
 void publish(cq_producer_t *p, int first);
 
+/* flush_all, as a thread. */
+void flusher(void *unused);
+
 /* Another thread of the scenario; and wait for all of these, but not for workers. */
 void run_beside(void (*body)(void *arg), void *arg);
 void join_beside(void);
@@ -80,6 +83,8 @@ int shut_down(cq_shutdown_how_t how);
 void end(cq_shutdown_how_t how);
 /* The same, where the shutdown is not what the scenario is about. */
 void end_calmly(void);
+/* The same for a queue without workers: runs what is left. */
+void end_polled(void);
 void end_of_shut_down(void);
 
 #endif /* MODEL_JOBS_H */
