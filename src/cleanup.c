@@ -72,7 +72,6 @@ static bool may_bind(const cq_cleanup_config_t *c)
 static bool complete(cq_cleanup_config_t *c)
 {
 	const unsigned known = CQ_POLLED | CQ_HANDOVER | CQ_ATFORK | CQ_FORK_DISCARD | CQ_BIND;
-
 	const bool binds = (c->flags & CQ_BIND) != 0;
 
 	if (c->max_workers == 0 && !binds)
@@ -89,7 +88,8 @@ static bool complete(cq_cleanup_config_t *c)
 		c->name = "cq-cleanup";
 	if (c->allocator == NULL)
 		c->allocator = &default_allocator;
-	return (c->flags & ~known) == 0 && (!binds || may_bind(c)) && c->max_workers <= CQ_MAX_WORKERS &&
+	return (c->flags & ~known) == 0 && (!binds || may_bind(c)) &&
+	    c->max_workers <= CQ_MAX_WORKERS &&
 	    c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX &&
 	    c->spin_ns >= CQ_NO_SPIN && c->spin_ns <= CQ_SPIN_NS_MAX &&
 	    strlen(c->name) < sizeof(((cq_cleanup_t *)NULL)->name) && cq_park_complete(c->park) &&

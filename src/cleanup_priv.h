@@ -225,6 +225,7 @@ int cq_gather(cq_cleanup_t *q);
  * wake.c, with cq_cleanup_wake. near: the caller has done for now, so in a CQ_BIND
  * queue the worker bound to its processor comes first.
  */
+int cq_wake(cq_cleanup_t *q, bool near);
 int cq_wake_unless_polled(cq_cleanup_t *q, bool near);
 uint64_t cq_crew_add(cq_cleanup_t *q, uint64_t change);
 void cq_note_peak(cq_cleanup_t *q, uint32_t live);

@@ -110,7 +110,7 @@ int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline)
 	if (err != 0)
 		return err;
 	/* In a CQ_POLLED queue too: this call blocks, so it may as well wake. */
-	cq_cleanup_wake(q);
+	cq_wake(q, true);
 	err = wait_until(&q->drainers, drained_or_hopeless, &d, deadline);
 	if (err != 0 || d.done)
 		return err;

@@ -61,7 +61,7 @@ int cq_ensure_spares(cq_producer_t *p, uint64_t n, uint64_t room)
 /* -------------------------------------------------------------- cache lines */
 
 /* How far ahead of write lines are fetched, in bytes. */
-#define FETCH_BYTES (16 * CQ_LINE)
+#define FETCH_BYTES ((uintptr_t)16 * CQ_LINE)
 
 static void set_end(cq_producer_t *p, void *end)
 {

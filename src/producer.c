@@ -19,17 +19,35 @@ static inline bool show(cq_producer_t *p, void *write)
 	return (uintptr_t)write >= (uintptr_t)cq_ptr_load_relaxed(&p->end);
 }
 
+/* Into a shared block, or with its function. True: it is to be looked after. */
+static inline bool put_arg(cq_producer_t *p, void **slot, void *arg)
+{
+	cq_ptr_store_relaxed(slot, arg);
+	return show(p, slot + 1);
+}
+
+static inline bool put_pair(cq_producer_t *p, cq_callback_t *slot, cq_callback_fn *fn, void *arg)
+{
+	cq_ptr_store_relaxed(&slot->arg, arg);
+	cq_ptr_store_relaxed(&slot->fn, fn);
+	return show(p, slot + 1);
+}
+
 /* Not hot: the callback in `slot` is to be looked after, or the slot is nowhere. */
 static CQ_RARE int enqueue_closely(cq_producer_t *p, void *slot, cq_callback_fn *fn, void *arg)
 {
 	int err;
 
-	if (is_open(p))
-		return cq_look_after(p, slot, 1) == 1 ? 0 : ESHUTDOWN;
-	CQ_POINT("producer.nowhere");
-	cq_ptr_store_relaxed(&p->write, &p->nowhere);
-	err = cq_open_block(p, fn);
-	return err != 0 ? err : cq_producer_enqueue(p, fn, arg);
+	if (!is_open(p)) {
+		CQ_POINT("producer.nowhere");
+		cq_ptr_store_relaxed(&p->write, &p->nowhere);
+		if ((err = cq_open_block(p, fn)) != 0)
+			return err;
+		slot = p->write;
+		if (is_shared(p) ? !put_arg(p, slot, arg) : !put_pair(p, slot, fn, arg))
+			return 0;
+	}
+	return cq_look_after(p, slot, 1) == 1 ? 0 : ESHUTDOWN;
 }
 
 /* The open block is for another function. It is published as it is. */
@@ -50,9 +68,7 @@ static CQ_RARE int enqueue_pair(cq_producer_t *p, cq_callback_fn *fn, void *arg)
 	if (is_shared(p))
 		end_sharing(p);
 	slot = p->write;
-	cq_ptr_store_relaxed(&slot->arg, arg);
-	cq_ptr_store_relaxed(&slot->fn, fn);
-	if (CQ_LIKELY(!show(p, slot + 1)))
+	if (CQ_LIKELY(!put_pair(p, slot, fn, arg)))
 		return 0;
 	return enqueue_closely(p, slot, fn, arg);
 }
@@ -63,8 +79,7 @@ int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
 
 	if (fn != p->fn)
 		return enqueue_pair(p, fn, arg);
-	cq_ptr_store_relaxed(slot, arg);
-	if (CQ_LIKELY(!show(p, slot + 1)))
+	if (CQ_LIKELY(!put_arg(p, slot, arg)))
 		return 0;
 	return enqueue_closely(p, slot, fn, arg);
 }

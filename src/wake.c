@@ -199,7 +199,7 @@ static int wake(cq_cleanup_t *q, const struct waker *waker)
 	}
 }
 
-static int wake_by(cq_cleanup_t *q, bool near)
+int cq_wake(cq_cleanup_t *q, bool near)
 {
 	bool places = q->places.n != 0;
 
@@ -208,10 +208,10 @@ static int wake_by(cq_cleanup_t *q, bool near)
 
 int cq_cleanup_wake(cq_cleanup_t *q)
 {
-	return wake_by(q, false);
+	return cq_wake(q, false);
 }
 
 int cq_wake_unless_polled(cq_cleanup_t *q, bool near)
 {
-	return (q->config.flags & CQ_POLLED) == 0 ? wake_by(q, near) : 0;
+	return (q->config.flags & CQ_POLLED) == 0 ? cq_wake(q, near) : 0;
 }

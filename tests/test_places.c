@@ -448,16 +448,21 @@ static void detach(void)
 	cr_assert_eq(cq_producer_attach(q, &p), 0);
 }
 
+static void drain(void)
+{
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+}
+
 /* Each of the ways to flush; twice around, and the newest sleeper is that of before. */
 Test(places, a_flush_wakes_the_worker_of_its_own_processor, .init = find_processors)
 {
-	static void (*const ways[])(void) = { flush, flush_all, detach };
+	static void (*const ways[])(void) = { flush, flush_all, detach, drain };
 
 	/* Large blocks: what flush_all took has its slot still, and none is to be full. */
 	if (!open_bound((cq_cleanup_config_t){ .block_bytes = CQ_BLOCK_BYTES_DEFAULT }))
 		return;
 	bring_all();
-	for (unsigned i = 0; i < 6 * nprocessors; i++) {
+	for (unsigned i = 0; i < 8 * nprocessors; i++) {
 		unsigned n = accepted;
 		uint32_t here = processors[i % nprocessors];
 

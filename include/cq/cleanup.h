@@ -166,7 +166,7 @@ enum {
  *              CQ_POLLED queue without `spawn` there is no cap, as the queue
  *              makes no worker. With CQ_BIND it must be 0 (and `spawn` NULL, and not
  *              CQ_POLLED), and the cap is the number of processors that the thread
- *              which creates the queue may use. A flush then wakes the worker that
+ *              which creates the queue may use. A flush or drain then wakes the worker that
  *              is bound to its own processor (and makes one there at the first
  *              time), which is awake several times faster than one elsewhere if the
  *              flusher sleeps soon, and waits for its time slice if not. Threads and
