@@ -131,17 +131,21 @@ static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, const struct waker *wake
 static uint32_t use_claims(cq_cleanup_t *q, uint32_t claims, uint32_t asleep,
     const struct waker *waker, int *err)
 {
-	uint32_t used = 0;
+	uint32_t used = 0, woken;
 
-	/* Once for each place: the first time that someone leaves work there. */
-	if (waker->near && cq_places_free(&q->places, waker->here))
+	/* Once for each place: the first time that someone leaves work there. Not while
+	   none can be made: the sleepers do for it, and are awake sooner. */
+	if (waker->near && cq_places_free(&q->places, waker->here) &&
+	    cq_u32_load_relaxed(&q->spawn_failed) == 0)
 		used = spawn_some(q, 1, waker, err);
-	used += cq_sleepers_wake_at(&q->idle, claims - used,
+	woken = cq_sleepers_wake_at(&q->idle, claims - used,
 	    waker->near ? waker->here : CQ_NO_PLACE);
 	/* Sleepers that were counted, and are not there, have found work or timed
-	   out: look again, before workers are made in their place. */
-	if (used < claims && used >= min_u64(claims, asleep))
-		used += spawn_some(q, claims - used, waker, err);
+	   out: look again, before workers are made in their place. Nor is one made
+	   where the first could not be. */
+	if (*err == 0 && used + woken < claims && woken >= min_u64(claims - used, asleep))
+		used += spawn_some(q, claims - used - woken, waker, err);
+	used += woken;
 	return claims - used;
 }
 

@@ -642,6 +642,31 @@ Test(places, a_worker_that_could_not_be_made_frees_its_place, .init = find_proce
 	close_queue();
 }
 
+/* The sleeper does for it; and not each flush pays for an attempt that fails. */
+Test(places, while_none_can_be_made_flushes_wake_and_do_not_try_again_and_again,
+    .init = find_processors)
+{
+	if (nprocessors < 2 || !open_bound((cq_cleanup_config_t){ 0 }))
+		return;
+	stay_on(processors[0]);
+	cr_assert_eq(ran_at(flush_one()), processors[0]);
+	fake_wait_blocked(&park, 1);
+	stay_on(processors[1]);
+	for (unsigned i = 0; i < 10; i++) {
+		cr_assert_eq(cq_producer_enqueue(p, look, next_record()), 0);
+		alloc.fail_on = true;
+		alloc.fail_in = 1;
+		cr_assert_eq(cq_producer_flush(p), 0);
+		alloc.fail_on = false;
+		alloc.fail_in = 0;
+		cr_assert_eq(ran_at(1 + i), processors[0]);
+		fake_wait_blocked(&park, 1);
+	}
+	cr_assert_eq(stats().workers_failed, 1);
+	cr_assert_not(cq_cleanup_stalled(q));
+	close_queue();
+}
+
 /* ---------------------------------------------------------------------------- fork */
 
 static void check_child(pid_t child)
