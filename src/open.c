@@ -316,10 +316,9 @@ static bool wants_partial_block(cq_cleanup_t *q)
  * Not hot: the callbacks from `slot` on, just written, have come to the mark, or the
  * gate is up. Returns how many of them were accepted.
  */
-size_t cq_look_after(cq_producer_t *p, void *slot, size_t count)
+size_t cq_look_after(cq_producer_t *p, void *slot, size_t count, bool span)
 {
 	uint32_t gate = cq_u32_load_relaxed(&p->q->gate);
-	bool span = count != 1;
 
 	if (gate != 0)
 		count = gated(p, slot, count);

@@ -47,7 +47,7 @@ static CQ_RARE int enqueue_closely(cq_producer_t *p, void *slot, cq_callback_fn 
 		if (is_shared(p) ? !put_arg(p, slot, arg) : !put_pair(p, slot, fn, arg))
 			return 0;
 	}
-	return cq_look_after(p, slot, 1) == 1 ? 0 : ESHUTDOWN;
+	return cq_look_after(p, slot, 1, false) == 1 ? 0 : ESHUTDOWN;
 }
 
 /* The open block is for another function. It is published as it is. */
@@ -130,7 +130,7 @@ int cq_producer_commit(cq_producer_t *p, size_t k, size_t *accepted)
 	if (k == 0)
 		return 0;
 	CQ_CHECK(nulls_in(slot, k) == 0);
-	*accepted = show(p, slot + k) ? cq_look_after(p, slot, k) : k;
+	*accepted = show(p, slot + k) ? cq_look_after(p, slot, k, true) : k;
 	return *accepted == k ? 0 : ESHUTDOWN;
 }
 

@@ -739,6 +739,16 @@ Test(shared, spans_of_one_function_make_no_block_shared, .init = make)
 	finish();
 }
 
+/* A commit of one callback is a commit. */
+Test(shared, spans_of_one_slot_make_no_block_shared, .init = make)
+{
+	for (unsigned i = 0; i < slots; i++)
+		put_span(slots - i, 1);
+	put(A, 1);
+	CHECK(!is_shared(p));
+	finish();
+}
+
 Test(shared, span_without_memory_ends_the_block, .init = make)
 {
 	cq_callback_t *span;
