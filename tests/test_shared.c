@@ -744,7 +744,7 @@ Test(shared, spans_of_one_slot_make_no_block_shared, .init = make)
 {
 	for (unsigned i = 0; i < slots; i++)
 		put_span(slots - i, 1);
-	put(A, 1);
+	put(B, 1);
 	CHECK(!is_shared(p));
 	finish();
 }
