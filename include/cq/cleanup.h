@@ -166,11 +166,14 @@ enum {
  *              CQ_POLLED queue without `spawn` there is no cap, as the queue
  *              makes no worker. With CQ_BIND it must be 0 (and `spawn` NULL, and not
  *              CQ_POLLED), and the cap is the number of processors that the thread
- *              which creates the queue may use. A flush or drain then wakes the worker that
- *              is bound to its own processor (and makes one there at the first
- *              time), which is awake several times faster than one elsewhere if the
- *              flusher sleeps soon, and waits for its time slice if not. Threads and
- *              processes that a callback makes inherit the binding.
+ *              which creates the queue may use (as it is then: later changes are not
+ *              followed). A flush or drain then wakes the worker that is bound
+ *              to its own processor, if that is among the 16 that fell asleep last,
+ *              and makes one there at the first time. It is awake several times
+ *              faster than one elsewhere if the flusher sleeps soon, and waits for
+ *              its time slice if not: for ever beside a real-time thread that spins.
+ *              Threads and processes that a callback makes inherit the binding, and so
+ *              do workers of other queues that a callback's flush makes, for life.
  * block_bytes  A block's size, CQ_BLOCK_BYTES_MIN .. MAX, rounded down to whole
  *              callbacks. 0: 4096, which holds 254 on 64-bit machines. Larger
  *              blocks cost fewer hand-overs; smaller ones spread the same
@@ -178,6 +181,7 @@ enum {
  *              A producer that has filled a block of 1024 bytes or more with one
  *              function goes on with blocks of that function alone, which hold
  *              nearly twice as many (507); the first other function ends one early.
+ *              (Spans don't count, and not while a reservation is outstanding.)
  * idle_ns      A worker that has found nothing for so long retires. 0: 30 s;
  *              CQ_FOREVER: never. Its cost is a wake-up and a new thread later.
  * spin_ns      A worker polls for so long before it sleeps, as long as the last
@@ -264,7 +268,9 @@ typedef struct cq_callback {
  *
  * The slots are the rest of the producer's block (reserve says nothing of n). They
  * are the caller's until its next call on this producer, which is the commit, once:
- * what is not committed then was never there. No flush_all sees them before.
+ * what is not committed then was never there. No flush_all takes them before; one may
+ * read a slot while the caller writes it, and forgets what it read (a race to
+ * ThreadSanitizer, unless the slots are written with relaxed atomic stores).
  *
  * span: 0; ENOMEM: a block was needed and could not be had; ESHUTDOWN; EINVAL: NULL.
  * commit: 0, and all k are accepted; ESHUTDOWN: the first *accepted of them are,

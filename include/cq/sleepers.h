@@ -34,7 +34,7 @@
  * that this wake woke. All that it did before wake or asleep is visible to the
  * look of every sleeper that the call did not count.
  *
- * BLOCKING: sleep and commit park. announce, sleep, commit, wake and wake_all
+ * BLOCKING: sleep and commit park. announce, sleep, commit, and the wakes
  * take the set's lock for a few dozen instructions, plus the look, and one
  * unpark per sleeper woken, outside the lock. Nothing allocates.
  *

@@ -117,6 +117,26 @@ static void flush_all_against_a_span_after_a_shared_block(void)
 	end_polled();
 }
 
+/* The block that the gatherer may be copying is run, and its slots are a span. */
+static void spanner_who_runs(void *arg)
+{
+	enqueue_some(arg, 0, 1);
+	CHECK(cq_producer_flush(arg) == 0);
+	run_a_block();
+	span_some(arg, 1, 1);
+}
+
+static void flush_all_against_a_span_of_a_reused_block(void)
+{
+	begin(POLLED, 0, 1);
+	CHECK(cq_worker_attach(q, NULL, &host) == 0);
+	run_beside(spanner_who_runs, producers[0]);
+	run_beside(flusher, NULL);
+	join_beside();
+	cq_worker_detach(host);
+	end_polled();
+}
+
 /* The second block's other line is fetched while the gatherer may be copying what was
    there before. */
 static void enqueuer_of_two_lines(void *arg)
@@ -217,6 +237,8 @@ const struct scenario shared_scenarios[] = {
 	  flush_all_against_reuse_by_a_shared_block, SOME(2, 1), SOME(3, 2) },
 	{ "shared_flush_all_against_a_span", flush_all_against_a_span_after_a_shared_block,
 	  SOME(2, 1), SOME(3, 2) },
+	{ "shared_flush_all_against_a_span_of_a_reused_block",
+	  flush_all_against_a_span_of_a_reused_block, SOME(2, 1), SOME(3, 2) },
 	{ "shared_flush_all_against_a_fetched_line", flush_all_against_a_fetched_line,
 	  SOME(2, 1), SOME(3, 2) },
 	{ "shared_statistics_against_another_function", statistics_against_another_function,
