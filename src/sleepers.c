@@ -137,16 +137,17 @@ uint32_t cq_sleepers_asleep(cq_sleepers_t *set)
 	return cq_u32_load_relaxed(&set->asleep);
 }
 
-/* The newest at `place`, if it is found soon, or the newest. */
-static cq_sleeper_t *choose(const cq_sleepers_t *set, uint32_t place)
+/* The newest at *place, if it is found soon, or the newest. *place: whether to look again. */
+static cq_sleeper_t *choose(const cq_sleepers_t *set, uint32_t *place)
 {
 	enum { LOOKED_AT = 16 };
 	cq_sleeper_t *s = set->newest;
 
-	if (place != CQ_NO_PLACE)
+	if (*place != CQ_NO_PLACE)
 		for (int i = 0; i < LOOKED_AT && s != NULL; i++, s = s->next)
-			if (s->place == place)
+			if (s->place == *place)
 				return s;
+	*place = CQ_NO_PLACE;
 	return set->newest;
 }
 
@@ -161,7 +162,7 @@ cq_sleeper_t *cq_sleepers_take(cq_sleepers_t *set, uint32_t *n, uint32_t place)
 
 	pthread_mutex_lock(&set->lock);
 	for (; *n < most && set->newest != NULL; ++*n) {
-		s = choose(set, place);
+		s = choose(set, &place);
 		unlist(set, s);
 		*tail = s;
 		tail = &s->next;
