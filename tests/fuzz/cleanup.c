@@ -219,7 +219,7 @@ static void fill_and_commit(struct producer *p, cq_callback_t *slots, size_t k)
 	EXPECT(stay <= k && (err == 0) == (stay == k), "commit returns %d, and %zu", err, stay);
 	for (size_t i = 0; i < stay; i++)
 		accepted(p, first + (unsigned)i);
-	if (full && k != 1)
+	if (full)
 		p->sole = NONE_YET; /* spans have no use for a shared function */
 	for (size_t i = stay; i < k; i++) {
 		EXPECT(m.items[first + i].life == IN_FLIGHT, "it has run, though it was refused");
@@ -998,6 +998,7 @@ static bool in_own_callback(void)
 static void fork_child(void)
 {
 	bool goes_on = in_own_callback();
+	cq_cleanup_stats_t stats;
 
 	if (!goes_on && m.frames != 0)
 		return;	/* a callback above a call of another thread: not on one stack */
@@ -1006,6 +1007,10 @@ static void fork_child(void)
 	at_point = NULL;	/* there are no other threads */
 	CALL(cq_cleanup_fork_child)(m.q);
 	at_point = step_of_another;
+	/* Those that a waker had taken count, though it is not there to unpark them. */
+	CALL(cq_cleanup_stats)(m.q, &stats);
+	EXPECT(stats.wakes >= m.wakes, "the child forgets wakes");
+	m.wakes = stats.wakes;
 	forget_items();
 	forget_threads(!goes_on);
 	if (!goes_on)
