@@ -220,7 +220,7 @@ CQ_RARE int cq_close_block(cq_producer_t *p, bool near)
 	if ((q->config.flags & CQ_POLLED) != 0)
 		cq_fence_full();
 	else
-		err = cq_wake_unless_polled(q, near);
+		err = cq_wake(q, near);
 	if ((cq_u32_load_relaxed(&q->gate) & GATE_CLOSED) != 0)
 		cq_sleepers_wake_all(&q->drainers);
 	return err;

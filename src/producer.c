@@ -106,7 +106,7 @@ int cq_producer_span(cq_producer_t *p, cq_callback_t **slots, size_t *n)
 /* The slots that commit may take: none if something came between, a commit or an enqueue. */
 static uint32_t spanned(const cq_producer_t *p)
 {
-	return is_open(p) && !is_shared(p) && p->write == p->span ? p->q->slots - written(p) : 0;
+	return is_open(p) && p->write == p->span ? p->q->slots - written(p) : 0;
 }
 
 static size_t nulls_in(const cq_callback_t *slots, size_t n)
