@@ -1348,8 +1348,7 @@ static void span_expected(rng_t *r)
 	expected.unclaimed += n;
 	expected.reserved -= n < expected.reserved ? n : expected.reserved;
 	if (expected.n == slots) {
-		/* One slot alone is as an enqueue. */
-		expected.sole = n == 1 && expected.only >= 0 ? expected.only : -1;
+		expected.sole = -1;
 		expect_closed();
 	}
 }
