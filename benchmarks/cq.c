@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * libcq's cleanup queue, with its defaults but for the cap and no retiring; and with
- * CQ_BIND, where there are as many workers as processors.
+ * libcq's cleanup queue, with its defaults but for the cap and no retiring; with
+ * CQ_BIND, where there are as many workers as processors; with memory in huge pages.
  */
 #include <cq/cq.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../examples/hugepages.h"
 #include "contestant.h"
 
 static void check(int err, const char *what)
@@ -30,12 +31,13 @@ static void *cq_bind_create(unsigned workers)
 	return NULL;
 }
 
-static void *cq_create(unsigned workers)
+static void *create_with(unsigned workers, const cq_allocator_t *allocator)
 {
 	cq_cleanup_config_t config = {
 		.flags = workers == 0 ? CQ_POLLED : 0,
 		.max_workers = workers,
 		.idle_ns = CQ_FOREVER,
+		.allocator = allocator,
 	};
 	cq_cleanup_t *q;
 
@@ -43,11 +45,26 @@ static void *cq_create(unsigned workers)
 	return q;
 }
 
+static void *cq_create(unsigned workers)
+{
+	return create_with(workers, NULL);
+}
+
+static struct hugepages pages = HUGEPAGES_INITIALIZER; /* one queue at a time has them */
+
+static void *cq_huge_create(unsigned workers)
+{
+	cq_allocator_t allocator = hugepages_allocator(&pages);
+
+	return create_with(workers, &allocator);
+}
+
 static void cq_destroy(void *q)
 {
 	check(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL),
 	    "cq_cleanup_shutdown");
 	check(cq_cleanup_destroy(q), "cq_cleanup_destroy");
+	hugepages_close(&pages);
 }
 
 static void *cq_begin(void *q)
@@ -117,4 +134,7 @@ static void cq_trim(void *q)
 const struct contestant contestant_cq = { .name = "cq", .create = cq_create, REST };
 const struct contestant contestant_cq_bind = {
 	.name = "cq_bind", .create = cq_bind_create, REST
+};
+const struct contestant contestant_cq_huge = {
+	.name = "cq_huge", .create = cq_huge_create, REST
 };

@@ -107,6 +107,15 @@ static inline void enqueue_numbers(const struct contestant *c, void *producer, u
 		enqueue(c, producer, count, (void *)(uintptr_t)number);
 }
 
+/* The even ones as count_other. */
+static inline void enqueue_alternating(const struct contestant *c, void *producer, uint64_t first,
+    uint64_t n)
+{
+	for (uint64_t number = first; number < first + n; number++)
+		enqueue(c, producer, number % 2 == 0 ? count_other : count,
+		    (void *)(uintptr_t)number);
+}
+
 /*
  * Makes a queue's workers exist, where they are made on demand: callbacks that
  * wait for each other, one per worker, until all run at once or some time has

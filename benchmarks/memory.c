@@ -125,7 +125,7 @@ void run_memory(const struct workload *w, const struct contestant *c, struct res
 	struct tally begun;
 	struct memory before;
 	void *queue, *producer;
-	bool gated;
+	bool gated, alternating = w->kind == ALTERNATING;
 
 	/* What is made once, and what malloc keeps at hand for a thread, which it counts
 	   as given out. */
@@ -137,7 +137,7 @@ void run_memory(const struct workload *w, const struct contestant *c, struct res
 	queue = new_queue(w, c, r, &gated);
 	producer = c->begin(queue);
 	hold(c, producer, gated);
-	enqueue_numbers(c, producer, 1, n);
+	(alternating ? enqueue_alternating : enqueue_numbers)(c, producer, 1, n);
 	note(r, 0, &before, (double)n);
 	run_all(c, queue, gated);
 	note(r, 2, &before, 1024);
@@ -150,5 +150,5 @@ void run_memory(const struct workload *w, const struct contestant *c, struct res
 	note(r, 6, &before, 1024);
 	malloc_trim(0);
 	r->metrics[8] = (resident() - before.resident) / 1024;
-	check_conserved(c, &begun, n, 1, false);
+	check_conserved(c, &begun, n, 1, alternating);
 }

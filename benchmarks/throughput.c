@@ -46,19 +46,12 @@ static void enqueue_paced(const struct producer *p)
 	sink = x;
 }
 
-static void enqueue_alternating(const struct producer *p)
-{
-	for (uint64_t number = p->first; number < p->first + p->n; number++)
-		enqueue(p->c, p->handle, number % 2 == 0 ? count_other : count,
-		    (void *)(uintptr_t)number);
-}
-
 static void enqueue_all(const struct producer *p)
 {
 	if (p->kind == PACED)
 		enqueue_paced(p);
 	else if (p->kind == ALTERNATING)
-		enqueue_alternating(p);
+		enqueue_alternating(p->c, p->handle, p->first, p->n);
 	else
 		enqueue_numbers(p->c, p->handle, p->first, p->n);
 }

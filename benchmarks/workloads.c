@@ -26,6 +26,14 @@
 #define W4(NAME, W, KIND)						\
 	{ .name = NAME, .producers = 1, .workers = W, .metrics = BURSTS,	\
 	  .run = run_bursts, .gap_ns = 200000, .kind = KIND }
+#define W5(NAME, KIND)							\
+	{ .name = NAME, .producers = 1, .workers = 1, .run = run_memory, .once = true,	\
+	  .kind = KIND, .metrics = {						\
+	    RATIO("queued_rss", "B/cb"), NO_RATIO("queued_malloc", "B/cb"),	\
+	    NO_RATIO("drained_rss", "KiB"), NO_RATIO("drained_malloc", "KiB"),	\
+	    NO_RATIO("trimmed_rss", "KiB"), NO_RATIO("trimmed_malloc", "KiB"),	\
+	    NO_RATIO("destroyed_rss", "KiB"), NO_RATIO("destroyed_malloc", "KiB"),	\
+	    NO_RATIO("returned_rss", "KiB") } }
 #define W6(N)								\
 	{ .name = "W6", .producers = N, .workers = N, .metrics = THROUGHPUT,	\
 	  .run = run_throughput, .scales = true }
@@ -76,12 +84,8 @@ const struct workload workloads[] = {
 	W4("W4", AS_PROCESSORS, COUNTS),
 	W4("W4-computing", AS_PROCESSORS, COMPUTES),
 
-	{ .name = "W5", .producers = 1, .workers = 1, .run = run_memory, .once = true,
-	  .metrics = { RATIO("queued_rss", "B/cb"), NO_RATIO("queued_malloc", "B/cb"),
-	    NO_RATIO("drained_rss", "KiB"), NO_RATIO("drained_malloc", "KiB"),
-	    NO_RATIO("trimmed_rss", "KiB"), NO_RATIO("trimmed_malloc", "KiB"),
-	    NO_RATIO("destroyed_rss", "KiB"), NO_RATIO("destroyed_malloc", "KiB"),
-	    NO_RATIO("returned_rss", "KiB") } },
+	W5("W5", PLAIN),
+	W5("W5-alternating", ALTERNATING),
 
 	W6(1),
 	W6(2),
