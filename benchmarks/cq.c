@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * libcq's cleanup queue, with its defaults but for the cap and no retiring; with
- * CQ_BIND, where there are as many workers as processors; with memory in huge pages.
+ * libcq's cleanup queue, with its defaults but for the cap and no retiring; with CQ_BIND,
+ * where there are as many workers as processors; with CQ_HANDOVER; with memory in huge pages.
  */
 #include <cq/cq.h>
 #include <stddef.h>
@@ -31,10 +31,10 @@ static void *cq_bind_create(unsigned workers)
 	return NULL;
 }
 
-static void *create_with(unsigned workers, const cq_allocator_t *allocator)
+static void *create_with(unsigned workers, unsigned flags, const cq_allocator_t *allocator)
 {
 	cq_cleanup_config_t config = {
-		.flags = workers == 0 ? CQ_POLLED : 0,
+		.flags = flags | (workers == 0 ? CQ_POLLED : 0),
 		.max_workers = workers,
 		.idle_ns = CQ_FOREVER,
 		.allocator = allocator,
@@ -47,7 +47,12 @@ static void *create_with(unsigned workers, const cq_allocator_t *allocator)
 
 static void *cq_create(unsigned workers)
 {
-	return create_with(workers, NULL);
+	return create_with(workers, 0, NULL);
+}
+
+static void *cq_handover_create(unsigned workers)
+{
+	return create_with(workers, CQ_HANDOVER, NULL);
 }
 
 static struct hugepages pages = HUGEPAGES_INITIALIZER; /* one queue at a time has them */
@@ -56,7 +61,7 @@ static void *cq_huge_create(unsigned workers)
 {
 	cq_allocator_t allocator = hugepages_allocator(&pages);
 
-	return create_with(workers, &allocator);
+	return create_with(workers, 0, &allocator);
 }
 
 static void cq_destroy(void *q)
@@ -134,6 +139,9 @@ static void cq_trim(void *q)
 const struct contestant contestant_cq = { .name = "cq", .create = cq_create, REST };
 const struct contestant contestant_cq_bind = {
 	.name = "cq_bind", .create = cq_bind_create, REST
+};
+const struct contestant contestant_cq_handover = {
+	.name = "cq_handover", .create = cq_handover_create, REST
 };
 const struct contestant contestant_cq_huge = {
 	.name = "cq_huge", .create = cq_huge_create, REST

@@ -91,11 +91,11 @@ struct cq_worker {
 
 #define TAKEN_NONE 2
 
-/* gate: what an enqueue has to look after when it has stored. 0 on most queues. */
+/* gate: what an enqueue has to look after when it has stored. 0 on most queues: nothing. */
 enum {
 	GATE_CLOSED = 1,	/* shut down: take the callback back */
 	GATE_FENCE = 2,		/* no asymmetric barrier: fence before looking */
-	GATE_HANDOVER = 4	/* CQ_HANDOVER: are workers idle? */
+	GATE_HANDOVER = 4	/* CQ_HANDOVER: up while a worker is idle */
 };
 
 /* stop, when it is not 0: all had run, or work may be left, which nobody runs. */
@@ -215,8 +215,11 @@ cq_block_t *cq_block_take(cq_cleanup_t *q);
 void cq_blocks_publish(cq_cleanup_t *q, unsigned parity, cq_block_t *first, cq_block_t *last,
     uint64_t n);
 
-/* open.c: every enqueue that begins after this looks at the gate, which is raised. */
-void cq_producers_stop_at_gate(cq_cleanup_t *q);
+/*
+ * open.c, without the registry lock. The caller has closed the gate, or (CQ_HANDOVER) said
+ * that a worker is idle: each enqueue sees that, or what follows sees its callback.
+ */
+void cq_producers_look(cq_cleanup_t *q);
 
 /* gather.c: with the registry lock held. Publishes, and doesn't wake. */
 int cq_gather(cq_cleanup_t *q);

@@ -242,7 +242,7 @@ static int shut_down(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
 	int err;
 
 	cq_u32_store_relaxed(&q->gate, q->gate | GATE_CLOSED);
-	cq_producers_stop_at_gate(q);
+	cq_producers_look(q);
 
 	if (how == CQ_SHUTDOWN_DRAIN && cq_u32_load_relaxed(&q->stop) == 0 &&
 	    ((err = seal(q)) != 0 || (err = cq_cleanup_drain(q, deadline)) != 0))

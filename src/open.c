@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The block that is open at a producer: opened, filled, closed and published. All
- * but cq_producers_stop_at_gate is for the producer's owner.
+ * but cq_producers_look is for the producer's owner.
  */
 #include <errno.h>
 
@@ -58,19 +58,37 @@ int cq_ensure_spares(cq_producer_t *p, uint64_t n, uint64_t room)
 	return 0;
 }
 
+/* ------------------------------------------------------------- how far to run */
+
+/* CQ_HANDOVER: does a worker sleep, or could the first be made? */
+static bool idle(cq_cleanup_t *q)
+{
+	return cq_u32_load_relaxed(&q->idle.asleep) != 0 ||
+	    ((q->config.flags & CQ_POLLED) == 0 &&
+	     crew_live(cq_u64_load_relaxed(&q->crew)) == 0);
+}
+
+/* Must every enqueue be looked after, wherever it is in its block? */
+static bool gate_is_up(cq_cleanup_t *q)
+{
+	uint32_t gate = cq_u32_load_relaxed(&q->gate);
+
+	return gate != 0 && (gate != GATE_HANDOVER || idle(q));
+}
+
+static void set_end(cq_producer_t *p, void *end)
+{
+	/* Program order between this store and the loads is one half of the asymmetric
+	   barrier; see cq_producers_look. */
+	cq_ptr_store_relaxed(&p->end, end);
+	if (gate_is_up(p->q))
+		cq_ptr_store_relaxed(&p->end, NULL);
+}
+
 /* -------------------------------------------------------------- cache lines */
 
 /* How far ahead of write lines are fetched, in bytes. */
 #define FETCH_BYTES ((uintptr_t)16 * CQ_LINE)
-
-static void set_end(cq_producer_t *p, void *end)
-{
-	/* Program order between this store and the load is one half of the asymmetric
-	   barrier; see cq_producers_stop_at_gate. */
-	cq_ptr_store_relaxed(&p->end, end);
-	if (cq_u32_load_relaxed(&p->q->gate) != 0)
-		cq_ptr_store_relaxed(&p->end, NULL);
-}
 
 /*
  * The lines of a block are in the cache of the processor that last ran callbacks from
@@ -251,19 +269,34 @@ static void close_full_block(cq_producer_t *p, bool spans)
 
 /* ------------------------------------------------------------------ the gate */
 
-void cq_producers_stop_at_gate(cq_cleanup_t *q)
+/* Returns whether any was not NULL. */
+static bool lower_ends(cq_cleanup_t *q)
 {
-	/* Pairs with the store of end and the load of gate in set_end: either the
-	   gate is seen raised there, or that end is lowered here. */
-	cq_barrier_heavy();
+	bool lowered = false;
+
 	pthread_mutex_lock(&q->registry);
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
-		cq_ptr_store_relaxed(&p->end, NULL);
+		if (cq_ptr_load_relaxed(&p->end) != NULL) {
+			cq_ptr_store_relaxed(&p->end, NULL);
+			lowered = true;
+		}
 	pthread_mutex_unlock(&q->registry);
-	/* Pairs with the store of write and the load of end in show (producer.c): an
-	   enqueue either looks at the gate and takes its callback back, or its
-	   callback is seen by what follows. */
+	return lowered;
+}
+
+void cq_producers_look(cq_cleanup_t *q)
+{
+	lower_ends(q);
+	CQ_POINT("producers.lowered");
+	/* Pairs with the store of write and the loads of end, and then of what the caller
+	   has changed, in show (producer.c) and look_after: an enqueue either sees
+	   that, or its callback is seen by what follows. And with the store of end and
+	   the loads in set_end: one that was set without seeing the change is seen now. */
 	cq_barrier_heavy();
+	if (lower_ends(q))
+		/* Pairs with the store of write and the load of end in show (producer.c), as
+		   before, for what ran on to the ends that were set meanwhile. */
+		cq_barrier_heavy();
 }
 
 /* The gate is up. How many of the `count` callbacks from `slot` on, just written, may stay? */
@@ -275,7 +308,7 @@ static size_t gated(cq_producer_t *p, void *slot, size_t count)
 	uint64_t s;
 
 	if ((cq_u32_load_relaxed(&q->gate) & GATE_FENCE) != 0)
-		/* Pairs with cq_barrier_heavy in shutdown and in the handover look:
+		/* Pairs with cq_barrier_heavy in cq_producers_look:
 		   either they see this callback, or it is seen here that they came.
 		   With membarrier, program order is enough on this side. */
 		cq_fence_full();
@@ -300,16 +333,13 @@ static size_t gated(cq_producer_t *p, void *slot, size_t count)
 }
 
 /*
- * CQ_HANDOVER: is a worker idle, or can the first be made? Looked at after the
- * store of write. While none can be made, callbacks gather in the block as without
- * the flag, instead of one by one with an attempt each.
+ * CQ_HANDOVER. Looked at after the store of write. While no worker can be made,
+ * callbacks gather in the block as without the flag, instead of one by one with an
+ * attempt each.
  */
 static bool wants_partial_block(cq_cleanup_t *q)
 {
-	return cq_u32_load_relaxed(&q->idle.asleep) != 0 ||
-	    ((q->config.flags & CQ_POLLED) == 0 &&
-	     crew_live(cq_u64_load_relaxed(&q->crew)) == 0 &&
-	     !cq_cleanup_stalled(q));
+	return idle(q) && !cq_cleanup_stalled(q);
 }
 
 /*
@@ -328,5 +358,7 @@ size_t cq_look_after(cq_producer_t *p, void *slot, size_t count, bool span)
 		cq_flush(p, false);
 	else if ((char *)p->write >= p->mark)
 		look_ahead(p, !span); /* a span is written in one go, and fetched by that */
+	else if (gate == GATE_HANDOVER)
+		set_end(p, p->mark); /* all workers are awake again */
 	return count;
 }

@@ -15,7 +15,7 @@ static inline bool show(cq_producer_t *p, void *write)
 		CQ_POINT("producer.stored");
 
 	/* Program order between that store and this load is one half of the
-	   asymmetric barrier; see cq_producers_stop_at_gate and gated (open.c). */
+	   asymmetric barrier; see cq_producers_look and gated (open.c). */
 	return (uintptr_t)write >= (uintptr_t)cq_ptr_load_relaxed(&p->end);
 }
 

@@ -123,6 +123,9 @@ static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, const struct waker *wake
 		cq_u32_store_relaxed(&q->spawn_failed, 1);
 		cq_crew_add(q, 0 - (n - made) * (CREW_MADE + CREW_LIVE));
 		CQ_POINT("wake.not_made");
+		/* Meanwhile producers may have seen one that lives. */
+		if (hands_over(q))
+			cq_producers_look(q);
 	}
 	return made;
 }

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "barrier.h"
 #include "cleanup_priv.h"
 #include "sleepers.h"
 
@@ -127,10 +126,8 @@ static cq_block_t *take(cq_worker_t *w)
  */
 void cq_take_partial_blocks(cq_cleanup_t *q)
 {
-	/* Pairs with the store of write and the loads in wants_partial_block
-	   (open.c): either that producer saw this worker idle and flushed, or
-	   its callback is seen here. */
-	cq_barrier_heavy();
+	/* Either a producer sees this worker idle and flushes, or its callback is seen here. */
+	cq_producers_look(q);
 	pthread_mutex_lock(&q->registry);
 	cq_gather(q);
 	pthread_mutex_unlock(&q->registry);

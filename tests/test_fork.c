@@ -888,7 +888,7 @@ Test(fork, while_the_gate_is_being_closed, .init = make)
 	put(p, 0, 1);
 	q->gate |= GATE_CLOSED;
 	in_child(is_refused);
-	cq_producers_stop_at_gate(q);
+	cq_producers_look(q);
 	is_refused();
 }
 

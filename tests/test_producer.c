@@ -533,7 +533,7 @@ static cq_worker_t *close_the_gate_early(void)
 
 	CHECK(cq_worker_attach(q, NULL, &w) == 0);
 	q->gate |= GATE_CLOSED;
-	cq_producers_stop_at_gate(q);
+	cq_producers_look(q);
 	return w;
 }
 
@@ -920,6 +920,91 @@ Test(producer, handover_makes_a_worker_when_the_last_has_retired)
 	fake_advance(&park, 1000);
 	gate_wait(&has_run);
 	finish();
+}
+
+static gate_t held = GATE_INITIALIZER;
+
+static void run_for_long(void *unused)
+{
+	(void)unused;
+	runs++;
+	gate_open(&held);
+	gate_wait(&go_on);
+}
+
+static void enqueue_a_long_one(void *unused)
+{
+	(void)unused;
+	CHECK(cq_producer_enqueue(p, run_for_long, NULL) == 0);
+}
+
+/* Its ends are where they are in any other queue. */
+Test(producer, handover_runs_on_while_workers_are_awake)
+{
+	make_handover(0);
+	if ((q->gate & GATE_FENCE) != 0)
+		cr_skip("without membarrier each enqueue looks");
+	/* The worker finds it at its second look, and has stopped the producer for that. */
+	at_point("worker.found_nothing", enqueue_a_long_one, NULL);
+	put(p, 0, 1);
+	gate_wait(&held);
+	cr_assert_null(p->end);
+	put(p, 1, 1); /* looks, and finds nobody idle */
+	cr_assert_eq(p->end, p->mark);
+	put(p, 2, SLOTS - 2);
+	cr_assert_eq(cq_cleanup_units(q), 1); /* full */
+	put(p, SLOTS, 1);
+	cr_assert_eq(p->end, p->mark); /* as it opens a block, too */
+	cr_assert_eq(cq_cleanup_units(q), 1);
+	gate_open(&go_on);
+	finish();
+	cr_assert_eq(runs, SLOTS + 2);
+}
+
+Test(producer, handover_gives_what_comes_next_to_a_worker_that_went_idle)
+{
+	make_handover(0);
+	enqueue_a_long_one(NULL);
+	gate_wait(&held);
+	put(p, 0, 1);
+	gate_open(&go_on);
+	fake_wait_blocked(&park, 1);
+	cr_assert_null(p->end);
+	CHECK(cq_producer_enqueue(p, open_it, &has_run) == 0);
+	gate_wait(&has_run);
+	finish();
+	cr_assert_eq(runs, 3);
+}
+
+static cq_producer_t *beside;
+
+static void put_another(void *unused)
+{
+	(void)unused;
+	put(beside, 1, 1);
+}
+
+static int make_none(void *unused, void (*body)(void *), void *arg)
+{
+	(void)unused, (void)body, (void)arg;
+	return EAGAIN;
+}
+
+/* While it is being made it counts as live, and no other producer has to look. */
+Test(producer, handover_is_tried_again_where_a_worker_could_not_be_made)
+{
+	make_with((cq_cleanup_config_t){ .flags = CQ_HANDOVER, .spawn = make_none });
+	CHECK(cq_producer_attach(q, &beside) == 0);
+	at_point("wake.making", put_another, NULL);
+	put(p, 0, 1);
+	cr_assert_null(beside->end);
+	run_all(NULL); /* so it is stalled no more */
+	put(beside, 2, 1);
+	cr_assert_eq(cq_cleanup_units(q), 1);
+	cq_producer_detach(beside);
+	run_all(NULL);
+	finish();
+	cr_assert(each_ran_once(3));
 }
 
 Test(producer, without_handover_a_partial_block_waits)

@@ -540,7 +540,7 @@ static cq_worker_t *close_the_gate_early(void)
 
 	CHECK(cq_worker_attach(q, NULL, &w) == 0);
 	q->gate |= GATE_CLOSED;
-	cq_producers_stop_at_gate(q);
+	cq_producers_look(q);
 	return w;
 }
 

@@ -153,7 +153,8 @@ enum {
 				   asks needs_wake, and calls cq_cleanup_wake or run_some */
 	CQ_HANDOVER = 2,	/* partial blocks go to idle workers without a flush
 				   (while there is memory for it, and not stalled), when
-				   they have polled: spin_ns */
+				   they have polled: spin_ns. Where there is membarrier(2)
+				   an enqueue costs no more for it while all are busy */
 	CQ_ATFORK = 4,		/* calls the three fork functions by pthread_atfork */
 	CQ_FORK_DISCARD = 8,	/* a forked child drops what was queued, instead of keeping it */
 	CQ_BIND = 16		/* each worker is bound to a processor of its own: see max_workers */

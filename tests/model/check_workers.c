@@ -395,6 +395,23 @@ static void handover_against_a_worker_going_to_sleep(void)
 	end_calmly();
 }
 
+/* The third may run on to an end that was set while the worker was awake. */
+static void handover_of_what_runs_on(void)
+{
+	begin(HOSTED | HANDOVER | AWAITED | TWO_LINES, 1, 1);
+	enqueue_some(producers[0], 0, 3);
+	wait_for_jobs(3);
+	end_calmly();
+}
+
+static void handover_of_what_runs_on_against_retirement(void)
+{
+	begin(HOSTED | HANDOVER | AWAITED | TWO_LINES | RETIRING, 1, 1);
+	enqueue_some(producers[0], 0, 3);
+	wait_for_jobs(3);
+	end_calmly();
+}
+
 static void handover_against_retirement(void)
 {
 	begin(HOSTED | HANDOVER | AWAITED | RETIRING, 1, 1);
@@ -478,6 +495,9 @@ const struct scenario workers_scenarios[] = {
 	{ "workers_trim_against_who_only_asks", trim_against_who_only_asks, SOME(2, 1), SOME(3, 2) },
 	{ "workers_handover_against_a_worker_going_to_sleep",
 	    handover_against_a_worker_going_to_sleep, SOME(2, 1), SOME(4, 2) },
+	{ "workers_handover_of_what_runs_on", handover_of_what_runs_on, SOME(2, 1), SOME(3, 2) },
+	{ "workers_handover_of_what_runs_on_against_retirement",
+	    handover_of_what_runs_on_against_retirement, SOME(2, 1), SOME(3, 2) },
 	{ "workers_handover_against_retirement", handover_against_retirement, SOME(2, 1), SOME(3, 2) },
 	{ "workers_handover_against_detach", handover_against_detach, SOME(2, 1), SOME(4, 2) },
 	{ "workers_handover_of_two_producers", handover_of_two_producers, SOME(1, 1), SOME(2, 2) },
