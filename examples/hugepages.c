@@ -25,8 +25,7 @@ static struct hugepage *map_page(void)
 	page = (start + size - 1) / size * size;
 	if (page != start)
 		munmap(memory, page - start);
-	if (page != start + size)
-		munmap((void *)(page + size), start + size - page);
+	munmap((void *)(page + size), start + size - page); /* never empty */
 #ifdef MADV_HUGEPAGE
 	madvise((void *)page, size, MADV_HUGEPAGE); /* a refusal costs speed alone */
 #endif
@@ -56,6 +55,7 @@ static void *alloc(void *host, size_t bytes, size_t align)
 	struct hugepage *page;
 	size_t at;
 
+	bytes += bytes == 0; /* or it could lie behind its page */
 	if (align > HUGEPAGES_BYTES || bytes > HUGEPAGES_BYTES - place_in(sizeof(*page), align))
 		return NULL;
 	pthread_mutex_lock(&pages->lock);

@@ -95,7 +95,7 @@ struct cq_worker {
 enum {
 	GATE_CLOSED = 1,	/* shut down: take the callback back */
 	GATE_FENCE = 2,		/* no asymmetric barrier: fence before looking */
-	GATE_HANDOVER = 4	/* CQ_HANDOVER: up while a worker is idle */
+	GATE_HANDOVER = 4	/* CQ_HANDOVER: up while a worker sleeps or none lives */
 };
 
 /* stop, when it is not 0: all had run, or work may be left, which nobody runs. */
@@ -216,8 +216,8 @@ void cq_blocks_publish(cq_cleanup_t *q, unsigned parity, cq_block_t *first, cq_b
     uint64_t n);
 
 /*
- * open.c, without the registry lock. The caller has closed the gate, or (CQ_HANDOVER) said
- * that a worker is idle: each enqueue sees that, or what follows sees its callback.
+ * open.c, without the registry lock. The caller has raised the gate (closed it, or said that
+ * a worker is idle): each enqueue sees that, or what follows sees its callback.
  */
 void cq_producers_look(cq_cleanup_t *q);
 

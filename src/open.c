@@ -287,9 +287,8 @@ static bool lower_ends(cq_cleanup_t *q)
 void cq_producers_look(cq_cleanup_t *q)
 {
 	lower_ends(q);
-	CQ_POINT("producers.lowered");
 	/* Pairs with the store of write and the loads of end, and then of what the caller
-	   has changed, in show (producer.c) and look_after: an enqueue either sees
+	   has changed, in show (producer.c) and cq_look_after: an enqueue either sees
 	   that, or its callback is seen by what follows. And with the store of end and
 	   the loads in set_end: one that was set without seeing the change is seen now. */
 	cq_barrier_heavy();
@@ -308,8 +307,8 @@ static size_t gated(cq_producer_t *p, void *slot, size_t count)
 	uint64_t s;
 
 	if ((cq_u32_load_relaxed(&q->gate) & GATE_FENCE) != 0)
-		/* Pairs with cq_barrier_heavy in cq_producers_look:
-		   either they see this callback, or it is seen here that they came.
+		/* Pairs with cq_barrier_heavy in cq_producers_look: either what follows
+		   that sees this callback, or it is seen here what the caller has changed.
 		   With membarrier, program order is enough on this side. */
 		cq_fence_full();
 	if ((cq_u32_load_relaxed(&q->gate) & GATE_CLOSED) == 0)

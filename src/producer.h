@@ -24,7 +24,7 @@ struct cq_producer {
 	void *write;			/* the next slot; those before it are written.
 					   Release by the owner. &nowhere: no block is open */
 	void *end;			/* while write is below it, an enqueue has nothing to
-					   look after. A shutdown lowers it to NULL */
+					   look after. Whoever raises the gate lowers it to NULL */
 	cq_cleanup_t *q;
 	uint64_t state CQ_ALIGNED(8);
 	cq_block_t *block;		/* the open block, or NULL */

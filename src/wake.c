@@ -121,11 +121,12 @@ static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, const struct waker *wake
 	if (*err != 0) {
 		cq_u64_add_relaxed(&q->failed, 1);
 		cq_u32_store_relaxed(&q->spawn_failed, 1);
-		cq_crew_add(q, 0 - (n - made) * (CREW_MADE + CREW_LIVE));
+		crew = cq_crew_add(q, 0 - (n - made) * (CREW_MADE + CREW_LIVE));
 		CQ_POINT("wake.not_made");
-		/* Meanwhile producers may have seen one that lives. */
-		if (hands_over(q))
-			cq_producers_look(q);
+		/* Producers may have left callbacks to the one that they saw live. The
+		   caller looks again, and finds the queue stalled. */
+		if (hands_over(q) && crew_live(crew) == n - made)
+			cq_take_partial_blocks(q);
 	}
 	return made;
 }

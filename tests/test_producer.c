@@ -998,7 +998,9 @@ Test(producer, handover_is_tried_again_where_a_worker_could_not_be_made)
 	at_point("wake.making", put_another, NULL);
 	put(p, 0, 1);
 	cr_assert_null(beside->end);
-	run_all(NULL); /* so it is stalled no more */
+	cr_assert_eq(cq_cleanup_units(q), 2); /* and what it has left to that worker is seen */
+	cr_assert(cq_cleanup_stalled(q));
+	run_all(NULL);
 	put(beside, 2, 1);
 	cr_assert_eq(cq_cleanup_units(q), 1);
 	cq_producer_detach(beside);

@@ -152,7 +152,8 @@ enum {
 	CQ_POLLED = 1,		/* enqueue and flush never wake or make a worker: the host
 				   asks needs_wake, and calls cq_cleanup_wake or run_some */
 	CQ_HANDOVER = 2,	/* partial blocks go to idle workers without a flush
-				   (while there is memory for it, and not stalled), when
+				   (while there is memory for it, and not stalled: what is
+				   enqueued then waits for the next enqueue or flush), when
 				   they have polled: spin_ns. Where there is membarrier(2)
 				   an enqueue costs no more for it while all are busy */
 	CQ_ATFORK = 4,		/* calls the three fork functions by pthread_atfork */
