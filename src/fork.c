@@ -78,8 +78,7 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p, struct sums *sums
 		if (discards(q))
 			p->state = s = state_with_claimed(s, n);
 		p->mark = full_end(q, b);
-		/* A shutdown in the parent may have closed the gate and lowered no end yet,
-		   and a queue that hands over has no worker here. */
+		/* The gate may be up: closed in the parent, or as no worker lives here. */
 		p->end = q->gate != 0 ? NULL : p->mark;
 		p->fn = state_shared(s) ? b->callbacks[0].fn : NOT_SHARED;
 		b->parity = BLOCK_KEPT;
