@@ -120,9 +120,10 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config)
 	q->config.name = q->name;
 	q->allocator = *config->allocator;
 	q->config.allocator = &q->allocator;
+	q->spawn_host = config->host;
 	if (config->spawn == NULL && (config->flags & CQ_POLLED) == 0) {
 		q->config.spawn = cq_threads_spawn;
-		q->config.host = q;
+		q->spawn_host = q;
 	}
 
 	if ((config->flags & CQ_BIND) != 0) {

@@ -80,6 +80,7 @@ struct cq_worker {
 	cq_sleeper_t sleeper;
 	unsigned taken_from;		/* by the look: index of the full queue, or TAKEN_NONE */
 	bool made;			/* by the queue, not attached */
+	uint64_t crew;			/* what it adds to the queue's crew between two looks */
 	bool waits_long;		/* the last time: longer than spin_ns */
 	uint64_t idle_since;		/* when it last found nothing */
 	struct frame frame;
@@ -118,6 +119,7 @@ struct cq_cleanup {
 	cq_cleanup_config_t config;	/* with the defaults filled in */
 	cq_allocator_t allocator;
 	char name[16];
+	void *spawn_host;		/* config.host; of managed workers: the queue */
 	uint32_t slots;			/* callbacks per block */
 	uint32_t args;			/* per block that shares its function. 0: none does */
 	size_t block_bytes;
@@ -189,6 +191,17 @@ static inline uint32_t crew_coming(uint64_t crew) { return (uint32_t)crew & 0xff
 static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static inline uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
+/* threads.c */
+int cq_threads_init(struct cq_threads *t);
+void cq_threads_join(struct cq_threads *t);
+int cq_threads_spawn(void *q, void (*body)(void *), void *arg);
+
+/* The threads are the library's own. */
+static inline bool is_managed(const cq_cleanup_t *q)
+{
+	return q->config.spawn == cq_threads_spawn;
+}
+
 static inline bool hands_over(const cq_cleanup_t *q)
 {
 	return (q->config.flags & CQ_HANDOVER) != 0;
@@ -229,6 +242,7 @@ int cq_gather(cq_cleanup_t *q);
  * queue the worker bound to its processor comes first.
  */
 int cq_wake(cq_cleanup_t *q, bool near);
+void cq_worker_not_made(cq_cleanup_t *q, uint64_t crew);
 int cq_wake_unless_polled(cq_cleanup_t *q, bool near);
 uint64_t cq_crew_add(cq_cleanup_t *q, uint64_t change);
 void cq_note_peak(cq_cleanup_t *q, uint32_t live);
@@ -254,11 +268,6 @@ void cq_leave(cq_cleanup_t *q);
 /* drain.c. nothing_left: with the registry lock held. */
 bool cq_nothing_left(cq_cleanup_t *q);
 void cq_notify_drainers(cq_cleanup_t *q, unsigned parity);
-
-/* threads.c */
-int cq_threads_init(struct cq_threads *t);
-void cq_threads_join(struct cq_threads *t);
-int cq_threads_spawn(void *q, void (*body)(void *), void *arg);
 
 /* fork.c */
 int cq_fork_register(cq_cleanup_t *q);

@@ -92,10 +92,11 @@ void cq_worker_gone(cq_worker_t *w)
 	cq_leave(q);
 }
 
-/* What a worker adds to the crew. */
-static uint64_t crew_of(const cq_worker_t *w)
+/* The worker is one of the crew, or (0) is not. */
+static void set_crew(cq_worker_t *w, uint64_t crew)
 {
-	return CREW_LIVE + (w->made ? CREW_MADE : 0);
+	cq_crew_add(w->q, crew - w->crew);
+	w->crew = crew;
 }
 
 /*
@@ -111,7 +112,7 @@ static void leave_crew(cq_worker_t *w)
 	   worker has left doesn't see a failure of before. Without it a drain
 	   could give up while this worker comes back. */
 	cq_fence_release();
-	cq_crew_add(w->q, 0 - crew_of(w));
+	set_crew(w, 0);
 }
 
 /* As one that comes: no other is made for what this one will take. False: as many
@@ -121,10 +122,13 @@ static bool come_back(cq_worker_t *w)
 	cq_cleanup_t *q = w->q;
 	uint64_t crew = cq_u64_load_relaxed(&q->crew);
 
+	w->crew = CREW_LIVE + (w->made ? CREW_MADE : 0);
 	do {
-		if (w->made && crew_made(crew) >= q->config.max_workers)
+		if (w->made && crew_made(crew) >= q->config.max_workers) {
+			w->crew = 0;
 			return false;
-	} while (!cq_u64_cas_relaxed(&q->crew, &crew, crew + crew_of(w) + CREW_COMING));
+		}
+	} while (!cq_u64_cas_relaxed(&q->crew, &crew, crew + w->crew + CREW_COMING));
 	cq_note_peak(q, crew_live(crew) + 1);
 	if (w->made && q->places.n != 0) {
 		cq_worker_place(w, cq_place_here(), true);
@@ -162,7 +166,7 @@ static bool work(cq_worker_t *w)
 	do {
 		cq_worker_serve(w);
 		if (cq_u32_load_relaxed(&w->q->stop) != 0) {
-			cq_crew_add(w->q, 0 - crew_of(w));
+			set_crew(w, 0);
 			return false;
 		}
 	} while (!retire(w));
@@ -171,6 +175,64 @@ static bool work(cq_worker_t *w)
 	cq_u64_add_relaxed(&w->q->retired, 1);
 	return true;
 }
+
+/* ---------------------------------------------- the host's word on each thread */
+
+/* Both hooks run as callbacks do, and a fork within goes on in the child. */
+static void call_hook(cq_worker_t *w, void (*hook)(void *host))
+{
+	cq_frame_enter(&w->frame);
+	hook(w->q->config.host);
+	cq_frame_leave(&w->frame);
+}
+
+/* A hook has ended its thread: worker_end. */
+static void gone_in_end(void *worker)
+{
+	cq_worker_t *w = worker;
+
+	cq_frame_leave(&w->frame);
+	cq_worker_gone(w);
+}
+
+/* The end of a worker that has left the crew: its record is there until worker_end
+   has returned, so that the queue is too. */
+static void worker_ends(cq_worker_t *w)
+{
+	cq_cleanup_t *q = w->q;
+	int cancel;
+
+	if (w->made && is_managed(q) && q->config.worker_end != NULL) {
+		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* as in worker_start */
+		pthread_cleanup_push(gone_in_end, w);
+		call_hook(w, q->config.worker_end);
+		pthread_cleanup_pop(0);
+	}
+	cq_worker_gone(w);
+}
+
+/* worker_start has ended its thread: to the queue, a worker that could not be made. */
+static void gone_in_start(void *worker)
+{
+	cq_worker_t *w = worker;
+	uint64_t crew = w->crew;
+
+	cq_frame_leave(&w->frame);
+	w->crew = 0;
+	cq_worker_not_made(w->q, crew);
+	cq_worker_gone(w);
+}
+
+static void worker_starts(cq_worker_t *w)
+{
+	if (!is_managed(w->q) || w->q->config.worker_start == NULL)
+		return;
+	pthread_cleanup_push(gone_in_start, w);
+	call_hook(w, w->q->config.worker_start);
+	pthread_cleanup_pop(0);
+}
+
+/* ---------------------------------------------------------- the life as a whole */
 
 /* Leaves the crew, with or without a block in hand. As retire: this worker may have
    been counted on. */
@@ -184,7 +246,7 @@ static void step_down(cq_worker_t *w)
 	if (hands_over(q))
 		cq_take_partial_blocks(q);
 	cq_wake_unless_polled(q, false);
-	cq_worker_gone(w);
+	worker_ends(w);
 }
 
 /* A callback ends its thread: to the queue that is a worker that retires. */
@@ -206,7 +268,7 @@ static bool live(cq_worker_t *w)
 	pthread_cleanup_push(retire_in_callback, w);
 	retired = work(w);
 	pthread_cleanup_pop(0);
-	cq_worker_gone(w);
+	worker_ends(w);
 	return retired;
 }
 
@@ -216,6 +278,8 @@ void cq_worker_main(void *arg)
 	cq_worker_t *w = arg;
 
 	cq_place_bind(w->sleeper.place);
+	worker_starts(w);
+	w->crew -= CREW_COMING;
 	cq_worker_arrive(w->q);
 	live(w);
 }
@@ -227,9 +291,11 @@ int cq_worker_attach(cq_cleanup_t *q, void *host, cq_worker_t **out)
 	if (q == NULL || out == NULL)
 		return EINVAL;
 	*out = cq_worker_new(q, host, &err);
-	if (err == 0)
-		cq_note_peak(q, crew_live(cq_crew_add(q, CREW_LIVE)) + 1);
-	return err;
+	if (err != 0)
+		return err;
+	(*out)->crew = CREW_LIVE;
+	cq_note_peak(q, crew_live(cq_crew_add(q, CREW_LIVE)) + 1);
+	return 0;
 }
 
 void cq_worker_detach(cq_worker_t *w)

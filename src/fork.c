@@ -116,6 +116,7 @@ static void settle_workers(cq_cleanup_t *q)
 	cq_worker_t *kept = NULL, *next;
 	uint32_t n = 0, made = 0;
 
+	q->crew = 0;
 	for (cq_worker_t *w = q->workers; w != NULL; w = next) {
 		next = w->next;
 		q->useless_wakes += w->useless_wakes;
@@ -134,11 +135,11 @@ static void settle_workers(cq_cleanup_t *q)
 		kept = w;
 		n++;
 		made += w->made;
+		q->crew += w->crew;
 	}
 	q->workers = kept;
 	q->nworkers = n;
-	q->crew = n * CREW_LIVE + made * CREW_MADE;
-	q->threads.running = q->config.spawn == cq_threads_spawn ? made : 0;
+	q->threads.running = is_managed(q) ? made : 0;
 	q->pollers = 0;
 	for (struct frame *f = cq_frames(); f != NULL; f = f->outer)
 		if (f->q == q && f->poller)
@@ -149,7 +150,7 @@ static void settle_workers(cq_cleanup_t *q)
 static void settle_frames(cq_cleanup_t *q, struct sums *sums)
 {
 	for (struct frame *f = cq_frames(); f != NULL; f = f->outer) {
-		if (f->q != q)
+		if (f->q != q || f->block == NULL) /* NULL: in worker_start or worker_end */
 			continue;
 		f->block->parity = BLOCK_KEPT;
 		if (discards(q))

@@ -88,12 +88,27 @@ static int spawn(cq_cleanup_t *q, const struct waker *waker)
 	if (w == NULL)
 		return err;
 	w->made = true;
+	w->crew = CREW_MADE + CREW_LIVE + CREW_COMING;
 	if (q->places.n != 0)
 		cq_worker_place(w, waker->here, waker->near);
-	err = q->config.spawn(q->config.host, cq_worker_main, w);
+	err = q->config.spawn(q->spawn_host, cq_worker_main, w);
 	if (err != 0)
 		cq_worker_gone(w);
 	return err;
+}
+
+/* An attempt has failed, for some of those that were counted already. The caller
+   looks again, as others may have relied on them. */
+static void not_made(cq_cleanup_t *q, uint32_t n, uint64_t crew)
+{
+	cq_u64_add_relaxed(&q->failed, 1);
+	cq_u32_store_relaxed(&q->spawn_failed, 1);
+	crew = cq_crew_add(q, 0 - crew);
+	CQ_POINT("wake.not_made");
+	/* Producers may have left callbacks to the one that they saw live. The
+	   caller looks again, and finds the queue stalled. */
+	if (hands_over(q) && crew_live(crew) == n)
+		cq_take_partial_blocks(q);
 }
 
 /*
@@ -118,16 +133,8 @@ static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, const struct waker *wake
 	for (made = 0; made < n && (*err = spawn(q, waker)) == 0; made++)
 		cq_u64_add_relaxed(&q->created, 1);
 	cq_note_peak(q, crew_live(crew) + made);
-	if (*err != 0) {
-		cq_u64_add_relaxed(&q->failed, 1);
-		cq_u32_store_relaxed(&q->spawn_failed, 1);
-		crew = cq_crew_add(q, 0 - (n - made) * (CREW_MADE + CREW_LIVE));
-		CQ_POINT("wake.not_made");
-		/* Producers may have left callbacks to the one that they saw live. The
-		   caller looks again, and finds the queue stalled. */
-		if (hands_over(q) && crew_live(crew) == n - made)
-			cq_take_partial_blocks(q);
-	}
+	if (*err != 0)
+		not_made(q, n - made, (n - made) * (CREW_MADE + CREW_LIVE));
 	return made;
 }
 
@@ -166,10 +173,9 @@ static int give_up(cq_cleanup_t *q)
 	return EAGAIN;
 }
 
-static int wake(cq_cleanup_t *q, const struct waker *waker)
+/* err: why none can be made, so that sleepers have to do; or 0. */
+static int wake(cq_cleanup_t *q, const struct waker *waker, int err)
 {
-	int err = 0;
-
 	for (;;) {
 		uint64_t units, crew;
 		uint32_t asleep, claims;
@@ -211,7 +217,14 @@ int cq_wake(cq_cleanup_t *q, bool near)
 {
 	bool places = q->places.n != 0;
 
-	return wake(q, &(struct waker){ places ? cq_place_here() : CQ_NO_PLACE, near && places });
+	return wake(q, &(struct waker){ places ? cq_place_here() : CQ_NO_PLACE, near && places }, 0);
+}
+
+/* A worker, of which the crew is told here, has ended before it could look. */
+void cq_worker_not_made(cq_cleanup_t *q, uint64_t crew)
+{
+	not_made(q, 1, crew);
+	(void)wake(q, &(struct waker){ CQ_NO_PLACE, false }, ECANCELED);
 }
 
 int cq_cleanup_wake(cq_cleanup_t *q)

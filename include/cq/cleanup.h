@@ -139,6 +139,21 @@ typedef struct cq_allocator {
  */
 typedef int cq_spawn_fn(void *host, void (*body)(void *arg), void *arg);
 
+/*
+ * What a host wants of each worker thread that the library makes: worker_start(host)
+ * is called on it before its first callback, worker_end(host) after its last. To
+ * register the thread with a collector, unblock signals, name it, bind it, give it a
+ * priority or a floating-point mode. Both run as callbacks do, without a lock: they may
+ * call what those may. One worker_end for each worker_start that has returned, whatever ends
+ * the worker: the idle limit, a shutdown, or a callback that ends its thread. A worker_start
+ * that ends its thread makes that a worker that could not be made (STALLED), without a
+ * worker_end. A shutdown returns after the last worker_end; the cap doesn't count a worker in
+ * its worker_end. In a forked child the thread that goes on isn't started again, and has
+ * its worker_end there; nobody else has. exit(3) calls none. Nor does the library on threads
+ * of the host: those of `spawn`, in cq_cleanup_work, or in run_some.
+ */
+typedef void cq_worker_hook_fn(void *host);
+
 enum {
 	CQ_MAX_WORKERS = 65535,
 	CQ_BLOCK_BYTES_DEFAULT = 4096,
@@ -196,10 +211,11 @@ enum {
  * name         Of managed worker threads, at most 15 bytes. NULL: "cq-cleanup".
  * spawn        Makes workers. NULL: the library makes pthreads with all signals
  *              blocked (in a CQ_POLLED queue: no workers are made).
- * host         For spawn.
+ * host         For spawn, worker_start and worker_end.
  * park         How workers, drain and shutdown park. Must outlive the queue. In it
  *              parker->host is NULL, but for cq_worker_attach: park may set it.
  * allocator    Copied. NULL: malloc's family.
+ * worker_start, worker_end  See cq_worker_hook_fn. NULL: nothing is called.
  */
 typedef struct cq_cleanup_config {
 	unsigned flags;
@@ -213,6 +229,8 @@ typedef struct cq_cleanup_config {
 	void *host;
 	const cq_park_ops_t *park;
 	const cq_allocator_t *allocator;
+	cq_worker_hook_fn *worker_start;
+	cq_worker_hook_fn *worker_end;
 } cq_cleanup_config_t;
 
 /*
