@@ -164,9 +164,12 @@ static void allow_cancellation(void *arg)
 	pthread_cancel(pthread_self());
 }
 
+static atomic_bool not_cancelled;
+
 static void be_a_cancellation_point(void)
 {
 	pthread_testcancel();
+	not_cancelled = true;
 }
 
 Test(threads, worker_end_is_not_cancelled)
@@ -176,8 +179,7 @@ Test(threads, worker_end_is_not_cancelled)
 	cr_assert_eq(publish(allow_cancellation), 0);
 	AWAIT(ran == 1);
 	end_queue();
-	cr_assert_eq(host.ends, 1);
-	cr_assert_eq(host.starts, 1);
+	cr_assert(not_cancelled);
 }
 
 static int spawn_err;
