@@ -124,6 +124,7 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config)
 	if (config->spawn == NULL && (config->flags & CQ_POLLED) == 0) {
 		q->config.spawn = cq_threads_spawn;
 		q->spawn_host = q;
+		cq_threads_note_creator(q);
 	}
 
 	if ((config->flags & CQ_BIND) != 0) {

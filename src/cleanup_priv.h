@@ -21,6 +21,7 @@
 #include <cq/sleepers.h>
 #include <cq/workq.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 
 #include "ordering.h"
@@ -178,6 +179,7 @@ struct cq_cleanup {
 	cq_cleanup_t *fork_next;	/* CQ_ATFORK queues; under fork.c's lock */
 
 	struct cq_threads threads;
+	sigset_t blocked;		/* by managed threads; written at create */
 };
 
 /* crew */
@@ -194,6 +196,7 @@ static inline uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 /* threads.c */
 int cq_threads_init(struct cq_threads *t);
 void cq_threads_join(struct cq_threads *t);
+void cq_threads_note_creator(cq_cleanup_t *q);
 int cq_threads_spawn(void *q, void (*body)(void *), void *arg);
 
 /* The threads are the library's own. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Managed workers: pthreads with all signals blocked, not to be cancelled, named,
- * and joined. A thread that ends joins the one that ended before it and leaves
+ * Managed workers: pthreads that take no signals but their own, not to be cancelled,
+ * named, and joined. A thread that ends joins the one that ended before it and leaves
  * itself to the next, so at most one ended thread waits to be joined.
  */
 #ifndef _GNU_SOURCE
@@ -9,7 +9,6 @@
 #endif
 #include <errno.h>
 #include <limits.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include "cleanup_priv.h"
@@ -64,11 +63,43 @@ static void thread_ends(void *threads)
 		pthread_join(before, NULL);
 }
 
+/*
+ * All signals but those that a thread brings upon itself. Blocked, these would kill the
+ * process and no handler run: a crash reporter, a write barrier by mprotect, a
+ * sandbox by SIGSYS.
+ */
+static void fill_but_synchronous(sigset_t *set)
+{
+	static const int synchronous[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS };
+
+	sigfillset(set);
+	for (size_t i = 0; i < sizeof(synchronous) / sizeof(*synchronous); i++)
+		sigdelset(set, synchronous[i]);
+}
+
+/*
+ * Nor are those of abort and of profilers blocked. But where the creator has blocked one,
+ * the program takes it in another way (sigwait, signalfd), and on a worker its default
+ * action would end the process.
+ */
+void cq_threads_note_creator(cq_cleanup_t *q)
+{
+	static const int own[] = { SIGABRT, SIGPROF, SIGVTALRM };
+	sigset_t creator;
+
+	pthread_sigmask(SIG_SETMASK, NULL, &creator);
+	fill_but_synchronous(&q->blocked);
+	for (size_t i = 0; i < sizeof(own) / sizeof(*own); i++)
+		if (sigismember(&creator, own[i]) == 0)
+			sigdelset(&q->blocked, own[i]);
+}
+
 static void *thread_main(void *arg)
 {
 	struct start start = *(struct start *)arg;
 
 	cq_free(start.q, arg, sizeof(start));
+	pthread_sigmask(SIG_SETMASK, &start.q->blocked, NULL);
 	disable_cancellation();
 	pthread_setname_np(pthread_self(), start.q->name);
 	pthread_cleanup_push(thread_ends, &start.q->threads);
@@ -85,18 +116,22 @@ static size_t stack_of(const cq_cleanup_t *q)
 	return max_size(q->config.stack_bytes, least);
 }
 
-/* pthread_create with all signals blocked in the new thread from its first instruction. */
+/*
+ * pthread_create, without signals in the new thread until it has its own mask. The caller
+ * takes those of its own doing meanwhile: the memory that pthread_create writes may be
+ * behind a barrier, and its system calls in a sandbox.
+ */
 static int create(const cq_cleanup_t *q, pthread_t *thread, struct start *start)
 {
 	pthread_attr_t attr;
-	sigset_t all, old;
+	sigset_t others, old;
 	int err;
 
 	if ((err = pthread_attr_init(&attr)) != 0)
 		return err;
 	if ((err = pthread_attr_setstacksize(&attr, stack_of(q))) == 0) {
-		sigfillset(&all);
-		pthread_sigmask(SIG_SETMASK, &all, &old);
+		fill_but_synchronous(&others);
+		pthread_sigmask(SIG_BLOCK, &others, &old);
 		err = pthread_create(thread, &attr, thread_main, start);
 		pthread_sigmask(SIG_SETMASK, &old, NULL);
 	}

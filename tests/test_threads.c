@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The threads that the library makes: what the host's worker_start and worker_end may
- * rely on.
+ * rely on, what signals they take, what they don't inherit.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -458,4 +460,156 @@ Test(threads, a_fork_in_worker_end_goes_on_in_both)
 	cr_assert_eq(publish(record_in_between), 0);
 	end_queue();
 	cr_assert(host.starts == 2 && host.ends == 2);
+}
+
+/* ----------------------------------------------------------------------- signals */
+
+static const int synchronous[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS };
+static const int own[] = { SIGABRT, SIGPROF, SIGVTALRM };
+
+static bool is_one_of(int signal, const int *signals, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (signals[i] == signal)
+			return true;
+	return false;
+}
+
+static sigset_t seen;	/* blocked in a callback */
+static sigset_t making; /* by the maker, while it makes a thread */
+
+static void look_at_mask(void *arg)
+{
+	CHECK(pthread_sigmask(SIG_SETMASK, NULL, &seen) == 0);
+	record(arg);
+}
+
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*body)(void *),
+    void *arg);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*body)(void *),
+    void *arg);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*body)(void *),
+    void *arg)
+{
+	CHECK(pthread_sigmask(SIG_SETMASK, NULL, &making) == 0);
+	return __real_pthread_create(thread, attr, body, arg);
+}
+
+/* Blocked are all that can be and are not the C library's, but synchronous ones; own_too: and `own`. */
+static void check_blocked(const sigset_t *set, bool own_too)
+{
+	for (int i = 1; i < SIGRTMAX; i++) {
+		if (i == SIGKILL || i == SIGSTOP || (i > SIGSYS && i < SIGRTMIN))
+			continue;
+		cr_assert_eq(sigismember(set, i), !is_one_of(i, synchronous, 6) &&
+		    (own_too || !is_one_of(i, own, 3)), "signal %d", i);
+	}
+}
+
+static void block(sigset_t *old)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	cr_assert_eq(pthread_sigmask(SIG_SETMASK, &all, old), 0);
+}
+
+static void look(void)
+{
+	cr_assert_eq(publish(look_at_mask), 0);
+	AWAIT(ran == accepted);
+}
+
+Test(threads, a_worker_blocks_all_signals_but_those_of_a_threads_own_doing)
+{
+	sigset_t before, after;
+
+	open_with((cq_cleanup_config_t){ 0 });
+	cr_assert_eq(pthread_sigmask(SIG_SETMASK, NULL, &before), 0);
+	look();
+	cr_assert_eq(pthread_sigmask(SIG_SETMASK, NULL, &after), 0);
+	check_blocked(&seen, false);
+	check_blocked(&making, true);
+	for (int i = 1; i < SIGRTMAX; i++)
+		cr_assert_eq(sigismember(&before, i), sigismember(&after, i));
+	end_queue();
+}
+
+Test(threads, a_workers_mask_is_not_its_makers)
+{
+	sigset_t old;
+
+	open_with((cq_cleanup_config_t){ 0 });
+	block(&old);
+	look();
+	check_blocked(&seen, false);
+	cr_assert_eq(sigismember(&making, SIGPROF), 1); /* pending ones don't slip through */
+	cr_assert_eq(pthread_sigmask(SIG_SETMASK, &old, NULL), 0);
+	end_queue();
+}
+
+Test(threads, what_the_creator_takes_by_sigwait_stays_blocked)
+{
+	sigset_t old;
+
+	block(&old);
+	open_with((cq_cleanup_config_t){ 0 });
+	cr_assert_eq(pthread_sigmask(SIG_SETMASK, &old, NULL), 0);
+	look();
+	check_blocked(&seen, true);
+	end_queue();
+}
+
+static void unblock_all(void)
+{
+	sigset_t none;
+
+	CHECK(pthread_sigmask(SIG_SETMASK, NULL, &seen) == 0);
+	sigemptyset(&none);
+	CHECK(pthread_sigmask(SIG_SETMASK, &none, NULL) == 0);
+}
+
+Test(threads, what_worker_start_unblocks_stays_so)
+{
+	open_with((cq_cleanup_config_t){ 0 });
+	host.in_start = unblock_all;
+	cr_assert_eq(publish(record), 0);
+	AWAIT(ran == 1);
+	check_blocked(&seen, false);
+	look();
+	for (int i = 1; i < SIGRTMIN; i++)
+		cr_assert_neq(sigismember(&seen, i), 1, "signal %d", i);
+	end_queue();
+}
+
+static char *page;
+static atomic_uint dirtied;
+
+/* A collector's write barrier. */
+static void on_fault(int signal, siginfo_t *info, void *unused)
+{
+	(void)unused;
+	CHECK(signal == SIGSEGV && info->si_addr == page);
+	dirtied++;
+	CHECK(mprotect(page, (size_t)sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE) == 0);
+}
+
+static void write_to_page(void *arg)
+{
+	*(volatile char *)page = 1;
+	record(arg);
+}
+
+Test(threads, a_fault_in_a_callback_runs_the_programs_handler)
+{
+	struct sigaction action = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO };
+
+	page = mmap(NULL, (size_t)sysconf(_SC_PAGESIZE), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	cr_assert_neq((void *)page, MAP_FAILED);
+	cr_assert_eq(sigaction(SIGSEGV, &action, NULL), 0);
+	open_with((cq_cleanup_config_t){ 0 });
+	cr_assert_eq(publish(write_to_page), 0);
+	AWAIT(ran == 1);
+	cr_assert_eq(dirtied, 1);
+	end_queue();
 }

@@ -1437,7 +1437,6 @@ Test(worker, statistics_follow_a_worker_from_asked_for_to_gone)
 /* -------------------------------------------------------------- managed threads */
 
 static struct {
-	sigset_t blocked;
 	char name[16];
 	size_t stack;
 } seen;
@@ -1446,7 +1445,6 @@ static void look_at_thread(void *arg)
 {
 	pthread_attr_t attr;
 
-	CHECK(pthread_sigmask(SIG_SETMASK, NULL, &seen.blocked) == 0);
 	CHECK(pthread_getname_np(pthread_self(), seen.name, sizeof(seen.name)) == 0);
 	CHECK(pthread_getattr_np(pthread_self(), &attr) == 0);
 	CHECK(pthread_attr_getstacksize(&attr, &seen.stack) == 0);
@@ -1460,22 +1458,6 @@ static void look_at_a_thread_of(cq_cleanup_config_t config)
 	cr_assert_eq(publish(p, look_at_thread, next_record()), 0);
 	fake_wait_blocked(&park, 1);
 	close_queue();
-}
-
-Test(worker, managed_threads_block_every_signal)
-{
-	sigset_t before, after;
-
-	cr_assert_eq(pthread_sigmask(SIG_SETMASK, NULL, &before), 0);
-	look_at_a_thread_of((cq_cleanup_config_t){ 0 });
-	cr_assert_eq(pthread_sigmask(SIG_SETMASK, NULL, &after), 0);
-	for (int i = 1; i < SIGRTMAX; i++) {
-		/* These can't be blocked, and those below SIGRTMIN are the C library's. */
-		if (i == SIGKILL || i == SIGSTOP || (i > SIGSYS && i < SIGRTMIN))
-			continue;
-		cr_assert_eq(sigismember(&seen.blocked, i), 1, "signal %d", i);
-		cr_assert_eq(sigismember(&before, i), sigismember(&after, i));
-	}
 }
 
 Test(worker, managed_threads_have_the_name_and_stack_of_the_config)

@@ -177,6 +177,16 @@ enum {
 };
 
 /*
+ * SIGNALS. A thread that the library makes blocks all signals, so that they go to threads
+ * of the program, but never those that a thread brings upon itself: SIGSEGV, SIGBUS,
+ * SIGFPE, SIGILL, SIGTRAP and SIGSYS, whose handlers run on the worker. Nor SIGABRT,
+ * SIGPROF and SIGVTALRM, unless the thread that made the queue had blocked them: a
+ * program that takes one by sigwait or signalfd goes on doing so. Which thread made the worker
+ * doesn't matter. worker_start may unblock more, as a collector needs that stops threads by a
+ * signal. A process that a callback starts inherits the mask, and holds SIGTERM back, unless
+ * the callback says otherwise (posix_spawnattr_setsigmask with POSIX_SPAWN_SETSIGMASK,
+ * or pthread_sigmask between fork and exec) or worker_start has cleared it for all.
+ *
  * All fields may be zero, which means the default. NULL for the whole: the same.
  *
  * max_workers  The cap, 1 .. CQ_MAX_WORKERS. 0: max(processors / 4, 1). In a
@@ -209,8 +219,8 @@ enum {
  * stack_bytes  The stack of a managed worker. 0: 256 KiB. Raised to 16 KiB, and to
  *              the system's minimum. One that no thread can have stalls the queue.
  * name         Of managed worker threads, at most 15 bytes. NULL: "cq-cleanup".
- * spawn        Makes workers. NULL: the library makes pthreads with all signals
- *              blocked (in a CQ_POLLED queue: no workers are made).
+ * spawn        Makes workers. NULL: the library makes pthreads (in a CQ_POLLED queue:
+ *              no workers are made), with signals blocked: see below.
  * host         For spawn, worker_start and worker_end.
  * park         How workers, drain and shutdown park. Must outlive the queue. In it
  *              parker->host is NULL, but for cq_worker_attach: park may set it.
@@ -455,7 +465,7 @@ CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
  * detached there, which publishes their blocks. Worker handles are freed in the
  * child (don't detach them there), and the forking thread must not hold a dequeued
  * block, unless it is in a callback that cq_worker_run or the library called: that
- * goes on in the child (in a managed worker with all signals blocked still), unless
+ * goes on in the child (in a managed worker with its signals blocked still), unless
  * the callback calls exec or _exit.
  * fork_child frees memory and reads the clock: an allocator with fork handlers of
  * its own registers them before the queue is made.
