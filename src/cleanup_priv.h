@@ -179,7 +179,9 @@ struct cq_cleanup {
 	cq_cleanup_t *fork_next;	/* CQ_ATFORK queues; under fork.c's lock */
 
 	struct cq_threads threads;
-	sigset_t blocked;		/* by managed threads; written at create */
+	/* Of managed threads, written at create: */
+	sigset_t blocked;
+	size_t stack_overhead;		/* bytes of a stack that no callback gets */
 };
 
 /* crew */

@@ -12,10 +12,19 @@
 #include <unistd.h>
 
 #include "cleanup_priv.h"
+#include "tls.h"
 
 #define STACK_BYTES_MIN ((size_t)16 << 10)
 
+/*
+ * The library's frames below a callback (under 1 KiB), the C library's record of the thread
+ * and its surplus of static storage (glibc: 2.3 and 1.7 KiB), and rounding to pages. With
+ * none a callback would get less than it was promised; more is address space alone.
+ */
+#define STACK_OWN_BYTES ((size_t)12 << 10)
+
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+static long max_long(long a, long b) { return a > b ? a : b; }
 
 struct start {
 	cq_cleanup_t *q;
@@ -88,6 +97,7 @@ void cq_threads_note_creator(cq_cleanup_t *q)
 	sigset_t creator;
 
 	pthread_sigmask(SIG_SETMASK, NULL, &creator);
+	q->stack_overhead = STACK_OWN_BYTES + cq_tls_in_stack();
 	fill_but_synchronous(&q->blocked);
 	for (size_t i = 0; i < sizeof(own) / sizeof(*own); i++)
 		if (sigismember(&creator, own[i]) == 0)
@@ -108,20 +118,29 @@ static void *thread_main(void *arg)
 	return NULL;
 }
 
-/* The system's minimum may be next to nothing (2 KiB with musl): the library needs some too. */
+/*
+ * What to ask for, so that a callback gets config.stack_bytes. The system's minimum may
+ * be next to nothing (2 KiB with musl): a callback needs some too. Some systems want
+ * whole pages, and glibc before 2.27 takes the guard out of the stack.
+ */
 static size_t stack_of(const cq_cleanup_t *q)
 {
-	size_t least = max_size((size_t)sysconf(_SC_THREAD_STACK_MIN), STACK_BYTES_MIN);
+	size_t least = max_size((size_t)max_long(sysconf(_SC_THREAD_STACK_MIN), 0), STACK_BYTES_MIN);
+	size_t stack = max_size(q->config.stack_bytes, least);
+	size_t page = (size_t)max_long(sysconf(_SC_PAGESIZE), 1);
+	size_t more = q->stack_overhead + 2 * page; /* the guard, and what rounding takes off */
 
-	return max_size(q->config.stack_bytes, least);
+	return stack > SIZE_MAX - more ? stack : (stack + more) / page * page;
 }
+
+#define SYSTEMS_STACK 0
 
 /*
  * pthread_create, without signals in the new thread until it has its own mask. The caller
  * takes those of its own doing meanwhile: the memory that pthread_create writes may be
  * behind a barrier, and its system calls in a sandbox.
  */
-static int create(const cq_cleanup_t *q, pthread_t *thread, struct start *start)
+static int create(pthread_t *thread, struct start *start, size_t stack)
 {
 	pthread_attr_t attr;
 	sigset_t others, old;
@@ -129,7 +148,7 @@ static int create(const cq_cleanup_t *q, pthread_t *thread, struct start *start)
 
 	if ((err = pthread_attr_init(&attr)) != 0)
 		return err;
-	if ((err = pthread_attr_setstacksize(&attr, stack_of(q))) == 0) {
+	if (stack == SYSTEMS_STACK || (err = pthread_attr_setstacksize(&attr, stack)) == 0) {
 		fill_but_synchronous(&others);
 		pthread_sigmask(SIG_BLOCK, &others, &old);
 		err = pthread_create(thread, &attr, thread_main, start);
@@ -137,6 +156,37 @@ static int create(const cq_cleanup_t *q, pthread_t *thread, struct start *start)
 	}
 	pthread_attr_destroy(&attr);
 	return err;
+}
+
+static size_t systems_stack(void)
+{
+	pthread_attr_t attr;
+	size_t bytes = 0;
+
+	if (pthread_attr_init(&attr) == 0) {
+		pthread_attr_getstacksize(&attr, &bytes);
+		pthread_attr_destroy(&attr);
+	}
+	return bytes;
+}
+
+/*
+ * EINVAL: too small, for a reason that isn't known here. Then with more, and at last with
+ * the system's own, if that is no less. (Whatever else is wrong is wrong with these too.)
+ */
+static int create_with_stack(const cq_cleanup_t *q, pthread_t *thread, struct start *start)
+{
+	size_t wanted = stack_of(q), stack = wanted, most;
+	int err = create(thread, start, stack);
+
+	if (err != EINVAL)
+		return err;
+	most = systems_stack();
+	while (err == EINVAL && stack < most / 2) {
+		stack *= 2;
+		err = create(thread, start, stack);
+	}
+	return err == EINVAL && wanted <= most ? create(thread, start, SYSTEMS_STACK) : err;
 }
 
 int cq_threads_spawn(void *host, void (*body)(void *), void *arg)
@@ -152,7 +202,7 @@ int cq_threads_spawn(void *host, void (*body)(void *), void *arg)
 	pthread_mutex_lock(&q->threads.lock);
 	q->threads.running++;
 	pthread_mutex_unlock(&q->threads.lock);
-	err = create(q, &thread, start);
+	err = create_with_stack(q, &thread, start);
 	if (err != 0) {
 		pthread_mutex_lock(&q->threads.lock);
 		q->threads.running--;

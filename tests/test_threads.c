@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The threads that the library makes: what the host's worker_start and worker_end may
- * rely on, what signals they take, what they don't inherit.
+ * rely on, what signals they take, how much stack they have, what they don't inherit.
  */
+#define _GNU_SOURCE /* pthread_getattr_np */
 #include <criterion/criterion.h>
+#include <alloca.h>
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -484,6 +487,12 @@ static void look_at_mask(void *arg)
 	record(arg);
 }
 
+/* Of pthread_create; and how small a stack is refused. */
+static struct {
+	size_t least, bytes;
+	unsigned times;
+} asked;
+
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*body)(void *),
     void *arg);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*body)(void *),
@@ -491,7 +500,16 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*body)(void *),
     void *arg)
 {
+	size_t bytes;
+
+	if (attr == NULL) /* the test's own */
+		return __real_pthread_create(thread, attr, body, arg);
 	CHECK(pthread_sigmask(SIG_SETMASK, NULL, &making) == 0);
+	CHECK(pthread_attr_getstacksize(attr, &bytes) == 0);
+	asked.times++;
+	if (bytes < asked.least)
+		return EINVAL;
+	asked.bytes = bytes;
 	return __real_pthread_create(thread, attr, body, arg);
 }
 
@@ -612,4 +630,91 @@ Test(threads, a_fault_in_a_callback_runs_the_programs_handler)
 	AWAIT(ran == 1);
 	cr_assert_eq(dirtied, 1);
 	end_queue();
+}
+
+/* ------------------------------------------------------------------------- stack */
+
+/* As a sanitizer, a Zig debug program or an engine has it; glibc takes it out of each stack. */
+static __thread volatile char storage[300 << 10];
+
+static size_t left; /* of the stack, below a callback's frame */
+
+static void use_stack(void *arg)
+{
+	pthread_attr_t attr;
+	volatile char *all;
+	void *low;
+	size_t bytes;
+
+	storage[0] = 1;
+	CHECK(pthread_getattr_np(pthread_self(), &attr) == 0);
+	CHECK(pthread_attr_getstack(&attr, &low, &bytes) == 0);
+	pthread_attr_destroy(&attr);
+	left = (size_t)((char *)__builtin_frame_address(0) - (char *)low);
+	all = alloca(left - 2048);
+	for (size_t i = left - 2048; i-- > 0; ) /* downwards, as a stack grows */
+		all[i] = 1;
+	record(arg);
+}
+
+static void use_stack_of(size_t bytes)
+{
+	open_with((cq_cleanup_config_t){ .stack_bytes = bytes });
+	cr_assert_eq(publish(use_stack), 0);
+	AWAIT(ran == accepted);
+	end_queue();
+}
+
+Test(threads, a_callback_has_the_stack_of_the_config_whatever_the_static_storage)
+{
+	const size_t sizes[] = { 1, 16 << 10, 100 << 10, 1 << 20, 16 << 20 };
+
+	use_stack_of(0);
+	cr_assert(left >= 256 << 10 && left < 320 << 10, "%zu", left);
+	for (unsigned i = 0; i < 5; i++) {
+		use_stack_of(sizes[i]);
+		cr_assert(left >= sizes[i] && left >= 16 << 10, "%zu of %zu", left, sizes[i]);
+		cr_assert_lt(asked.bytes, sizes[i] + sizeof(storage) + (80 << 10));
+	}
+}
+
+Test(threads, a_stack_below_the_minimum_is_raised)
+{
+	open_with((cq_cleanup_config_t){ .stack_bytes = 1 });
+	cr_assert_eq(publish(use_stack), 0);
+	AWAIT(ran == accepted);
+	cr_assert_geq(left, (size_t)16 << 10);
+	cr_assert_geq(left, (size_t)PTHREAD_STACK_MIN);
+	/* glibc has a minimum of its own on top of the storage. */
+	cr_assert_geq(asked.bytes - q->stack_overhead, (size_t)16 << 10);
+	end_queue();
+}
+
+Test(threads, a_stack_that_is_too_small_is_asked_for_larger)
+{
+	asked.least = 3 << 20;
+	use_stack_of(0);
+	cr_assert(asked.bytes >= 3 << 20 && asked.bytes < 6 << 20, "%zu", asked.bytes);
+}
+
+Test(threads, at_last_a_stack_is_of_the_systems_size)
+{
+	pthread_attr_t attr;
+
+	cr_assert_eq(pthread_attr_init(&attr), 0);
+	cr_assert_eq(pthread_attr_getstacksize(&attr, &asked.least), 0);
+	use_stack_of(0);
+	cr_assert_eq(asked.bytes, asked.least);
+}
+
+Test(threads, no_stack_is_smaller_than_it_is_to_be)
+{
+	open_with((cq_cleanup_config_t){ .stack_bytes = (size_t)64 << 20 });
+	asked.least = (size_t)65 << 20;
+	cr_assert_neq(publish(record), 0);
+	cr_assert_eq(asked.times, 1);
+	asked.least = 0;
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	end_queue();
+	cr_assert_geq(asked.bytes, (size_t)64 << 20);
 }

@@ -1476,10 +1476,3 @@ Test(worker, managed_threads_have_a_name_and_a_small_stack_by_default)
 	cr_assert_geq(seen.stack, (size_t)256 << 10);
 	cr_assert_lt(seen.stack, (size_t)512 << 10);
 }
-
-Test(worker, a_stack_below_the_minimum_is_raised)
-{
-	look_at_a_thread_of((cq_cleanup_config_t){ .stack_bytes = 1 });
-	cr_assert_geq(seen.stack, (size_t)16 << 10);
-	cr_assert_geq(seen.stack, (size_t)PTHREAD_STACK_MIN);
-}

@@ -216,8 +216,10 @@ enum {
  *              a `park` table, on a single processor, nor with CQ_HANDOVER: a
  *              worker that polls doesn't see partial blocks yet. At most
  *              CQ_SPIN_NS_MAX; CQ_NO_SPIN: never.
- * stack_bytes  The stack of a managed worker. 0: 256 KiB. Raised to 16 KiB, and to
- *              the system's minimum. One that no thread can have stalls the queue.
+ * stack_bytes  The stack that a callback has on a managed worker. 0: 256 KiB. Raised to
+ *              16 KiB, and to the system's minimum. The library asks for more: what the
+ *              C library takes off for the program's static thread-local storage,
+ *              and some for itself. One that no thread can have stalls the queue.
  * name         Of managed worker threads, at most 15 bytes. NULL: "cq-cleanup".
  * spawn        Makes workers. NULL: the library makes pthreads (in a CQ_POLLED queue:
  *              no workers are made), with signals blocked: see below.
