@@ -96,6 +96,7 @@ void cq_threads_note_creator(cq_cleanup_t *q)
 	static const int own[] = { SIGABRT, SIGPROF, SIGVTALRM };
 	sigset_t creator;
 
+	sigemptyset(&creator);
 	pthread_sigmask(SIG_SETMASK, NULL, &creator);
 	q->stack_overhead = STACK_OWN_BYTES + cq_tls_in_stack();
 	fill_but_synchronous(&q->blocked);
