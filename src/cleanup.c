@@ -145,13 +145,32 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config)
 	return err;
 }
 
-int cq_cleanup_create(const cq_cleanup_config_t *config, cq_cleanup_t **out)
+/* Reads a config of `bytes` bytes, whose caller may be of an older or a newer version. */
+static int read_config(cq_cleanup_config_t *c, const cq_cleanup_config_t *config, size_t bytes)
 {
-	cq_cleanup_config_t c = config != NULL ? *config : (cq_cleanup_config_t){ 0 };
+	const unsigned char *byte = (const unsigned char *)config;
+
+	*c = (cq_cleanup_config_t){ 0 };
+	if (config == NULL)
+		return 0;
+	if (bytes == 0)
+		return EINVAL;
+	for (size_t i = sizeof(*c); i < bytes; i++)
+		if (byte[i] != 0)
+			return E2BIG;
+	memcpy(c, config, min_u64(bytes, sizeof(*c)));
+	return 0;
+}
+
+int cq_cleanup_create_sized(const cq_cleanup_config_t *config, size_t bytes, cq_cleanup_t **out)
+{
+	cq_cleanup_config_t c;
 	const cq_allocator_t *allocator;
 	cq_cleanup_t *q;
 	int err;
 
+	if ((err = read_config(&c, config, bytes)) != 0)
+		return err;
 	if (out == NULL || !complete(&c))
 		return EINVAL;
 	allocator = c.allocator;

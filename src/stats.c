@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include <string.h>
+
 #include "producer.h"
 
 /*
@@ -66,7 +68,7 @@ static uint64_t oldest(cq_cleanup_t *q)
 	return oldest;
 }
 
-void cq_cleanup_stats(cq_cleanup_t *q, cq_cleanup_stats_t *out)
+static void take_all(cq_cleanup_t *q, cq_cleanup_stats_t *out)
 {
 	uint64_t crew;
 
@@ -88,4 +90,14 @@ void cq_cleanup_stats(cq_cleanup_t *q, cq_cleanup_stats_t *out)
 	out->workers_peak = cq_u32_load_relaxed(&q->peak);
 	out->max_workers = q->config.max_workers;
 	out->oldest_ns = oldest(q);
+}
+
+void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t bytes)
+{
+	cq_cleanup_stats_t stats;
+	size_t known = min_u64(bytes, sizeof(stats));
+
+	take_all(q, &stats);
+	memcpy(out, &stats, known);
+	memset((char *)out + known, 0, bytes - known);
 }

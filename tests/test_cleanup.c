@@ -187,6 +187,66 @@ Test(cleanup, fields_outside_their_limits_are_refused)
 	cr_assert_eq(CREATE(.idle_ns = CQ_FOREVER, .stack_bytes = 1), 0);
 }
 
+/* Programs of an older and of a newer version, with a field less and a field more. */
+struct newer_config {
+	cq_cleanup_config_t known;
+	char later[24];
+};
+
+struct newer_stats {
+	cq_cleanup_stats_t known;
+	char later[24];
+};
+
+Test(cleanup, a_shorter_config_is_completed_with_zeros)
+{
+	cq_cleanup_config_t config;
+
+	memset(&config, 0xff, sizeof(config)); /* what follows it is not the caller's */
+	config.flags = CQ_POLLED;
+	config.max_workers = 7;
+	cr_assert_eq(cq_cleanup_create_sized(&config, offsetof(cq_cleanup_config_t, block_bytes), &q), 0);
+	cr_assert_eq(q->config.max_workers, 7);
+	cr_assert_eq(q->config.block_bytes, CQ_BLOCK_BYTES_DEFAULT);
+	cr_assert_null(q->config.spawn);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+	cr_assert_eq(cq_cleanup_create_sized(&config, 0, &q), EINVAL);
+	cr_assert_eq(cq_cleanup_create_sized(NULL, 0, &q), 0);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+}
+
+Test(cleanup, a_longer_config_may_ask_for_nothing_that_is_unknown)
+{
+	struct newer_config config = { .known.max_workers = 7 };
+
+	cr_assert_eq(cq_cleanup_create_sized(&config.known, sizeof(config), &q), 0);
+	cr_assert_eq(q->config.max_workers, 7);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+	config.later[sizeof(config.later) - 1] = 1;
+	cr_assert_eq(cq_cleanup_create_sized(&config.known, sizeof(config), &q), E2BIG);
+	cr_assert_eq(cq_cleanup_create_sized(&config.known, sizeof(config) - 1, &q), 0);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+}
+
+Test(cleanup, statistics_fill_the_size_that_the_caller_has_and_no_more)
+{
+	struct newer_stats stats;
+	size_t first = offsetof(cq_cleanup_stats_t, handed_back);
+
+	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
+	memset(&stats, 0xff, sizeof(stats));
+	cq_cleanup_stats_sized(q, &stats.known, first);
+	cr_assert_eq(stats.known.queued, 0);
+	cr_assert_eq(stats.known.executed, 0);
+	cr_assert_eq(stats.known.handed_back, UINT64_MAX);
+	cq_cleanup_stats_sized(q, &stats.known, sizeof(stats) - 1);
+	cr_assert_eq(stats.known.max_workers, q->config.max_workers);
+	cr_assert_eq(stats.later[0], 0);
+	cr_assert_eq(stats.later[sizeof(stats.later) - 2], 0);
+	cr_assert_eq(stats.later[sizeof(stats.later) - 1], (char)0xff);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+}
+
 Test(cleanup, half_filled_tables_are_refused_before_memory_is_had)
 {
 	cq_allocator_t allocator;

@@ -15,15 +15,25 @@
 #define CQ_END_DECLS
 #endif
 
-/* Exported by the shared library; everything else is hidden. */
+/** Exported by the shared library; everything else is hidden. */
 #define CQ_API __attribute__((visibility("default")))
 
-/* Ignoring the result loses an error that the caller has to handle. */
+/** Ignoring the result loses an error that the caller has to handle. */
 #define CQ_MUST_CHECK __attribute__((warn_unused_result))
+
+/** A function that a program need not use. */
+#define CQ_UNUSED __attribute__((unused))
 
 #define CQ_ALIGNED(bytes) __attribute__((aligned(bytes)))
 
-/* The object may be read through ck's own type for it. */
+/** The object may be read through ck's own type for it. */
 #define CQ_MAY_ALIAS __attribute__((may_alias))
+
+/* Conversions in the words that each language has for them, so that neither warns. */
+#ifdef __cplusplus
+#define CQ_STATIC_CAST(T, x) static_cast<T>(x)
+#else
+#define CQ_STATIC_CAST(T, x) ((T)(x))
+#endif
 
 #endif /* CQ_CC_H */

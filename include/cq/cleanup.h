@@ -111,12 +111,12 @@ typedef struct cq_producer cq_producer_t; /* who enqueues: one per hot thread */
 typedef struct cq_worker cq_worker_t;	  /* who dequeues, when the host does it itself */
 typedef struct cq_block cq_block_t;	  /* some callbacks, dequeued */
 
-/* A callback. It belongs to the queue from enqueue until it runs or is handed back. */
+/** A callback. It belongs to the queue from enqueue until it runs or is handed back. */
 typedef void cq_callback_fn(void *arg);
 
 /* ------------------------------------------------------------------ making */
 
-/*
+/**
  * Where the queue's memory comes from. alloc returns `bytes` bytes aligned to
  * `align` (a power of two), or NULL; free gets the same `bytes`. Both may be
  * called by any thread that calls the queue, sometimes with a lock of the queue
@@ -128,7 +128,7 @@ typedef struct cq_allocator {
 	void *host;
 } cq_allocator_t;
 
-/*
+/**
  * How the host makes a worker: run body(arg) on a thread (or green thread) of
  * the host's, soon, exactly once, and not from within spawn: it returns when the
  * worker retires (or the thread ends within it: see above). Returns 0, and then body
@@ -139,7 +139,7 @@ typedef struct cq_allocator {
  */
 typedef int cq_spawn_fn(void *host, void (*body)(void *arg), void *arg);
 
-/*
+/**
  * What a host wants of each worker thread that the library makes: worker_start(host)
  * is called on it before its first callback, worker_end(host) after its last. To
  * register the thread with a collector, unblock signals, name it, bind it, give it a
@@ -154,29 +154,39 @@ typedef int cq_spawn_fn(void *host, void (*body)(void *arg), void *arg);
  */
 typedef void cq_worker_hook_fn(void *host);
 
-enum {
-	CQ_MAX_WORKERS = 65535,
-	CQ_BLOCK_BYTES_DEFAULT = 4096,
-	CQ_BLOCK_BYTES_MIN = 16 + 6 * sizeof(void *), /* room for two callbacks */
-	CQ_BLOCK_BYTES_MAX = 65536,
-	CQ_SPIN_NS_DEFAULT = 3000,
-	CQ_SPIN_NS_MAX = 1000000,
-	CQ_NO_SPIN = -1,
+/* Macros, so that they have the types of their fields in C and in C++ alike. */
+#define CQ_MAX_WORKERS 65535u
+#define CQ_BLOCK_BYTES_DEFAULT 4096u
+#if UINTPTR_MAX > UINT32_MAX
+#define CQ_BLOCK_BYTES_MIN 64u	/* room for two callbacks */
+#else
+#define CQ_BLOCK_BYTES_MIN 40u
+#endif
+#define CQ_BLOCK_BYTES_MAX 65536u
+#define CQ_SPIN_NS_DEFAULT 3000
+#define CQ_SPIN_NS_MAX 1000000
+#define CQ_NO_SPIN (-1)
 
-	/* config.flags */
-	CQ_POLLED = 1,		/* enqueue and flush never wake or make a worker: the host
-				   asks needs_wake, and calls cq_cleanup_wake or run_some */
-	CQ_HANDOVER = 2,	/* partial blocks go to idle workers without a flush
-				   (while there is memory for it, and not stalled: what is
-				   enqueued then waits for the next enqueue or flush), when
-				   they have polled: spin_ns. Where there is membarrier(2)
-				   an enqueue costs no more for it while all are busy */
-	CQ_ATFORK = 4,		/* calls the three fork functions by pthread_atfork */
-	CQ_FORK_DISCARD = 8,	/* a forked child drops what was queued, instead of keeping it */
-	CQ_BIND = 16		/* each worker is bound to a processor of its own: see max_workers */
-};
+/**
+ * config.flags, or-ed together.
+ *
+ * CQ_POLLED        Enqueue and flush never wake or make a worker: the host asks
+ *                  needs_wake, and calls cq_cleanup_wake or run_some.
+ * CQ_HANDOVER      Partial blocks go to idle workers without a flush (while there is
+ *                  memory for it, and not stalled: what is enqueued then waits for the
+ *                  next enqueue or flush), when they have polled: spin_ns. Where there
+ *                  is membarrier(2) an enqueue costs no more for it while all are busy.
+ * CQ_ATFORK        Calls the three fork functions by pthread_atfork.
+ * CQ_FORK_DISCARD  A forked child drops what was queued, instead of keeping it.
+ * CQ_BIND          Each worker is bound to a processor of its own: see max_workers.
+ */
+#define CQ_POLLED 1u
+#define CQ_HANDOVER 2u
+#define CQ_ATFORK 4u
+#define CQ_FORK_DISCARD 8u
+#define CQ_BIND 16u
 
-/*
+/**
  * SIGNALS. A thread that the library makes blocks all signals, so that they go to threads
  * of the program, but never those that a thread brings upon itself: SIGSEGV, SIGBUS,
  * SIGFPE, SIGILL, SIGTRAP and SIGSYS, whose handlers run on the worker. Nor SIGABRT,
@@ -187,7 +197,8 @@ enum {
  * the callback says otherwise (posix_spawnattr_setsigmask with POSIX_SPAWN_SETSIGMASK,
  * or pthread_sigmask between fork and exec) or worker_start has cleared it for all.
  *
- * All fields may be zero, which means the default. NULL for the whole: the same.
+ * All fields may be zero, which means the default. NULL for the whole: the same. A later
+ * version may have more fields, at the end: see cq_cleanup_create_sized.
  *
  * max_workers  The cap, 1 .. CQ_MAX_WORKERS. 0: max(processors / 4, 1). In a
  *              CQ_POLLED queue without `spawn` there is no cap, as the queue
@@ -230,7 +241,7 @@ enum {
  * worker_start, worker_end  See cq_worker_hook_fn. NULL: nothing is called.
  */
 typedef struct cq_cleanup_config {
-	unsigned flags;
+	uint32_t flags;
 	uint32_t max_workers;
 	size_t block_bytes;
 	uint64_t idle_ns;
@@ -245,16 +256,29 @@ typedef struct cq_cleanup_config {
 	cq_worker_hook_fn *worker_end;
 } cq_cleanup_config_t;
 
-/*
+/**
+ * Makes a queue, as cq_cleanup_create, from a config of `bytes` bytes: its size to the caller,
+ * so that a program and a library of different versions understand each other. What a
+ * shorter config lacks is zero. What a longer one has more must be zero, or else E2BIG: it
+ * asks for what this library doesn't know. EINVAL: 0 bytes. (Of these two, and of the two for
+ * statistics, the library exports the sized ones: other languages and dlsym call those.)
+ */
+CQ_API CQ_MUST_CHECK int cq_cleanup_create_sized(const cq_cleanup_config_t *config,
+    size_t bytes, cq_cleanup_t **out);
+
+/**
  * Makes a queue, without workers. EINVAL, and nothing was allocated: a field is
  * outside its limits, a function is missing from a table, or `out` is NULL; EINVAL
  * too when the allocator's memory is misaligned. ENOTSUP: CQ_BIND where the library
  * can't bind threads. ENOMEM; what pthread_mutex_init says.
  */
-CQ_API CQ_MUST_CHECK int cq_cleanup_create(const cq_cleanup_config_t *config,
-    cq_cleanup_t **out);
+static inline CQ_MUST_CHECK int cq_cleanup_create(const cq_cleanup_config_t *config,
+    cq_cleanup_t **out)
+{
+	return cq_cleanup_create_sized(config, sizeof(*config), out);
+}
 
-/*
+/**
  * Frees a queue and all its memory. EBUSY, and nothing happened: a producer or
  * worker is attached, a worker thread lives, or callbacks are left: shut it
  * down first. A queue that never had a worker and is empty may be destroyed
@@ -264,17 +288,17 @@ CQ_API int cq_cleanup_destroy(cq_cleanup_t *q);
 
 /* --------------------------------------------------------------- producers */
 
-/* Attaches a producer. Takes a lock. ENOMEM; ESHUTDOWN. */
+/** Attaches a producer. Takes a lock. ENOMEM; ESHUTDOWN. */
 CQ_API CQ_MUST_CHECK int cq_producer_attach(cq_cleanup_t *q, cq_producer_t **out);
 
-/*
+/**
  * Publishes what is left in the producer's block and frees the producer. After
  * a shutdown its block is empty. May take a lock and wake. Cannot fail; NULL is
  * nothing. Good in the destructor of a thread-specific key.
  */
 CQ_API void cq_producer_detach(cq_producer_t *p);
 
-/*
+/**
  * Enqueues fn(arg). 0: accepted; it becomes visible to workers when the block
  * is full (or ends early, before another function: see block_bytes), at the next
  * flush, or (CQ_HANDOVER) as soon as a worker is idle.
@@ -285,13 +309,13 @@ CQ_API void cq_producer_detach(cq_producer_t *p);
  */
 CQ_API CQ_MUST_CHECK int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg);
 
-/* A callback, as it lies in a block. */
+/** A callback, as it lies in a block. */
 typedef struct cq_callback {
 	cq_callback_fn *fn;
 	void *arg;
 } cq_callback_t;
 
-/*
+/**
  * Enqueues many at once, without a call for each:
  *
  *     cq_producer_span(p, &slots, &n);          the next n slots, 1 or more
@@ -314,7 +338,7 @@ typedef struct cq_callback {
 CQ_API CQ_MUST_CHECK int cq_producer_span(cq_producer_t *p, cq_callback_t **slots, size_t *n);
 CQ_API CQ_MUST_CHECK int cq_producer_commit(cq_producer_t *p, size_t k, size_t *accepted);
 
-/*
+/**
  * Sets blocks aside so that the next `n` enqueues of this producer cannot fail
  * for want of memory. Not cumulative: it is "n from now". ENOMEM: fewer could
  * be had (those stay in the queue's pool), and the earlier reservation stands.
@@ -322,14 +346,14 @@ CQ_API CQ_MUST_CHECK int cq_producer_commit(cq_producer_t *p, size_t k, size_t *
  */
 CQ_API CQ_MUST_CHECK int cq_producer_reserve(cq_producer_t *p, size_t n);
 
-/*
+/**
  * Publishes the producer's partial block. 0, also when it was empty; EAGAIN:
  * published, but stalled; ENOMEM: not published, since a block that the
  * reservation needs could not be had.
  */
 CQ_API int cq_producer_flush(cq_producer_t *p);
 
-/*
+/**
  * Publishes the partial blocks of all producers, from any thread, while they go
  * on enqueuing. Callbacks are first moved together into as few blocks as hold
  * them, so that the number of blocks is the demand for workers. It covers every
@@ -341,29 +365,29 @@ CQ_API int cq_cleanup_flush_all(cq_cleanup_t *q);
 
 /* ------------------------------------------------------------------- waking */
 
-/*
+/**
  * Is there work that no worker has been woken or asked for, and someone to wake
  * or a worker to make? False when a wake could do nothing. For a host that polls:
  * two loads when there is no work, a handful of loads at most, no fence.
  */
 CQ_API bool cq_cleanup_needs_wake(cq_cleanup_t *q);
 
-/*
+/**
  * Wakes sleepers and makes workers, as many as there are units of work (blocks)
  * not yet spoken for. 0; EAGAIN: stalled. Publishing calls it by itself, but in
  * a CQ_POLLED queue.
  */
 CQ_API int cq_cleanup_wake(cq_cleanup_t *q);
 
-/* Work is published, no worker exists, and making one has failed since the last one left. */
+/** Work is published, no worker exists, and making one has failed since the last one left. */
 CQ_API bool cq_cleanup_stalled(cq_cleanup_t *q);
 
-/* Blocks that are published and not yet taken: 0 means that run_some would find nothing. */
+/** Blocks that are published and not yet taken: 0 means that run_some would find nothing. */
 CQ_API uint64_t cq_cleanup_units(cq_cleanup_t *q);
 
 /* ----------------------------------------------------------------- workers */
 
-/*
+/**
  * For hosts that run workers themselves.
  *
  * run_some runs up to `budget` callbacks in the calling thread and returns how
@@ -376,7 +400,7 @@ CQ_API uint64_t cq_cleanup_units(cq_cleanup_t *q);
 CQ_API size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t budget);
 CQ_API int cq_cleanup_work(cq_cleanup_t *q);
 
-/*
+/**
  * The same in pieces. A worker handle counts as a live worker, outside the cap; a
  * shutdown waits until it is detached. It has one block in hand at most: finish
  * (or run) it before the next dequeue. attach: ENOMEM; ESHUTDOWN; EINVAL: NULL.
@@ -401,7 +425,7 @@ CQ_API void cq_worker_finish(cq_worker_t *w, cq_block_t *block);
 
 /* ---------------------------------------------------------- drain, shutdown */
 
-/*
+/**
  * Flushes all producers, then waits until every callback whose enqueue happened
  * before the call has run, however many are enqueued meanwhile. Sleeps; the
  * last worker wakes it. ETIMEDOUT: `deadline` (absolute, cf. cq/park.h) passed;
@@ -414,14 +438,14 @@ CQ_API void cq_worker_finish(cq_worker_t *w, cq_block_t *block);
 CQ_API int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline);
 
 typedef enum cq_shutdown_how {
-	CQ_SHUTDOWN_DRAIN,	/* run all that was accepted, then stop */
-	CQ_SHUTDOWN_HAND_BACK	/* let running callbacks return, and give back the rest */
+	CQ_SHUTDOWN_DRAIN,	/**< run all that was accepted, then stop */
+	CQ_SHUTDOWN_HAND_BACK	/**< let running callbacks return, and give back the rest */
 } cq_shutdown_how_t;
 
-/* Gets one callback that did not run, which is the caller's again. */
+/** Gets one callback that did not run, which is the caller's again. */
 typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
 
-/*
+/**
  * Closes the queue (enqueue and commit return ESHUTDOWN, to callbacks as well), drains it
  * or stops it, and waits until all workers have ended and the host's handles are
  * detached: not to be called by a thread that holds one. An enqueue that runs
@@ -445,7 +469,7 @@ typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
 CQ_API int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how,
     uint64_t deadline, cq_give_back_fn *give_back, void *ctx);
 
-/*
+/**
  * Frees the blocks that nobody uses; *freed_bytes, if not NULL: how many bytes. The caller
  * excludes producers and run_*; parked workers and idle handles may stay. EBUSY: a
  * worker has a block, was woken or polls (spin_ns), as it does for a moment after a
@@ -455,7 +479,7 @@ CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
 
 /* -------------------------------------------------------------------- fork */
 
-/*
+/**
  * Around fork() in a process with threads: prepare before, parent and child
  * after it (or the flag CQ_ATFORK). Not from a callback whose queue the child
  * goes on to drain: EDEADLK holds there too.
@@ -478,39 +502,49 @@ CQ_API void cq_cleanup_fork_child(cq_cleanup_t *q);
 
 /* -------------------------------------------------------------- statistics */
 
-/*
+/**
  * Counts since the queue was made, or at this moment. Each is kept by who
  * changes it and summed here: a snapshot whose parts are not all of one instant,
  * but in which executed <= queued always.
  */
-typedef struct cq_cleanup_stats {
-	uint64_t queued;		/* callbacks accepted */
-	uint64_t executed;		/* callbacks run, counted as their block ends; in
+typedef struct cq_cleanup_statistics {
+	uint64_t queued;		/**< callbacks accepted */
+	uint64_t executed;		/**< callbacks run, counted as their block ends; in
 					   a forked child it begins as queued less what
 					   the child still holds */
-	uint64_t handed_back;		/* callbacks given back by shutdown */
-	uint64_t blocks_waiting;	/* published and not taken */
-	uint64_t blocks_made;		/* allocated and not trimmed */
-	uint64_t block_bytes;		/* the memory of one */
-	uint64_t wakes;			/* sleepers woken, also by a shutdown */
-	uint64_t useless_wakes;		/* of those: found no work */
-	uint64_t failed_sleeps;		/* found work at the second look */
-	uint64_t flushes;		/* flush_all calls that moved something */
+	uint64_t handed_back;		/**< callbacks given back by shutdown */
+	uint64_t blocks_waiting;	/**< published and not taken */
+	uint64_t blocks_made;		/**< allocated and not trimmed */
+	uint64_t block_bytes;		/**< the memory of one */
+	uint64_t wakes;			/**< sleepers woken, also by a shutdown */
+	uint64_t useless_wakes;		/**< of those: found no work */
+	uint64_t failed_sleeps;		/**< found work at the second look */
+	uint64_t flushes;		/**< flush_all calls that moved something */
 	uint64_t workers_created;
-	uint64_t workers_retired;	/* were idle, or ended in a callback */
-	uint64_t workers_failed;	/* attempts to make one that failed */
-	uint32_t workers_live;		/* made or attached, and not ended */
+	uint64_t workers_retired;	/**< were idle, or ended in a callback */
+	uint64_t workers_failed;	/**< attempts to make one that failed */
+	uint32_t workers_live;		/**< made or attached, and not ended */
 	uint32_t workers_asleep;
-	uint32_t workers_coming;	/* woken or asked for, not yet looking; or polling */
-	uint32_t workers_running;	/* at work on a block */
-	uint32_t workers_peak;		/* the most that were live at once */
+	uint32_t workers_coming;	/**< woken or asked for, not yet looking; or polling */
+	uint32_t workers_running;	/**< at work on a block */
+	uint32_t workers_peak;		/**< the most that were live at once */
 	uint32_t max_workers;
 	uint32_t producers;
-	uint64_t oldest_ns;		/* how long the oldest published block has waited */
+	uint64_t oldest_ns;		/**< how long the oldest published block has waited */
 } cq_cleanup_stats_t;
 
-/* Takes a lock. May run together with all but destroy. */
-CQ_API void cq_cleanup_stats(cq_cleanup_t *q, cq_cleanup_stats_t *out);
+/**
+ * Writes the first `bytes` bytes of the statistics: the size that they have to the caller, who
+ * may be of another version. What this library doesn't know of them is zero. Takes a lock.
+ * May run together with all but destroy.
+ */
+CQ_API void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t bytes);
+
+/** The statistics, as this version of the header has them. */
+static inline void cq_cleanup_stats(cq_cleanup_t *q, cq_cleanup_stats_t *out)
+{
+	cq_cleanup_stats_sized(q, out, sizeof(*out));
+}
 
 CQ_END_DECLS
 

@@ -17,7 +17,7 @@
 
 CQ_BEGIN_DECLS
 
-/* The version of these headers; cq_version() is that of the library in use. */
+/** The version of these headers; cq_version() is that of the library in use. */
 #define CQ_VERSION_MAJOR 0
 #define CQ_VERSION_MINOR 1
 #define CQ_VERSION_PATCH 0

@@ -27,27 +27,27 @@
 
 CQ_BEGIN_DECLS
 
-/* A deadline that never comes. */
+/** A deadline that never comes. */
 #define CQ_FOREVER UINT64_MAX
 
-/*
+/**
  * What a thread parks on: a permit, and the host's own name for the thread.
  * It lies inside a sleeper. Its memory ends when the sleeper's does, which may
  * be as soon as the permit is granted: see unpark below.
  */
 typedef struct cq_parker {
-	uint32_t permit;	/* 0, granted, or parked: use the calls below */
-	void *host;		/* the host's thread; the library never reads it,
+	uint32_t permit;	/**< 0, granted, or parked: use the calls below */
+	void *host;		/**< the host's thread; the library never reads it,
 				   park may set it */
 } cq_parker_t;
 
-/* Has the permit been granted? Acquire. May be called by park only. */
+/** Has the permit been granted? Acquire. May be called by park only. */
 CQ_API bool cq_parker_granted(const cq_parker_t *parker);
 
-/* Grants the permit. Release. To be called by unpark only, exactly once. */
+/** Grants the permit. Release. To be called by unpark only, exactly once. */
 CQ_API void cq_parker_grant(cq_parker_t *parker);
 
-/*
+/**
  * The table. `host` is the pointer that stands beside the functions.
  *
  * now     The time in nanoseconds on a clock that never goes back. May be
@@ -73,14 +73,14 @@ typedef struct cq_park_ops {
 	void *host;
 } cq_park_ops_t;
 
-/* The table of this build: cq_park_name() is "futex" or "condvar". */
+/** The table of this build: cq_park_name() is "futex" or "condvar". */
 CQ_API const cq_park_ops_t *cq_park_default(void);
 CQ_API const char *cq_park_name(void);
 
-/* The time of the default table: nanoseconds on CLOCK_MONOTONIC. */
+/** The time of the default table: nanoseconds on CLOCK_MONOTONIC. */
 CQ_API uint64_t cq_now(void);
 
-/*
+/**
  * The deadline `ns` nanoseconds from now on the clock of the default table (with
  * your own: its now(host) + ns); CQ_FOREVER when the sum is too large.
  */

@@ -80,37 +80,49 @@
 
 CQ_BEGIN_DECLS
 
-/* One thread that may sleep. Its fields are the library's, but for `place`. */
+/** One thread that may sleep. Its fields are the library's, but for `place`. */
 typedef struct cq_sleeper {
-	struct cq_sleeper *next, *prev;	/* in the list; under the set's lock */
-	bool listed;			/* under the set's lock */
-	uint32_t place;			/* its thread's, to change while it is awake: where it
+	struct cq_sleeper *next, *prev;	/**< in the list; under the set's lock */
+	bool listed;			/**< under the set's lock */
+	uint32_t place;			/**< its thread's, to change while it is awake: where it
 					   runs, a number of the caller's. See wake_at */
 	cq_parker_t parker;
 } cq_sleeper_t;
 
-/* A sleeper that has no place; a wake that doesn't care. */
+/** A sleeper that has no place; a wake that doesn't care. */
 #define CQ_NO_PLACE UINT32_MAX
 
-/* The set. Its fields are the library's. */
+/** The set. Its fields are the library's. */
 typedef struct cq_sleepers {
 	pthread_mutex_t lock;
-	cq_sleeper_t *newest;		/* the list; under the lock */
-	const cq_park_ops_t *ops;	/* NULL: the default table */
-	uint32_t asleep;		/* written under the lock, read by anyone */
-	uint64_t woken CQ_ALIGNED(8);	/* ever; likewise */
+	cq_sleeper_t *newest;		/**< the list; under the lock */
+	const cq_park_ops_t *ops;	/**< NULL: the default table */
+	uint32_t asleep;		/**< written under the lock, read by anyone */
+	uint64_t woken CQ_ALIGNED(8);	/**< ever; likewise */
 } cq_sleepers_t;
 
+#if defined(__cplusplus) && __cplusplus >= 201103L
+/* A function, within which the zeros of PTHREAD_MUTEX_INITIALIZER are no warnings. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wzero-as-null-pointer-constant"
+static inline constexpr cq_sleepers_t cq_sleepers_initializer()
+{
+	return cq_sleepers_t{ PTHREAD_MUTEX_INITIALIZER, nullptr, nullptr, 0, 0 };
+}
+#pragma GCC diagnostic pop
+#define CQ_SLEEPERS_INITIALIZER cq_sleepers_initializer()
+#else
 #define CQ_SLEEPERS_INITIALIZER { PTHREAD_MUTEX_INITIALIZER, NULL, NULL, 0, 0 }
+#endif
 
-/* Why a sleep ended. */
+/** Why a sleep ended. */
 typedef enum cq_sleep_result {
-	CQ_WOKEN,	/* a waker took this sleeper off the list */
-	CQ_WORK,	/* the look returned true; it was never listed */
-	CQ_TIMED_OUT	/* the deadline passed, and no waker had taken it */
+	CQ_WOKEN,	/**< a waker took this sleeper off the list */
+	CQ_WORK,	/**< the look returned true; it was never listed */
+	CQ_TIMED_OUT	/**< the deadline passed, and no waker had taken it */
 } cq_sleep_result_t;
 
-/*
+/**
  * A look for work. Called once, after the announcement, with the set's lock
  * held: keep it short, and call nothing of the same set in it. It may take the
  * work that it finds (cq_workq_try_take_work is the best look there is: then a
@@ -119,20 +131,20 @@ typedef enum cq_sleep_result {
  */
 typedef bool cq_look_fn(void *arg);
 
-/*
+/**
  * Makes an empty set that parks through `ops` (NULL: the default table), which
  * must outlive the set. EINVAL: `set` is NULL, or a function is missing from
  * the table. Or the error of pthread_mutex_init.
  */
 CQ_API CQ_MUST_CHECK int cq_sleepers_init(cq_sleepers_t *set, const cq_park_ops_t *ops);
 
-/* Ends a set. EBUSY: someone is announced or asleep; it is unchanged. EINVAL: NULL. */
+/** Ends a set. EBUSY: someone is announced or asleep; it is unchanged. EINVAL: NULL. */
 CQ_API int cq_sleepers_destroy(cq_sleepers_t *set);
 
-/* Makes a sleeper, with CQ_NO_PLACE. `host` is for the park table (parker->host). */
+/** Makes a sleeper, with CQ_NO_PLACE. `host` is for the park table (parker->host). */
 CQ_API void cq_sleeper_init(cq_sleeper_t *sleeper, void *host);
 
-/*
+/**
  * Sleeps until a wake, or until `deadline` (absolute, nanoseconds, on the
  * clock of the set's table; CQ_FOREVER: none), unless `look(arg)` finds work.
  * It never returns CQ_WOKEN without a wake that counted this sleeper, and a
@@ -142,7 +154,7 @@ CQ_API void cq_sleeper_init(cq_sleeper_t *sleeper, void *host);
 CQ_API cq_sleep_result_t cq_sleepers_sleep(cq_sleepers_t *set, cq_sleeper_t *sleeper,
     cq_look_fn *look, void *arg, uint64_t deadline);
 
-/*
+/**
  * The same in steps, for callers whose look is not one function. announce
  * takes the set's lock and keeps it; between it and the one withdraw or commit
  * that must follow in the same thread, look for work, and call nothing of the
@@ -154,31 +166,31 @@ CQ_API void cq_sleepers_withdraw(cq_sleepers_t *set);
 CQ_API cq_sleep_result_t cq_sleepers_commit(cq_sleepers_t *set, cq_sleeper_t *sleeper,
     uint64_t deadline);
 
-/*
+/**
  * How many sleep or are about to: full fence, then one load. Never too low for
  * a caller that has published work before it: zero means that every thread
  * that goes to sleep will see the work.
  */
 CQ_API uint32_t cq_sleepers_asleep(cq_sleepers_t *set);
 
-/*
+/**
  * Wakes up to `n` sleepers, the newest first (its stack is warmest), and
  * returns how many. Begins with cq_sleepers_asleep(): when nobody sleeps it
  * costs a fence and a load. A sleeper is woken by exactly one wake.
  */
 CQ_API uint32_t cq_sleepers_wake(cq_sleepers_t *set, uint32_t n);
 
-/*
+/**
  * The same, but those at `place` first, if they are among the 16 newest. With processors
  * for places, and threads that are bound to them, the place of the caller is worth
  * it if the caller is about to sleep: then no other processor has to be woken up.
  */
 CQ_API uint32_t cq_sleepers_wake_at(cq_sleepers_t *set, uint32_t n, uint32_t place);
 
-/* Wakes all. */
+/** Wakes all. */
 CQ_API uint32_t cq_sleepers_wake_all(cq_sleepers_t *set);
 
-/*
+/**
  * fork() in a process with threads: prepare before it (takes the lock), then
  * parent in the parent and child in the child. The child's set is empty, since
  * its sleepers are threads that it doesn't have.

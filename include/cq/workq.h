@@ -65,7 +65,7 @@
 
 CQ_BEGIN_DECLS
 
-/*
+/**
  * What links a caller's object into a queue: put one into the object. Between
  * push and pop it belongs to the queue. Outside of that, `next` is the caller's:
  * chains for cq_workq_push_chain() are built with it. A pop_taken_n that is under
@@ -76,20 +76,47 @@ typedef struct cq_node {
 	struct cq_node *next;
 } CQ_MAY_ALIAS cq_node_t;
 
-/* Defines `static inline T *NAME(cq_node_t *)`, from a node, the member M of T, to its T. */
-#define CQ_NODE_CONTAINER(T, M, NAME)						\
-	__attribute__((unused)) static inline T *NAME(cq_node_t *node)		\
-	{									\
-		return (T *)(void *)((char *)node - offsetof(T, M));		\
-	}
-
-/* The same memory as ck_stack_t, aligned for a compare-and-swap of both words. */
-typedef struct cq_stack {
-	cq_node_t *head;
-	char *generation;	/* pops so far; the lock, where pops need one */
-} CQ_MAY_ALIAS CQ_ALIGNED(2 * sizeof(void *)) cq_stack_t;
+/** The object that holds `node` so many bytes from its beginning. */
+static inline void *cq_node_container(void *node, size_t offset)
+{
+	return CQ_STATIC_CAST(char *, node) - offset;
+}
 
 /*
+ * CQ_NODE_CONTAINER(T, M, NAME) defines `static inline T *NAME(cq_node_t *)`, from a node,
+ * the member M of T, to its T. (T may have a comma or two, as the name of a template has,
+ * where macros may have any number of arguments: not in C++98.)
+ */
+#if !defined(__cplusplus) || __cplusplus >= 201103L
+#define CQ_NODE_CONTAINER(...)							\
+	CQ_LAST_OF(__VA_ARGS__, CQ_CONTAINER_5, CQ_CONTAINER_4, CQ_CONTAINER_3,)(__VA_ARGS__)
+#define CQ_LAST_OF(a, b, c, d, e, chosen, ...) chosen
+#define CQ_CONTAINER_3(T, M, NAME) CQ_CONTAINER(M, NAME, T)
+#define CQ_CONTAINER_4(T, U, M, NAME) CQ_CONTAINER(M, NAME, T, U)
+#define CQ_CONTAINER_5(T, U, V, M, NAME) CQ_CONTAINER(M, NAME, T, U, V)
+#define CQ_CONTAINER(M, NAME, ...)						\
+	CQ_UNUSED static inline __VA_ARGS__ *NAME(cq_node_t *node)		\
+	{									\
+		typedef __VA_ARGS__ cq_object_t;				\
+		return CQ_STATIC_CAST(cq_object_t *,				\
+		    cq_node_container(node, __builtin_offsetof(cq_object_t, M)));	\
+	}
+#else
+#define CQ_NODE_CONTAINER(T, M, NAME)						\
+	CQ_UNUSED static inline T *NAME(cq_node_t *node)			\
+	{									\
+		return CQ_STATIC_CAST(T *,					\
+		    cq_node_container(node, __builtin_offsetof(T, M)));		\
+	}
+#endif
+
+/** The same memory as ck_stack_t, aligned for a compare-and-swap of both words. */
+typedef struct cq_stack {
+	cq_node_t *head;
+	char *generation;	/**< pops so far; the lock, where pops need one */
+} CQ_MAY_ALIAS CQ_ALIGNED(2 * sizeof(void *)) cq_stack_t;
+
+/**
  * The queue. Its fields are the library's. Both are touched by each push and
  * each pop, so they share a cache line; give the queue a line of its own
  * (64 or 128 bytes) where other data that is written often would share it.
@@ -101,19 +128,19 @@ typedef struct cq_workq {
 
 #define CQ_WORKQ_INITIALIZER { { NULL, NULL }, 0 }
 
-/*
+/**
  * Makes an empty queue. EINVAL: `q` is NULL, or not aligned to two pointers
  * (on such an object the pop would crash or be torn).
  */
 CQ_API CQ_MUST_CHECK int cq_workq_init(cq_workq_t *q);
 
-/*
+/**
  * Ends a queue. EBUSY: it has nodes or units left, and it is unchanged; EINVAL:
  * `q` is NULL. Owns nothing, so a static queue need not be destroyed.
  */
 CQ_API int cq_workq_destroy(cq_workq_t *q);
 
-/*
+/**
  * Links a node, or the chain from `first` by `next` to `last`, without counting
  * it: no consumer can claim it before cq_workq_add_work() does. For those who
  * publish late, such as at the end of a phase.
@@ -121,35 +148,35 @@ CQ_API int cq_workq_destroy(cq_workq_t *q);
 CQ_API void cq_workq_link(cq_workq_t *q, cq_node_t *node);
 CQ_API void cq_workq_link_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last);
 
-/*
+/**
  * Adds `n` units for n nodes that were linked, by any thread that the caller
  * is ordered after, and not yet counted. Returns the units before. A checking
  * build asserts that the sum does not overflow, which W1 makes impossible.
  */
 CQ_API uint64_t cq_workq_add_work(cq_workq_t *q, uint64_t n);
 
-/* link + add_work(1), and the chain of exactly `n` nodes: link_chain + add_work(n). Units before. */
+/** link + add_work(1), and the chain of exactly `n` nodes: link_chain + add_work(n). Units before. */
 CQ_API uint64_t cq_workq_push(cq_workq_t *q, cq_node_t *node);
 CQ_API uint64_t cq_workq_push_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last,
     uint64_t n);
 
-/*
+/**
  * Takes one unit; false only when it saw no unit. The count never goes below
  * zero. Whoever gets true owes one cq_workq_pop_taken().
  */
 CQ_API CQ_MUST_CHECK bool cq_workq_try_take_work(cq_workq_t *q);
 
-/* Takes min(units, max) units in one step and returns how many: it owes as many pops. */
+/** Takes min(units, max) units in one step and returns how many: it owes as many pops. */
 CQ_API CQ_MUST_CHECK uint64_t cq_workq_try_take_some(cq_workq_t *q, uint64_t max);
 
-/*
+/**
  * Pops a node for a unit that the caller has taken: never NULL. Without such a
  * unit it is an error that a checking build asserts: it gives NULL, or the node of
  * another, who is then missing it.
  */
 CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_pop_taken(cq_workq_t *q);
 
-/*
+/**
  * Pops the nodes for `n` units that the caller has taken, as a chain of exactly
  * n that ends in NULL (NULL when n is 0), newest first. One contended operation
  * for all of them, retried when another thread was faster; so keep n modest
@@ -157,13 +184,13 @@ CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_pop_taken(cq_workq_t *q);
  */
 CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_pop_taken_n(cq_workq_t *q, uint64_t n);
 
-/* try_take_work + pop_taken. NULL only when it saw no unit. */
+/** try_take_work + pop_taken. NULL only when it saw no unit. */
 CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_try_pop(cq_workq_t *q);
 
-/* The units at some instant during the call: an estimate by the time it returns. */
+/** The units at some instant during the call: an estimate by the time it returns. */
 CQ_API uint64_t cq_workq_units(const cq_workq_t *q);
 
-/* How this build pops: "dwcas" (two-word compare-and-swap) or "locked". */
+/** How this build pops: "dwcas" (two-word compare-and-swap) or "locked". */
 CQ_API const char *cq_pop_name(void);
 
 CQ_END_DECLS

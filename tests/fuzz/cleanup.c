@@ -474,7 +474,7 @@ static bool ended(const struct context *c)
 	cq_cleanup_stats_t s;
 	bool retired;
 
-	CALL(cq_cleanup_stats)(m.q, &s);
+	CALL(cq_cleanup_stats_sized)(m.q, &s, sizeof(s));
 	retired = s.workers_retired != m.retired;
 	if (m.stopped == FALSE)
 		EXPECT(retired, "it ends, and nothing has stopped it");
@@ -895,7 +895,7 @@ static void check_trimmed(size_t freed)
 	cq_cleanup_stats_t after;
 	uint64_t most = 0;
 
-	CALL(cq_cleanup_stats)(m.q, &after);
+	CALL(cq_cleanup_stats_sized)(m.q, &after, sizeof(after));
 	EXPECT_EQ(freed, (before_trim.blocks_made - after.blocks_made) * after.block_bytes);
 	for (int i = 0; i < PRODUCERS; i++) {
 		if (m.producers[i].orphan)
@@ -916,7 +916,7 @@ static void do_trim(void)
 	/* Beside a call that it may not run with; but a shutdown it notices. */
 	if (m.points != 0 || (m.shutting == 0 && (m.frames != 0 || within(WAITER))))
 		return;
-	CALL(cq_cleanup_stats)(m.q, &before_trim);
+	CALL(cq_cleanup_stats_sized)(m.q, &before_trim, sizeof(before_trim));
 	err = CALL(cq_cleanup_trim)(m.q, out);
 	note("trim = %d, %zu bytes", err, freed);
 	EXPECT_EQ(err, busy ? EBUSY : 0);
@@ -960,7 +960,7 @@ static void forget_threads(bool alone)
 		if (m.producers[i].busy)
 			m.producers[i] = (struct producer){ .p = m.producers[i].p, .orphan = true };
 	m.uncovered = m.forked = true;
-	CALL(cq_cleanup_stats)(m.q, &s);
+	CALL(cq_cleanup_stats_sized)(m.q, &s, sizeof(s));
 	m.failed = s.workers_failed;
 	m.last_failed = false;
 }
@@ -1008,7 +1008,7 @@ static void fork_child(void)
 	CALL(cq_cleanup_fork_child)(m.q);
 	at_point = step_of_another;
 	/* Those that a waker had taken count, though it is not there to unpark them. */
-	CALL(cq_cleanup_stats)(m.q, &stats);
+	CALL(cq_cleanup_stats_sized)(m.q, &stats, sizeof(stats));
 	EXPECT(stats.wakes >= m.wakes, "the child forgets wakes");
 	m.wakes = stats.wakes;
 	forget_items();
@@ -1189,7 +1189,7 @@ static void create(void)
 	    m.config.flags, m.config.max_workers, m.slots, m.args, m.config.idle_ns,
 	    m.config.spawn != NULL,
 	    m.interleaved ? ", interleaved" : "");
-	EXPECT_EQ(CALL(cq_cleanup_create)(&m.config, &m.q), 0);
+	EXPECT_EQ(CALL(cq_cleanup_create_sized)(&m.config, sizeof(m.config), &m.q), 0);
 }
 
 /* Shuts the queue down, in the way that `how` says, and counts. */

@@ -227,7 +227,7 @@ int model_spawn(void *host, void (*run)(void *arg), void *arg)
 	while (i < BODIES && m.bodies[i].state != NONE)
 		i++;
 	EXPECT(host == &m, "spawn gets another host");
-	CALL(cq_cleanup_stats)(m.q, &s);
+	CALL(cq_cleanup_stats_sized)(m.q, &s, sizeof(s));
 	notice_failures(&s);
 	EXPECT(m.made < m.config.max_workers, "more workers than the cap");
 	if (m.exact) {
@@ -457,7 +457,7 @@ void demand_is_met(void)
 {
 	cq_cleanup_stats_t s;
 
-	CALL(cq_cleanup_stats)(m.q, &s);
+	CALL(cq_cleanup_stats_sized)(m.q, &s, sizeof(s));
 	notice_failures(&s);
 	EXPECT(units() <= m.coming || m.stopped != FALSE ||
 	    (m.asleep == 0 && (!could_make_one() || attempt_failed())),
@@ -501,7 +501,7 @@ void check(void)
 
 	if (m.points != 0)
 		return;
-	CALL(cq_cleanup_stats)(m.q, &s);
+	CALL(cq_cleanup_stats_sized)(m.q, &s, sizeof(s));
 	notice_failures(&s);
 	check_callbacks(&s);
 	check_units(&s);

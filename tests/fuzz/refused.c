@@ -98,7 +98,7 @@ static void check_new_queue(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 {
 	cq_cleanup_stats_t stats;
 
-	CALL(cq_cleanup_stats)(q, &stats);
+	CALL(cq_cleanup_stats_sized)(q, &stats, sizeof(stats));
 	EXPECT_EQ(stats.queued | stats.executed | stats.blocks_made | stats.workers_live, 0);
 	EXPECT_EQ(stats.producers | stats.workers_peak | stats.oldest_ns, 0);
 	if (c->max_workers != 0)
@@ -134,7 +134,7 @@ static void config(void)
 	fail_in = below(3);
 	good = out != NULL && valid(&c);
 	fails = fail_in == 1 && c.allocator != NULL;
-	err = CALL(cq_cleanup_create)(&c, out);
+	err = CALL(cq_cleanup_create_sized)(&c, sizeof(c), out);
 	note("create(flags %#x, %u workers, block of %zu, ...) = %d", c.flags, c.max_workers,
 	    c.block_bytes, err);
 	if (good && !fails && (c.flags & CQ_BIND) != 0)
@@ -186,8 +186,8 @@ static void refused_cleanup(void)
 	EXPECT_EQ(CALL(cq_cleanup_destroy)(NULL), 0);
 	CALL(cq_producer_detach)(NULL);
 	CALL(cq_worker_detach)(NULL);
-	EXPECT_EQ(CALL(cq_cleanup_create)(NULL, NULL), EINVAL);
-	EXPECT_EQ(CALL(cq_cleanup_create)(NULL, &q), 0);
+	EXPECT_EQ(CALL(cq_cleanup_create_sized)(NULL, 0, NULL), EINVAL);
+	EXPECT_EQ(CALL(cq_cleanup_create_sized)(NULL, 0, &q), 0);
 	EXPECT_EQ(CALL(cq_worker_attach)(q, NULL, NULL), EINVAL);
 	EXPECT_EQ(CALL(cq_worker_attach)(NULL, NULL, &w), EINVAL);
 	EXPECT_EQ(CALL(cq_cleanup_shutdown)(q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, NULL, NULL),
