@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * libcq's cleanup queue, with its defaults but for the cap and no retiring; with CQ_BIND,
- * where there are as many workers as processors; with CQ_HANDOVER; with memory in huge pages.
+ * libcq's cleanup queue, with its defaults but for the cap and no retiring; with
+ * CQ_HANDOVER; with memory in huge pages.
  */
 #include <cq/cq.h>
 #include <stddef.h>
@@ -14,21 +14,6 @@ static void check(int err, const char *what)
 {
 	if (err != 0)
 		bench_die(what, err);
-}
-
-static void *cq_bind_create(unsigned workers)
-{
-	cq_cleanup_config_t config = { .flags = CQ_BIND, .idle_ns = CQ_FOREVER };
-	cq_cleanup_stats_t stats;
-	cq_cleanup_t *q;
-
-	if (cq_cleanup_create(&config, &q) != 0)
-		return NULL;
-	cq_cleanup_stats(q, &stats);
-	if (stats.max_workers == workers)
-		return q;
-	check(cq_cleanup_destroy(q), "cq_cleanup_destroy");
-	return NULL;
 }
 
 static void *create_with(unsigned workers, unsigned flags, const cq_allocator_t *allocator)
@@ -137,9 +122,6 @@ static void cq_trim(void *q)
 	.reserve = cq_reserve, .commit = cq_commit, .trim = cq_trim
 
 const struct contestant contestant_cq = { .name = "cq", .create = cq_create, REST };
-const struct contestant contestant_cq_bind = {
-	.name = "cq_bind", .create = cq_bind_create, REST
-};
 const struct contestant contestant_cq_handover = {
 	.name = "cq_handover", .create = cq_handover_create, REST
 };

@@ -62,19 +62,12 @@ static bool polls_by_default(const cq_cleanup_config_t *c)
 	    sysconf(_SC_NPROCESSORS_ONLN) > 1;
 }
 
-/* One worker per processor, all of them the library's. */
-static bool may_bind(const cq_cleanup_config_t *c)
-{
-	return c->max_workers == 0 && c->spawn == NULL && (c->flags & CQ_POLLED) == 0;
-}
-
 /* Fills in the defaults; false when a field is outside its limits, or a table has gaps. */
 static bool complete(cq_cleanup_config_t *c)
 {
-	const unsigned known = CQ_POLLED | CQ_HANDOVER | CQ_ATFORK | CQ_FORK_DISCARD | CQ_BIND;
-	const bool binds = (c->flags & CQ_BIND) != 0;
+	const unsigned known = CQ_POLLED | CQ_HANDOVER | CQ_ATFORK | CQ_FORK_DISCARD;
 
-	if (c->max_workers == 0 && !binds)
+	if (c->max_workers == 0)
 		c->max_workers = default_max_workers();
 	if (c->block_bytes == 0)
 		c->block_bytes = CQ_BLOCK_BYTES_DEFAULT;
@@ -88,8 +81,7 @@ static bool complete(cq_cleanup_config_t *c)
 		c->name = "cq-cleanup";
 	if (c->allocator == NULL)
 		c->allocator = &default_allocator;
-	return (c->flags & ~known) == 0 && (!binds || may_bind(c)) &&
-	    c->max_workers <= CQ_MAX_WORKERS &&
+	return (c->flags & ~known) == 0 && c->max_workers <= CQ_MAX_WORKERS &&
 	    c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX &&
 	    c->spin_ns >= CQ_NO_SPIN && c->spin_ns <= CQ_SPIN_NS_MAX &&
 	    strlen(c->name) < sizeof(((cq_cleanup_t *)NULL)->name) && cq_park_complete(c->park) &&
@@ -127,11 +119,6 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config)
 		cq_threads_note_creator(q);
 	}
 
-	if ((config->flags & CQ_BIND) != 0) {
-		if (!cq_places_init(&q->places))
-			return ENOTSUP;
-		q->config.max_workers = q->places.n;
-	}
 	q->slots = (uint32_t)((config->block_bytes - sizeof(cq_block_t)) / sizeof(cq_callback_t));
 	q->block_bytes = sizeof(cq_block_t) + q->slots * sizeof(cq_callback_t);
 	/* Who chooses small blocks wants few callbacks in each. */

@@ -8,7 +8,6 @@
  *   producer.c  enqueue, flush         threads.c  managed threads
  *   gather.c    flush_all              drain.c    drain, shutdown
  *   stats.c     statistics             fork.c     fork
- *   places.c    processors to bind to
  *
  * Locks, in the order in which they may be held together:
  *   drainers.lock, idle.lock  ->  registry  ->  exits.lock
@@ -25,7 +24,6 @@
 #include <stddef.h>
 
 #include "ordering.h"
-#include "places.h"
 #include "points.h"
 
 #define CQ_LIKELY(condition) __builtin_expect((condition), 1)
@@ -165,8 +163,6 @@ struct cq_cleanup {
 	/* Under the registry lock: */
 	cq_producer_t *producers;
 	cq_worker_t *workers;
-	struct cq_places places;	/* CQ_BIND: one per managed worker; else none. Taken
-					   under it, read by anyone */
 	uint32_t nproducers;
 	uint32_t nworkers;		/* written under it, read by anyone */
 	uint64_t published[2];		/* by gatherers and producers that are gone */
@@ -242,13 +238,9 @@ void cq_producers_look(cq_cleanup_t *q);
 /* gather.c: with the registry lock held. Publishes, and doesn't wake. */
 int cq_gather(cq_cleanup_t *q);
 
-/*
- * wake.c, with cq_cleanup_wake. near: the caller has done for now, so in a CQ_BIND
- * queue the worker bound to its processor comes first.
- */
-int cq_wake(cq_cleanup_t *q, bool near);
+/* wake.c, with cq_cleanup_wake */
 void cq_worker_not_made(cq_cleanup_t *q, uint64_t crew);
-int cq_wake_unless_polled(cq_cleanup_t *q, bool near);
+int cq_wake_unless_polled(cq_cleanup_t *q);
 uint64_t cq_crew_add(cq_cleanup_t *q, uint64_t change);
 void cq_note_peak(cq_cleanup_t *q, uint32_t live);
 void cq_worker_arrive(cq_cleanup_t *q);
@@ -265,7 +257,6 @@ void cq_worker_serve(cq_worker_t *w);
 
 /* crew.c */
 cq_worker_t *cq_worker_new(cq_cleanup_t *q, void *host, int *err);
-void cq_worker_place(cq_worker_t *w, uint32_t here, bool near);
 void cq_worker_gone(cq_worker_t *w);
 void cq_worker_main(void *arg);
 void cq_leave(cq_cleanup_t *q);

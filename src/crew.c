@@ -18,7 +18,7 @@ void cq_leave(cq_cleanup_t *q)
 {
 	const cq_park_ops_t *park = park_of(q);
 	uint32_t n = UINT32_MAX;
-	cq_sleeper_t *taken = cq_sleepers_take(&q->exits, &n, CQ_NO_PLACE);
+	cq_sleeper_t *taken = cq_sleepers_take(&q->exits, &n);
 
 	pthread_mutex_unlock(&q->registry);
 	cq_sleepers_unpark(park, taken);
@@ -52,24 +52,6 @@ cq_worker_t *cq_worker_new(cq_cleanup_t *q, void *host, int *err)
 	return w;
 }
 
-/* CQ_BIND: a place for a new worker, asked for by who is `here`. */
-void cq_worker_place(cq_worker_t *w, uint32_t here, bool near)
-{
-	pthread_mutex_lock(&w->q->registry);
-	w->sleeper.place = cq_places_take(&w->q->places, here, near);
-	pthread_mutex_unlock(&w->q->registry);
-}
-
-static void give_place_back(cq_worker_t *w)
-{
-	if (w->sleeper.place == CQ_NO_PLACE)
-		return;
-	pthread_mutex_lock(&w->q->registry);
-	cq_places_put(&w->q->places, w->sleeper.place);
-	w->sleeper.place = CQ_NO_PLACE;
-	pthread_mutex_unlock(&w->q->registry);
-}
-
 /* Ends a worker's record. Afterwards the queue may be gone. */
 void cq_worker_gone(cq_worker_t *w)
 {
@@ -86,7 +68,6 @@ void cq_worker_gone(cq_worker_t *w)
 	q->executed[1] += w->executed[1];
 	q->useless_wakes += w->useless_wakes;
 	q->failed_sleeps += w->failed_sleeps;
-	cq_places_put(&q->places, w->sleeper.place);
 	cq_free(q, w, sizeof(*w));
 	cq_u32_store_relaxed(&q->nworkers, q->nworkers - 1);
 	cq_leave(q);
@@ -105,8 +86,6 @@ static void set_crew(cq_worker_t *w, uint64_t crew)
  */
 static void leave_crew(cq_worker_t *w)
 {
-	/* First: there is a place for every worker within the cap, at any time. */
-	give_place_back(w);
 	cq_u32_store_relaxed(&w->q->spawn_failed, 0);
 	/* Pairs with the acquire in cq_cleanup_stalled (wake.c): who sees that this
 	   worker has left doesn't see a failure of before. Without it a drain
@@ -130,10 +109,6 @@ static bool come_back(cq_worker_t *w)
 		}
 	} while (!cq_u64_cas_relaxed(&q->crew, &crew, crew + w->crew + CREW_COMING));
 	cq_note_peak(q, crew_live(crew) + 1);
-	if (w->made && q->places.n != 0) {
-		cq_worker_place(w, cq_place_here(), true);
-		cq_place_bind(w->sleeper.place);
-	}
 	return true;
 }
 
@@ -245,7 +220,7 @@ static void step_down(cq_worker_t *w)
 	leave_crew(w);
 	if (hands_over(q))
 		cq_take_partial_blocks(q);
-	cq_wake_unless_polled(q, false);
+	cq_wake_unless_polled(q);
 	worker_ends(w);
 }
 
@@ -277,7 +252,6 @@ void cq_worker_main(void *arg)
 {
 	cq_worker_t *w = arg;
 
-	cq_place_bind(w->sleeper.place);
 	worker_starts(w);
 	w->crew -= CREW_COMING;
 	cq_worker_arrive(w->q);

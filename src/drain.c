@@ -110,7 +110,7 @@ int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline)
 	if (err != 0)
 		return err;
 	/* In a CQ_POLLED queue too: this call blocks, so it may as well wake. */
-	cq_wake(q, true);
+	(void)cq_cleanup_wake(q);
 	err = wait_until(&q->drainers, drained_or_hopeless, &d, deadline);
 	if (err != 0 || d.done)
 		return err;
@@ -141,7 +141,7 @@ static int stop_workers(cq_cleanup_t *q, uint32_t stop, uint64_t deadline)
 	/* Its fence pairs with that of the announcement: a worker that it does not
 	   find asleep looks at `stop` before it sleeps. Those that it finds are
 	   coming, as after every wake. */
-	taken = cq_sleepers_take(&q->idle, &n, CQ_NO_PLACE);
+	taken = cq_sleepers_take(&q->idle, &n);
 	cq_crew_add(q, n * CREW_COMING);
 	cq_sleepers_unpark(park_of(q), taken);
 	cq_sleepers_wake_all(&q->drainers);

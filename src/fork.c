@@ -124,7 +124,6 @@ static void settle_workers(cq_cleanup_t *q)
 		w->useless_wakes = w->failed_sleeps = 0;
 		w->executed[0] = w->executed[1] = 0;
 		if (!in_frames(w)) {
-			cq_places_put(&q->places, w->sleeper.place);
 			cq_free(q, w, sizeof(*w));
 			continue;
 		}

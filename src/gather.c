@@ -154,6 +154,6 @@ int cq_cleanup_flush_all(cq_cleanup_t *q)
 	pthread_mutex_lock(&q->registry);
 	err = cq_gather(q);
 	pthread_mutex_unlock(&q->registry);
-	woken = cq_wake_unless_polled(q, true);
+	woken = cq_wake_unless_polled(q);
 	return err != 0 ? err : woken;
 }

@@ -225,7 +225,7 @@ static bool close_block(cq_producer_t *p)
 	return true;
 }
 
-CQ_RARE int cq_close_block(cq_producer_t *p, bool near)
+CQ_RARE int cq_close_block(cq_producer_t *p)
 {
 	cq_cleanup_t *q = p->q;
 	int err = 0;
@@ -238,7 +238,7 @@ CQ_RARE int cq_close_block(cq_producer_t *p, bool near)
 	if ((q->config.flags & CQ_POLLED) != 0)
 		cq_fence_full();
 	else
-		err = cq_wake(q, near);
+		err = cq_cleanup_wake(q);
 	if ((cq_u32_load_relaxed(&q->gate) & GATE_CLOSED) != 0)
 		cq_sleepers_wake_all(&q->drainers);
 	return err;
@@ -264,7 +264,7 @@ static void close_full_block(cq_producer_t *p, bool spans)
 		p->sole = NOT_SHARED;
 	else if (!is_shared(p))
 		p->sole = sole_function(p->q, p->block);
-	cq_close_block(p, false);
+	cq_close_block(p);
 }
 
 /* ------------------------------------------------------------------ the gate */
@@ -354,7 +354,7 @@ size_t cq_look_after(cq_producer_t *p, void *slot, size_t count, bool span)
 	if (is_full(p))
 		close_full_block(p, span);
 	else if ((gate & GATE_HANDOVER) != 0 && count != 0 && wants_partial_block(p->q))
-		cq_flush(p, false);
+		cq_producer_flush(p);
 	else if ((char *)p->write >= p->mark)
 		look_ahead(p, !span); /* a span is written in one go, and fetched by that */
 	else if (gate == GATE_HANDOVER)

@@ -54,7 +54,7 @@ static CQ_RARE int enqueue_closely(cq_producer_t *p, void *slot, cq_callback_fn 
 static void end_sharing(cq_producer_t *p)
 {
 	p->sole = NOT_SHARED;
-	cq_close_block(p, false);
+	cq_close_block(p);
 }
 
 /* The callback takes a slot for itself and its function. Not inline, to keep jumps
@@ -149,7 +149,7 @@ int cq_producer_reserve(cq_producer_t *p, size_t n)
 	return err;
 }
 
-int cq_flush(cq_producer_t *p, bool near)
+int cq_producer_flush(cq_producer_t *p)
 {
 	uint64_t so_far = accepted_by(p);
 
@@ -159,12 +159,7 @@ int cq_flush(cq_producer_t *p, bool near)
 	if (p->reserved_until > so_far && cq_ensure_spares(p, p->reserved_until - so_far, 0) != 0)
 		return ENOMEM;
 	p->fills = false;
-	return cq_close_block(p, near);
-}
-
-int cq_producer_flush(cq_producer_t *p)
-{
-	return cq_flush(p, true);
+	return cq_close_block(p);
 }
 
 /* -------------------------------------------------------- attach and detach */
@@ -201,7 +196,7 @@ void cq_producer_detach(cq_producer_t *p)
 		return;
 	q = p->q;
 	if (is_open(p))
-		cq_close_block(p, true);
+		cq_close_block(p);
 	cq_give_spares_back(p, 0);
 
 	pthread_mutex_lock(&q->registry);

@@ -121,12 +121,9 @@ static inline uint64_t accepted_by(const cq_producer_t *p)
 /* For callbacks with `fn`; with NOT_SHARED, for any. ENOMEM, ESHUTDOWN. */
 int cq_open_block(cq_producer_t *p, cq_callback_fn *fn);
 /* Publishes, and wakes for it: as cq_wake_unless_polled, or 0 when there was nothing. */
-int cq_close_block(cq_producer_t *p, bool near);
+int cq_close_block(cq_producer_t *p);
 size_t cq_look_after(cq_producer_t *p, void *slot, size_t count, bool span);
 int cq_ensure_spares(cq_producer_t *p, uint64_t n, uint64_t room);
 void cq_give_spares_back(cq_producer_t *p, uint64_t keep);
-
-/* producer.c */
-int cq_flush(cq_producer_t *p, bool near);
 
 #endif /* CQ_PRODUCER_H */

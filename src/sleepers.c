@@ -58,7 +58,7 @@ int cq_sleepers_destroy(cq_sleepers_t *set)
 
 void cq_sleeper_init(cq_sleeper_t *s, void *host)
 {
-	*s = (cq_sleeper_t){ .place = CQ_NO_PLACE, .parker = { CQ_PERMIT_NONE, host } };
+	*s = (cq_sleeper_t){ .parker = { CQ_PERMIT_NONE, host } };
 }
 
 void cq_sleepers_announce(cq_sleepers_t *set)
@@ -137,21 +137,7 @@ uint32_t cq_sleepers_asleep(cq_sleepers_t *set)
 	return cq_u32_load_relaxed(&set->asleep);
 }
 
-/* The newest at *place, if it is found soon, or the newest. *place: whether to look again. */
-static cq_sleeper_t *choose(const cq_sleepers_t *set, uint32_t *place)
-{
-	enum { LOOKED_AT = 16 };
-	cq_sleeper_t *s = set->newest;
-
-	if (*place != CQ_NO_PLACE)
-		for (int i = 0; i < LOOKED_AT && s != NULL; i++, s = s->next)
-			if (s->place == *place)
-				return s;
-	*place = CQ_NO_PLACE;
-	return set->newest;
-}
-
-cq_sleeper_t *cq_sleepers_take(cq_sleepers_t *set, uint32_t *n, uint32_t place)
+cq_sleeper_t *cq_sleepers_take(cq_sleepers_t *set, uint32_t *n)
 {
 	cq_sleeper_t *s, *taken = NULL, **tail = &taken;
 	uint32_t most = *n;
@@ -162,7 +148,7 @@ cq_sleeper_t *cq_sleepers_take(cq_sleepers_t *set, uint32_t *n, uint32_t place)
 
 	pthread_mutex_lock(&set->lock);
 	for (; *n < most && set->newest != NULL; ++*n) {
-		s = choose(set, &place);
+		s = set->newest;
 		unlist(set, s);
 		*tail = s;
 		tail = &s->next;
@@ -183,21 +169,16 @@ void cq_sleepers_unpark(const cq_park_ops_t *ops, cq_sleeper_t *taken)
 	}
 }
 
-uint32_t cq_sleepers_wake_at(cq_sleepers_t *set, uint32_t n, uint32_t place)
+uint32_t cq_sleepers_wake(cq_sleepers_t *set, uint32_t n)
 {
 	const cq_park_ops_t *ops = ops_of(set);
-	cq_sleeper_t *taken = cq_sleepers_take(set, &n, place);
+	cq_sleeper_t *taken = cq_sleepers_take(set, &n);
 
 	if (taken == NULL)
 		return 0;
 	CQ_POINT("sleepers.taken");
 	cq_sleepers_unpark(ops, taken);
 	return n;
-}
-
-uint32_t cq_sleepers_wake(cq_sleepers_t *set, uint32_t n)
-{
-	return cq_sleepers_wake_at(set, n, CQ_NO_PLACE);
 }
 
 uint32_t cq_sleepers_wake_all(cq_sleepers_t *set)

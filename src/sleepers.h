@@ -10,7 +10,7 @@
 #include <cq/sleepers.h>
 
 /* Takes up to *n sleepers off the list, by `next`; *n: how many. */
-cq_sleeper_t *cq_sleepers_take(cq_sleepers_t *set, uint32_t *n, uint32_t place);
+cq_sleeper_t *cq_sleepers_take(cq_sleepers_t *set, uint32_t *n);
 
 /* Unparks them through `ops`, the table of the set. Needs the set no more. */
 void cq_sleepers_unpark(const cq_park_ops_t *ops, cq_sleeper_t *taken);

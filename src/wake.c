@@ -73,14 +73,8 @@ uint64_t cq_cleanup_units(cq_cleanup_t *q)
 	return cq_blocks_waiting(q);
 }
 
-/* Whom a wake is to prefer: workers bound to where the caller is, or any. */
-struct waker {
-	uint32_t here;
-	bool near;
-};
-
 /* Makes one worker, which is counted as live and coming already. */
-static int spawn(cq_cleanup_t *q, const struct waker *waker)
+static int spawn(cq_cleanup_t *q)
 {
 	int err;
 	cq_worker_t *w = cq_worker_new(q, NULL, &err);
@@ -89,8 +83,6 @@ static int spawn(cq_cleanup_t *q, const struct waker *waker)
 		return err;
 	w->made = true;
 	w->crew = CREW_MADE + CREW_LIVE + CREW_COMING;
-	if (q->places.n != 0)
-		cq_worker_place(w, waker->here, waker->near);
 	err = q->config.spawn(q->spawn_host, cq_worker_main, w);
 	if (err != 0)
 		cq_worker_gone(w);
@@ -116,7 +108,7 @@ static void not_made(cq_cleanup_t *q, uint32_t n, uint64_t crew)
  * holds. Returns how many claims it used. A failure is remembered: the work
  * stays, and the next wake tries again.
  */
-static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, const struct waker *waker, int *err)
+static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, int *err)
 {
 	uint64_t crew = cq_u64_load_relaxed(&q->crew);
 	uint32_t made;
@@ -130,7 +122,7 @@ static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, const struct waker *wake
 	/* Now one lives, as far as stalled() can tell. */
 	cq_u32_store_relaxed(&q->spawn_failed, 0);
 
-	for (made = 0; made < n && (*err = spawn(q, waker)) == 0; made++)
+	for (made = 0; made < n && (*err = spawn(q)) == 0; made++)
 		cq_u64_add_relaxed(&q->created, 1);
 	cq_note_peak(q, crew_live(crew) + made);
 	if (*err != 0)
@@ -139,24 +131,15 @@ static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, const struct waker *wake
 }
 
 /* Uses claims on sleepers, then on new workers. Returns how many it could not use. */
-static uint32_t use_claims(cq_cleanup_t *q, uint32_t claims, uint32_t asleep,
-    const struct waker *waker, int *err)
+static uint32_t use_claims(cq_cleanup_t *q, uint32_t claims, uint32_t asleep, int *err)
 {
-	uint32_t used = 0, woken;
+	uint32_t used = cq_sleepers_wake(&q->idle, claims);
 
-	/* Once for each place: the first time that someone leaves work there. Not while
-	   none can be made: the sleepers do for it, and are awake sooner. */
-	if (waker->near && cq_places_free(&q->places, waker->here) &&
-	    cq_u32_load_relaxed(&q->spawn_failed) == 0)
-		used = spawn_some(q, 1, waker, err);
-	woken = cq_sleepers_wake_at(&q->idle, claims - used,
-	    waker->near ? waker->here : CQ_NO_PLACE);
 	/* Sleepers that were counted, and are not there, have found work or timed
 	   out: look again, before workers are made in their place. Nor is one made
 	   where the first could not be. */
-	if (*err == 0 && used + woken < claims && woken >= min_u64(claims - used, asleep))
-		used += spawn_some(q, claims - used - woken, waker, err);
-	used += woken;
+	if (*err == 0 && used < claims && used >= min_u64(claims, asleep))
+		used += spawn_some(q, claims - used, err);
 	return claims - used;
 }
 
@@ -174,7 +157,7 @@ static int give_up(cq_cleanup_t *q)
 }
 
 /* err: why none can be made, so that sleepers have to do; or 0. */
-static int wake(cq_cleanup_t *q, const struct waker *waker, int err)
+static int wake(cq_cleanup_t *q, int err)
 {
 	for (;;) {
 		uint64_t units, crew;
@@ -203,7 +186,7 @@ static int wake(cq_cleanup_t *q, const struct waker *waker, int err)
 			continue;
 		CQ_POINT("wake.claimed");
 
-		claims = use_claims(q, claims, asleep, waker, &err);
+		claims = use_claims(q, claims, asleep, &err);
 		if (claims == 0)
 			return 0;
 		/* Sleepers timed out, others made workers meanwhile, or none could be
@@ -213,26 +196,19 @@ static int wake(cq_cleanup_t *q, const struct waker *waker, int err)
 	}
 }
 
-int cq_wake(cq_cleanup_t *q, bool near)
-{
-	bool places = q->places.n != 0;
-
-	return wake(q, &(struct waker){ places ? cq_place_here() : CQ_NO_PLACE, near && places }, 0);
-}
-
 /* A worker, of which the crew is told here, has ended before it could look. */
 void cq_worker_not_made(cq_cleanup_t *q, uint64_t crew)
 {
 	not_made(q, 1, crew);
-	(void)wake(q, &(struct waker){ CQ_NO_PLACE, false }, ECANCELED);
+	(void)wake(q, ECANCELED);
 }
 
 int cq_cleanup_wake(cq_cleanup_t *q)
 {
-	return cq_wake(q, false);
+	return wake(q, 0);
 }
 
-int cq_wake_unless_polled(cq_cleanup_t *q, bool near)
+int cq_wake_unless_polled(cq_cleanup_t *q)
 {
-	return (q->config.flags & CQ_POLLED) == 0 ? cq_wake(q, near) : 0;
+	return (q->config.flags & CQ_POLLED) == 0 ? wake(q, 0) : 0;
 }

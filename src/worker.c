@@ -300,7 +300,7 @@ void cq_worker_finish(cq_worker_t *w, cq_block_t *b)
 	CQ_CHECK(b == w->frame.block);
 	(void)b;
 	if (cq_finish(w))
-		cq_wake_unless_polled(w->q, false);
+		cq_wake_unless_polled(w->q);
 }
 
 /* A callback ends its thread within cq_worker_run: the handle stays, without a block. */
@@ -349,7 +349,7 @@ void cq_frame_finish(struct frame *f)
 	pthread_mutex_unlock(&q->registry);
 	cq_notify_drainers(q, parity);
 	if (rest)
-		cq_wake_unless_polled(q, false);
+		cq_wake_unless_polled(q);
 }
 
 /* The end of run_some. With a block in hand: a callback ends its thread. */

@@ -16,7 +16,7 @@
 
 TestSuite(sleepers, .timeout = 60);
 
-enum { DEADLINE = 1000, SLEEPERS = 5, LOOKED_AT = 16, CROWD = LOOKED_AT + 1 };
+enum { DEADLINE = 1000, SLEEPERS = 5 };
 
 static cq_sleepers_t set;
 static fake_park_t park;
@@ -303,7 +303,7 @@ static struct {
 	pthread_t thread;
 	uint64_t deadline;
 	cq_sleep_result_t result;
-} crowd[CROWD];
+} crowd[SLEEPERS];
 
 static void *crowd_body(void *index)
 {
@@ -314,11 +314,10 @@ static void *crowd_body(void *index)
 	return NULL;
 }
 
-static void crowd_join_in(size_t i, uint64_t deadline, uint32_t place)
+static void crowd_join_in(size_t i, uint64_t deadline)
 {
 	crowd[i].deadline = deadline;
 	cq_sleeper_init(&crowd[i].sleeper, (void *)(i + 1));
-	crowd[i].sleeper.place = place;
 	crowd[i].thread = start(crowd_body, (void *)i);
 	fake_wait_blocked(&park, (unsigned)i + 1);
 }
@@ -326,13 +325,7 @@ static void crowd_join_in(size_t i, uint64_t deadline, uint32_t place)
 static void crowd_start(const uint64_t deadlines[SLEEPERS])
 {
 	for (size_t i = 0; i < SLEEPERS; i++)
-		crowd_join_in(i, deadlines != NULL ? deadlines[i] : CQ_FOREVER, CQ_NO_PLACE);
-}
-
-static void crowd_start_at(size_t n, const uint32_t *places)
-{
-	for (size_t i = 0; i < n; i++)
-		crowd_join_in(i, CQ_FOREVER, places[i]);
+		crowd_join_in(i, deadlines != NULL ? deadlines[i] : CQ_FOREVER);
 }
 
 static cq_sleep_result_t crowd_join(size_t i)
@@ -375,84 +368,6 @@ Test(sleepers, wake_takes_the_newest_first, .init = setup)
 	check_nobody_is_left();
 }
 
-/* The hosts of those that were unparked, in their order, as digits: 1 is the oldest. */
-static unsigned unparked(void)
-{
-	unsigned digits = 0;
-
-	for (unsigned i = 0; i < park.unparks; i++)
-		digits = 10 * digits + (unsigned)(uintptr_t)park.unparked[i];
-	return digits;
-}
-
-static void crowd_end(size_t n)
-{
-	cq_sleepers_wake_all(&set);
-	for (size_t i = 0; i < n; i++)
-		cr_assert_eq(crowd_join(i), CQ_WOKEN);
-	cr_assert_eq(set.woken, n);
-	check_nobody_is_left();
-}
-
-Test(sleepers, a_new_sleeper_has_no_place)
-{
-	memset(&me, 0, sizeof(me));
-	cq_sleeper_init(&me, NULL);
-	cr_assert_eq(me.place, CQ_NO_PLACE);
-}
-
-Test(sleepers, wake_at_takes_the_one_at_the_place_wherever_it_is_listed, .init = setup)
-{
-	/* From the middle, the oldest, the newest. */
-	static const uint32_t places[SLEEPERS] = { 0, 1, 2, 3, UINT32_MAX - 1 };
-
-	crowd_start_at(SLEEPERS, places);
-	cr_assert_eq(cq_sleepers_wake_at(&set, 1, 2), 1);
-	cr_assert_eq(cq_sleepers_wake_at(&set, 1, 0), 1);
-	cr_assert_eq(cq_sleepers_wake_at(&set, 1, UINT32_MAX - 1), 1);
-	cr_assert_eq(unparked(), 315);
-	cr_assert_eq(cq_sleepers_asleep(&set), 2);
-	crowd_end(SLEEPERS);
-}
-
-Test(sleepers, wake_at_takes_the_newest_when_nobody_is_at_the_place, .init = setup)
-{
-	static const uint32_t places[SLEEPERS] = { 7, 7, CQ_NO_PLACE, 8, 7 };
-
-	crowd_start_at(SLEEPERS, places);
-	cr_assert_eq(cq_sleepers_wake_at(&set, 0, 7), 0);
-	cr_assert_eq(cq_sleepers_wake_at(&set, 1, 9), 1);
-	cr_assert_eq(cq_sleepers_wake_at(&set, 1, CQ_NO_PLACE), 1);
-	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
-	cr_assert_eq(unparked(), 543);
-	crowd_end(SLEEPERS);
-}
-
-Test(sleepers, wake_at_takes_those_at_the_place_first_and_then_the_newest, .init = setup)
-{
-	static const uint32_t places[SLEEPERS] = { 7, 8, 7, CQ_NO_PLACE, 8 };
-
-	crowd_start_at(SLEEPERS, places);
-	cr_assert_eq(cq_sleepers_wake_at(&set, 3, 7), 3);
-	cr_assert_eq(unparked(), 315);
-	cr_assert_eq(cq_sleepers_wake_at(&set, SLEEPERS, 8), 2);
-	cr_assert_eq(unparked(), 31524);
-	cr_assert_eq(cq_sleepers_wake_at(&set, 1, 8), 0);
-	crowd_end(SLEEPERS);
-}
-
-Test(sleepers, wake_at_looks_at_the_16_newest, .init = setup)
-{
-	uint32_t places[CROWD] = { 7 };
-
-	crowd_start_at(CROWD, places);
-	cr_assert_eq(cq_sleepers_wake_at(&set, 1, 7), 1);
-	cr_assert_eq(park.unparked[0], (void *)CROWD, "the oldest is one too far");
-	cr_assert_eq(cq_sleepers_wake_at(&set, 1, 7), 1);
-	cr_assert_eq(park.unparked[1], (void *)1, "and now it is the 16th");
-	crowd_end(CROWD);
-}
-
 Test(sleepers, those_that_are_woken_are_counted_and_no_others, .init = setup)
 {
 	static const uint64_t deadlines[SLEEPERS] = {
@@ -466,7 +381,7 @@ Test(sleepers, those_that_are_woken_are_counted_and_no_others, .init = setup)
 	fake_advance(&park, 1);
 	cr_assert_eq(crowd_join(0), CQ_TIMED_OUT);
 	cr_assert_eq(set.woken, 0);
-	cr_assert_eq(cq_sleepers_wake_at(&set, 1, 0), 1);
+	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
 	cr_assert_eq(set.woken, 1);
 	cr_assert_eq(cq_sleepers_wake_all(&set), 3);
 	cr_assert_eq(cq_sleepers_wake_all(&set), 0);

@@ -178,13 +178,11 @@ typedef void cq_worker_hook_fn(void *host);
  *                  is membarrier(2) an enqueue costs no more for it while all are busy.
  * CQ_ATFORK        Calls the three fork functions by pthread_atfork.
  * CQ_FORK_DISCARD  A forked child drops what was queued, instead of keeping it.
- * CQ_BIND          Each worker is bound to a processor of its own: see max_workers.
  */
 #define CQ_POLLED 1u
 #define CQ_HANDOVER 2u
 #define CQ_ATFORK 4u
 #define CQ_FORK_DISCARD 8u
-#define CQ_BIND 16u
 
 /**
  * SIGNALS. A thread that the library makes blocks all signals, so that they go to threads
@@ -202,16 +200,7 @@ typedef void cq_worker_hook_fn(void *host);
  *
  * max_workers  The cap, 1 .. CQ_MAX_WORKERS. 0: max(processors / 4, 1). In a
  *              CQ_POLLED queue without `spawn` there is no cap, as the queue
- *              makes no worker. With CQ_BIND it must be 0 (and `spawn` NULL, and not
- *              CQ_POLLED), and the cap is the number of processors that the thread
- *              which creates the queue may use (as it is then: later changes are not
- *              followed). A flush or drain then wakes the worker that is bound
- *              to its own processor, if that is among the 16 that fell asleep last,
- *              and makes one there at the first time. It is awake several times
- *              faster than one elsewhere if the flusher sleeps soon, and waits for
- *              its time slice if not: for ever beside a real-time thread that spins.
- *              Threads and processes that a callback makes inherit the binding, and so
- *              do workers of other queues that a callback's flush makes, for life.
+ *              makes no worker.
  * block_bytes  A block's size, CQ_BLOCK_BYTES_MIN .. MAX, rounded down to whole
  *              callbacks. 0: 4096, which holds 254 on 64-bit machines. Larger
  *              blocks cost fewer hand-overs; smaller ones spread the same
@@ -269,8 +258,7 @@ CQ_API CQ_MUST_CHECK int cq_cleanup_create_sized(const cq_cleanup_config_t *conf
 /**
  * Makes a queue, without workers. EINVAL, and nothing was allocated: a field is
  * outside its limits, a function is missing from a table, or `out` is NULL; EINVAL
- * too when the allocator's memory is misaligned. ENOTSUP: CQ_BIND where the library
- * can't bind threads. ENOMEM; what pthread_mutex_init says.
+ * too when the allocator's memory is misaligned. ENOMEM; what pthread_mutex_init says.
  */
 static inline CQ_MUST_CHECK int cq_cleanup_create(const cq_cleanup_config_t *config,
     cq_cleanup_t **out)

@@ -80,17 +80,12 @@
 
 CQ_BEGIN_DECLS
 
-/** One thread that may sleep. Its fields are the library's, but for `place`. */
+/** One thread that may sleep. Its fields are the library's. */
 typedef struct cq_sleeper {
 	struct cq_sleeper *next, *prev;	/**< in the list; under the set's lock */
 	bool listed;			/**< under the set's lock */
-	uint32_t place;			/**< its thread's, to change while it is awake: where it
-					   runs, a number of the caller's. See wake_at */
 	cq_parker_t parker;
 } cq_sleeper_t;
-
-/** A sleeper that has no place; a wake that doesn't care. */
-#define CQ_NO_PLACE UINT32_MAX
 
 /** The set. Its fields are the library's. */
 typedef struct cq_sleepers {
@@ -141,7 +136,7 @@ CQ_API CQ_MUST_CHECK int cq_sleepers_init(cq_sleepers_t *set, const cq_park_ops_
 /** Ends a set. EBUSY: someone is announced or asleep; it is unchanged. EINVAL: NULL. */
 CQ_API int cq_sleepers_destroy(cq_sleepers_t *set);
 
-/** Makes a sleeper, with CQ_NO_PLACE. `host` is for the park table (parker->host). */
+/** Makes a sleeper. `host` is for the park table (parker->host). */
 CQ_API void cq_sleeper_init(cq_sleeper_t *sleeper, void *host);
 
 /**
@@ -179,13 +174,6 @@ CQ_API uint32_t cq_sleepers_asleep(cq_sleepers_t *set);
  * costs a fence and a load. A sleeper is woken by exactly one wake.
  */
 CQ_API uint32_t cq_sleepers_wake(cq_sleepers_t *set, uint32_t n);
-
-/**
- * The same, but those at `place` first, if they are among the 16 newest. With processors
- * for places, and threads that are bound to them, the place of the caller is worth
- * it if the caller is about to sleep: then no other processor has to be woken up.
- */
-CQ_API uint32_t cq_sleepers_wake_at(cq_sleepers_t *set, uint32_t n, uint32_t place);
 
 /** Wakes all. */
 CQ_API uint32_t cq_sleepers_wake_all(cq_sleepers_t *set);

@@ -80,11 +80,8 @@ static cq_allocator_t some_allocator(void)
 /* By the words of cq/cleanup.h. */
 static bool valid(const cq_cleanup_config_t *c)
 {
-	unsigned flags = CQ_POLLED | CQ_HANDOVER | CQ_ATFORK | CQ_FORK_DISCARD | CQ_BIND;
+	unsigned flags = CQ_POLLED | CQ_HANDOVER | CQ_ATFORK | CQ_FORK_DISCARD;
 
-	if ((c->flags & CQ_BIND) != 0 &&
-	    (c->max_workers != 0 || c->spawn != NULL || (c->flags & CQ_POLLED) != 0))
-		return false;
 	return (c->flags | flags) == flags && c->max_workers <= CQ_MAX_WORKERS &&
 	    (c->block_bytes == 0 ||
 	    (c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX)) &&
@@ -114,7 +111,7 @@ static void config(void)
 	cq_park_ops_t park = some_table();
 	cq_allocator_t allocator = some_allocator();
 	cq_cleanup_config_t c = {
-		.flags = (unsigned)PICK(0, CQ_POLLED, CQ_HANDOVER, CQ_ATFORK, CQ_FORK_DISCARD, 15, CQ_BIND,
+		.flags = (unsigned)PICK(0, CQ_POLLED, CQ_HANDOVER, CQ_ATFORK, CQ_FORK_DISCARD, 15, 16,
 		    1u << 31),
 		.max_workers = (uint32_t)PICK(0, 1, CQ_MAX_WORKERS, CQ_MAX_WORKERS + 1, UINT32_MAX),
 		.block_bytes = (size_t)PICK(0, 1, CQ_BLOCK_BYTES_MIN - 1, CQ_BLOCK_BYTES_MIN,
@@ -137,10 +134,7 @@ static void config(void)
 	err = CALL(cq_cleanup_create_sized)(&c, sizeof(c), out);
 	note("create(flags %#x, %u workers, block of %zu, ...) = %d", c.flags, c.max_workers,
 	    c.block_bytes, err);
-	if (good && !fails && (c.flags & CQ_BIND) != 0)
-		EXPECT(err == 0 || err == ENOTSUP, "neither bound nor unable to bind: %d", err);
-	else
-		EXPECT_EQ(err, !good ? EINVAL : fails ? ENOMEM : 0);
+	EXPECT_EQ(err, !good ? EINVAL : fails ? ENOMEM : 0);
 	if (err == 0) {
 		check_new_queue(q, &c);
 		EXPECT_EQ(CALL(cq_cleanup_destroy)(q), 0);

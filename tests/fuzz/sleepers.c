@@ -11,8 +11,6 @@
 #include "fuzz.h"
 
 /* A call that sleeps. */
-enum { PLACES = 3 };
-
 struct sleep {
 	cq_sleeper_t sleeper;
 	uint64_t deadline;
@@ -24,13 +22,12 @@ static cq_sleepers_t set;
 static struct sleep *sleeping[DEPTH_MAX];	/* listed, the newest last */
 static unsigned listed;
 static struct sleep *entering;	/* the innermost call: it will be listed next */
-static uint64_t waking;		/* the innermost call: a wake of so many, */
-static uint32_t preferred;	/* and first of those at this place */
+static uint64_t waking;		/* the innermost call: a wake of so many */
 static bool announced;		/* the set's lock is held */
 static jmp_buf only_thread;	/* where a forked child begins */
 
 static void some_call(void);
-static void wake(uint64_t n, uint32_t place);
+static void wake(uint64_t n);
 
 static uint32_t asleep(void)
 {
@@ -57,7 +54,7 @@ static void some_park(void *host, cq_parker_t *parker, uint64_t deadline)
 		if (deadline != CQ_FOREVER)
 			advance_to(deadline);
 		else if (!s->granted)
-			wake(UINT64_MAX, CQ_NO_PLACE);
+			wake(UINT64_MAX);
 		return;
 	}
 	depth++;
@@ -96,21 +93,10 @@ static void leave(struct sleep *s)
 	memmove(&sleeping[i], &sleeping[i + 1], (--listed - i) * sizeof(*sleeping));
 }
 
-/* A wake takes those at the place first, of the 16 newest; then the newest. */
-static struct sleep *choose(void)
-{
-	if (preferred != CQ_NO_PLACE)
-		for (unsigned i = listed; i > 0 && listed - i < 16; i--)
-			if (sleeping[i - 1]->sleeper.place == preferred)
-				return sleeping[i - 1];
-	preferred = CQ_NO_PLACE;
-	return sleeping[listed - 1];
-}
-
 static void take(void)
 {
 	for (; waking > 0 && listed > 0; waking--) {
-		struct sleep *s = choose();
+		struct sleep *s = sleeping[listed - 1];
 
 		s->taken = true;
 		leave(s);
@@ -154,8 +140,6 @@ static void has_slept(struct sleep *s, cq_sleep_result_t result)
 static void begin(struct sleep *s)
 {
 	CALL(cq_sleeper_init)(&s->sleeper, s);
-	EXPECT_EQ(s->sleeper.place, CQ_NO_PLACE);
-	s->sleeper.place = depth % PLACES;
 }
 
 static void do_sleep(void)
@@ -194,19 +178,16 @@ static void do_steps(void)
 /* -------------------------------------------------------------------- waking */
 
 /* UINT64_MAX: wake_all. */
-static void wake(uint64_t n, uint32_t place)
+static void wake(uint64_t n)
 {
 	uint32_t expected = n < listed ? (uint32_t)n : listed, woken;
 
-	note("wake(%" PRIu64 ") of %u, at %" PRIu32, n, listed, place);
+	note("wake(%" PRIu64 ") of %u", n, listed);
 	waking = n;
-	preferred = place;
 	if (n == UINT64_MAX)
 		woken = CALL(cq_sleepers_wake_all)(&set);
-	else if (place == CQ_NO_PLACE)
-		woken = CALL(cq_sleepers_wake)(&set, (uint32_t)n);
 	else
-		woken = CALL(cq_sleepers_wake_at)(&set, (uint32_t)n, place);
+		woken = CALL(cq_sleepers_wake)(&set, (uint32_t)n);
 	waking = 0;
 	EXPECT_EQ(woken, expected);
 }
@@ -214,12 +195,11 @@ static void wake(uint64_t n, uint32_t place)
 static void do_wake(void)
 {
 	static const uint32_t counts[] = { 0, 1, 2, 3, UINT32_MAX };
-	unsigned b = byte();
 
-	wake(counts[b % 5], b < 128 ? CQ_NO_PLACE : b / 5 % (PLACES + 1));
+	wake(counts[byte() % 5]);
 }
 
-static void do_wake_all(void) { wake(UINT64_MAX, CQ_NO_PLACE); }
+static void do_wake_all(void) { wake(UINT64_MAX); }
 static void do_advance(void) { advance_by(PICK(0, 1, 9, 1000)); }
 
 static void do_destroy(void)
@@ -263,7 +243,6 @@ static void some_call(void)
 	unsigned b = below(sizeof(calls) / sizeof(*calls));
 	struct sleep *e = entering;
 	uint64_t w = waking;
-	uint32_t p = preferred;
 
 	if (calls[b] == NULL)
 		return;
@@ -272,7 +251,6 @@ static void some_call(void)
 	calls[b]();
 	entering = e;
 	waking = w;
-	preferred = p;
 	EXPECT_EQ(CALL(cq_sleepers_asleep)(&set), asleep());
 }
 
