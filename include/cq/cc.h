@@ -15,8 +15,15 @@
 #define CQ_END_DECLS
 #endif
 
-/** Exported by the shared library; everything else is hidden. */
+/**
+ * Exported by the shared library; everything else is hidden. So is all of the static
+ * one (built without PIC defined): a shared object that it is linked into exports none of it.
+ */
+#if defined(CQ_BUILDING) && !defined(PIC)
+#define CQ_API __attribute__((visibility("hidden")))
+#else
 #define CQ_API __attribute__((visibility("default")))
+#endif
 
 /** Ignoring the result loses an error that the caller has to handle. */
 #define CQ_MUST_CHECK __attribute__((warn_unused_result))
