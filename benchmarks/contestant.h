@@ -69,7 +69,7 @@ static inline void bench_no_flush(void *producer)
 void *bench_alloc(unsigned long bytes);
 
 extern const struct contestant contestant_seed;
-extern const struct contestant contestant_cq;
+extern const struct contestant contestant_cq, contestant_cq_bind;
 extern const struct contestant contestant_cq_handover, contestant_cq_huge;
 extern const struct contestant contestant_mutex_list;
 extern const struct contestant contestant_mutex_blocks;

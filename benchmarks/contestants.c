@@ -21,6 +21,7 @@ static const struct {
 } known[] = {
 	{ &contestant_seed, "seed", NULL },
 	{ &contestant_cq, "cq", NULL },
+	{ &contestant_cq_bind, "cq_bind", NULL },
 	{ &contestant_cq_handover, "cq_handover", NULL },
 	{ &contestant_cq_huge, "cq_huge", NULL },
 	{ &contestant_mutex_list, "mutex_list", NULL },

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * libcq's cleanup queue, with its defaults but for the cap and no retiring; with
- * CQ_HANDOVER; with memory in huge pages.
+ * workers that are bound; with CQ_HANDOVER; with memory in huge pages.
  */
 #include <cq/cq.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../examples/bind.h"
 #include "../examples/hugepages.h"
 #include "contestant.h"
 
@@ -14,6 +15,24 @@ static void check(int err, const char *what)
 {
 	if (err != 0)
 		bench_die(what, err);
+}
+
+static struct hugepages pages = HUGEPAGES_INITIALIZER; /* one queue at a time has them */
+static struct binding binding; /* likewise */
+
+/* As many workers as processors, or the bound ones would leave some idle. */
+static void *cq_bind_create(unsigned workers)
+{
+	cq_cleanup_config_t config = {
+		.max_workers = workers, .idle_ns = CQ_FOREVER, .host = &binding,
+		.worker_start = binding_start, .worker_end = binding_end,
+	};
+	cq_cleanup_t *q;
+
+	if (workers == 0 || binding_init(&binding) != workers)
+		return NULL;
+	check(cq_cleanup_create(&config, &q), "cq_cleanup_create");
+	return q;
 }
 
 static void *create_with(unsigned workers, unsigned flags, const cq_allocator_t *allocator)
@@ -39,8 +58,6 @@ static void *cq_handover_create(unsigned workers)
 {
 	return create_with(workers, CQ_HANDOVER, NULL);
 }
-
-static struct hugepages pages = HUGEPAGES_INITIALIZER; /* one queue at a time has them */
 
 static void *cq_huge_create(unsigned workers)
 {
@@ -122,6 +139,9 @@ static void cq_trim(void *q)
 	.reserve = cq_reserve, .commit = cq_commit, .trim = cq_trim
 
 const struct contestant contestant_cq = { .name = "cq", .create = cq_create, REST };
+const struct contestant contestant_cq_bind = {
+	.name = "cq_bind", .create = cq_bind_create, REST
+};
 const struct contestant contestant_cq_handover = {
 	.name = "cq_handover", .create = cq_handover_create, REST
 };
