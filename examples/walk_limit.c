@@ -80,7 +80,7 @@ void finish_queued(void)
 	if (queue == NULL)
 		return;
 	atomic_fetch_add(&drains, 1);
-	while (cq_cleanup_drain(queue, CQ_FOREVER) == EAGAIN) /* no worker can be made: be one */
+	while (cq_cleanup_drain(queue, CQ_FOREVER) != 0) /* no worker can be made: be one */
 		cq_cleanup_run_some(queue, SIZE_MAX);
 }
 

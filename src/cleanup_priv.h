@@ -147,7 +147,9 @@ struct cq_cleanup {
 	 * take a unit or find none, so work <= coming needs no wake.
 	 */
 	uint64_t crew CQ_ALIGNED(CQ_LINE);
-	uint32_t spawn_failed;		/* the last attempt to make a worker failed */
+	uint32_t spawn_failed;		/* why the last attempt to make a worker failed: errno's
+					   value; 0 when it didn't, or one has lived since */
+	uint32_t last_errno;		/* the same, never taken back */
 	uint32_t pollers;		/* threads in run_some */
 	uint32_t peak;			/* the most that live has been */
 
@@ -240,6 +242,7 @@ int cq_gather(cq_cleanup_t *q);
 
 /* wake.c, with cq_cleanup_wake */
 void cq_worker_not_made(cq_cleanup_t *q, uint64_t crew);
+int cq_stall_error(uint32_t spawn_failed);
 int cq_wake_unless_polled(cq_cleanup_t *q);
 uint64_t cq_crew_add(cq_cleanup_t *q, uint64_t change);
 void cq_note_peak(cq_cleanup_t *q, uint32_t live);

@@ -96,13 +96,12 @@ static int wait_until(cq_sleepers_t *set, cq_look_fn *look, void *arg, uint64_t 
 	return 0;
 }
 
-int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline)
+/* EAGAIN: stalled. */
+static int drain_until(cq_cleanup_t *q, uint64_t deadline)
 {
 	struct drain d = { .q = q };
 	int err;
 
-	if (cq_in_callback_of(q))
-		return EDEADLK;
 	pthread_mutex_lock(&q->registry);
 	err = cq_gather(q);
 	d.epoch = q->epoch;
@@ -115,6 +114,13 @@ int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline)
 	if (err != 0 || d.done)
 		return err;
 	return cq_u32_load_relaxed(&q->stop) != 0 ? ESHUTDOWN : EAGAIN;
+}
+
+int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline)
+{
+	int err = cq_in_callback_of(q) ? EDEADLK : drain_until(q, deadline);
+
+	return err == EAGAIN ? cq_stall_error(cq_u32_load_relaxed(&q->spawn_failed)) : err;
 }
 
 /* ------------------------------------------------------------------ shutdown */
@@ -245,7 +251,7 @@ static int shut_down(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
 	cq_producers_look(q);
 
 	if (how == CQ_SHUTDOWN_DRAIN && cq_u32_load_relaxed(&q->stop) == 0 &&
-	    ((err = seal(q)) != 0 || (err = cq_cleanup_drain(q, deadline)) != 0))
+	    ((err = seal(q)) != 0 || (err = drain_until(q, deadline)) != 0))
 		return err;
 	err = stop_workers(q, how == CQ_SHUTDOWN_DRAIN ? STOP_DRAINED : STOP_WITH_WORK_LEFT,
 	    deadline);

@@ -90,6 +90,7 @@ static void take_all(cq_cleanup_t *q, cq_cleanup_stats_t *out)
 	out->workers_peak = cq_u32_load_relaxed(&q->peak);
 	out->max_workers = q->config.max_workers;
 	out->oldest_ns = oldest(q);
+	out->workers_last_errno = (int32_t)cq_u32_load_relaxed(&q->last_errno);
 }
 
 void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t bytes)

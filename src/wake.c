@@ -8,6 +8,7 @@
  * that of the sleeper set.
  */
 #include <errno.h>
+#include <limits.h>
 
 #include "cleanup_priv.h"
 
@@ -91,10 +92,11 @@ static int spawn(cq_cleanup_t *q)
 
 /* An attempt has failed, for some of those that were counted already. The caller
    looks again, as others may have relied on them. */
-static void not_made(cq_cleanup_t *q, uint32_t n, uint64_t crew)
+static void not_made(cq_cleanup_t *q, uint32_t n, uint64_t crew, int err)
 {
 	cq_u64_add_relaxed(&q->failed, 1);
-	cq_u32_store_relaxed(&q->spawn_failed, 1);
+	cq_u32_store_relaxed(&q->last_errno, (uint32_t)err);
+	cq_u32_store_relaxed(&q->spawn_failed, (uint32_t)err);
 	crew = cq_crew_add(q, 0 - crew);
 	CQ_POINT("wake.not_made");
 	/* Producers may have left callbacks to the one that they saw live. The
@@ -126,7 +128,7 @@ static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, int *err)
 		cq_u64_add_relaxed(&q->created, 1);
 	cq_note_peak(q, crew_live(crew) + made);
 	if (*err != 0)
-		not_made(q, n - made, (n - made) * (CREW_MADE + CREW_LIVE));
+		not_made(q, n - made, (n - made) * (CREW_MADE + CREW_LIVE), *err);
 	return made;
 }
 
@@ -143,17 +145,35 @@ static uint32_t use_claims(cq_cleanup_t *q, uint32_t claims, uint32_t asleep, in
 	return claims - used;
 }
 
+/*
+ * What a call of a stalled queue returns: EAGAIN if the next attempt may succeed, or the error
+ * that it will meet again. Those that say something else of the call are not
+ * for this; nor is what no errno can be, from a host's spawn.
+ */
+int cq_stall_error(uint32_t spawn_failed)
+{
+	switch (spawn_failed) {
+	case 0: /* one lives by now */
+	case ENOMEM:
+	case ETIMEDOUT:
+	case EDEADLK:
+	case ESHUTDOWN:
+		return EAGAIN;
+	}
+	return spawn_failed <= INT_MAX ? (int)spawn_failed : EAGAIN;
+}
+
 /* None could be made and nobody sleeps: if nobody lives either, drains learn of it. */
-static int give_up(cq_cleanup_t *q)
+static int give_up(cq_cleanup_t *q, int err)
 {
 	/* Again: another waker, slow to say that its worker would live, may have taken
 	   back what spawn_some said, and that worker be gone. If one says so from
 	   here on, its worker has yet to look. */
-	cq_u32_store_relaxed(&q->spawn_failed, 1);
+	cq_u32_store_relaxed(&q->spawn_failed, (uint32_t)err);
 	if (!cq_cleanup_stalled(q))
 		return 0; /* the workers that live are awake, and will find the work */
 	cq_sleepers_wake_all(&q->drainers);
-	return EAGAIN;
+	return cq_stall_error((uint32_t)err);
 }
 
 /* err: why none can be made, so that sleepers have to do; or 0. */
@@ -181,7 +201,7 @@ static int wake(cq_cleanup_t *q, int err)
 		claims = (uint32_t)min_u64(units - crew_coming(crew),
 		    (uint64_t)asleep + (err == 0 ? room(q, crew) : 0));
 		if (claims == 0) /* else all are awake and look again before they sleep */
-			return err != 0 ? give_up(q) : 0;
+			return err != 0 ? give_up(q, err) : 0;
 		if (!cq_u64_cas_relaxed(&q->crew, &crew, crew + claims * CREW_COMING))
 			continue;
 		CQ_POINT("wake.claimed");
@@ -199,7 +219,7 @@ static int wake(cq_cleanup_t *q, int err)
 /* A worker, of which the crew is told here, has ended before it could look. */
 void cq_worker_not_made(cq_cleanup_t *q, uint64_t crew)
 {
-	not_made(q, 1, crew);
+	not_made(q, 1, crew, ECANCELED);
 	(void)wake(q, ECANCELED);
 }
 

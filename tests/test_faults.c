@@ -407,6 +407,57 @@ Test(faults, a_sleeping_drain_learns_that_nobody_comes)
 	close_queue();
 }
 
+/* Why, where it is no use to try again; workers that live make up for it all the same. */
+static void check_stalled_with(int err, int said)
+{
+	host.err = err;
+	cr_assert_eq(publish(p, record), said, "%d", err);
+	cr_assert(cq_cleanup_stalled(q));
+	cr_assert_eq(cq_cleanup_wake(q), said);
+	cr_assert_eq(cq_cleanup_flush_all(q), said);
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), said);
+	cr_assert_eq(stats().workers_last_errno, err);
+}
+
+Test(faults, a_failure_that_will_come_again_is_returned_and_one_that_passes_is_eagain)
+{
+	const int passing[] = { EAGAIN, ENOMEM, ETIMEDOUT, EDEADLK, ESHUTDOWN, -1 };
+	const int permanent[] = { EINVAL, EPERM, ENOSYS };
+
+	open_hosted(CAP);
+	cr_assert_eq(stats().workers_last_errno, 0);
+	for (unsigned i = 0; i < 6; i++)
+		check_stalled_with(passing[i], EAGAIN);
+	for (unsigned i = 0; i < 3; i++)
+		check_stalled_with(permanent[i], permanent[i]);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_DRAIN, CQ_FOREVER), EAGAIN);
+	host.err = 0;
+	cr_assert_eq(cq_cleanup_wake(q), 0);
+	AWAIT(ran == accepted);
+	cr_assert_eq(stats().workers_last_errno, ENOSYS);
+	close_queue();
+}
+
+Test(faults, a_sleeping_drain_learns_why_nobody_comes)
+{
+	int result = -1;
+	pthread_t thread;
+	cq_worker_t *w;
+
+	open_hosted(1);
+	cr_assert_eq(cq_worker_attach(q, NULL, &w), 0);
+	host.err = EPERM;
+	cr_assert_eq(publish(p, record), 0); /* w is awake, and is trusted to look */
+	cr_assert_eq(stats().workers_last_errno, EPERM);
+	thread = start(drain, &result);
+	fake_wait_blocked(&park, 1);
+	cq_worker_detach(w);
+	join(thread);
+	cr_assert_eq(result, EPERM);
+	host.err = 0;
+	close_queue();
+}
+
 /* -------------------------------------------------- the system's own failures */
 
 Test(faults, a_stack_that_cannot_be_had_stalls_managed_workers)

@@ -35,7 +35,12 @@
  * STALLED: when no worker exists and none can be made (pthread_create or
  * `spawn` failed), the work stays queued and the next wake tries again.
  * flush, flush_all, wake and drain then return EAGAIN, and
- * cq_cleanup_stalled() is true. enqueue returns 0 all the same, because
+ * cq_cleanup_stalled() is true. But a failure that the next attempt will meet again they
+ * return as it is: EINVAL or EPERM of pthread_create, what else `spawn` says, ECANCELED for a
+ * worker_start that ended its thread. (EAGAIN and ENOMEM pass; nor do they return what means
+ * something else: ETIMEDOUT, EDEADLK, ESHUTDOWN.) The statistics have the last one as it was,
+ * also while others live. A SCHED_DEADLINE thread can't make threads: EAGAIN.
+ * enqueue returns 0 all the same, because
  * anything else would have to mean that the callback was not accepted.
  * A caller that cannot wait may run the work itself: cq_cleanup_run_some. A worker
  * handle that the host attached counts as a worker, whether it dequeues or not.
@@ -336,7 +341,7 @@ CQ_API CQ_MUST_CHECK int cq_producer_reserve(cq_producer_t *p, size_t n);
 
 /**
  * Publishes the producer's partial block. 0, also when it was empty; EAGAIN:
- * published, but stalled; ENOMEM: not published, since a block that the
+ * published, but STALLED (or why); ENOMEM: not published, since a block that the
  * reservation needs could not be had.
  */
 CQ_API int cq_producer_flush(cq_producer_t *p);
@@ -346,7 +351,7 @@ CQ_API int cq_producer_flush(cq_producer_t *p);
  * on enqueuing. Callbacks are first moved together into as few blocks as hold
  * them, so that the number of blocks is the demand for workers. It covers every
  * enqueue that happened before the call; a full block that its owner is just
- * publishing may follow a moment later (drain waits for those). 0; EAGAIN: published, but stalled;
+ * publishing may follow a moment later (drain waits for those). 0; EAGAIN: published, but STALLED (or why);
  * ENOMEM: some are still with their producers, unchanged.
  */
 CQ_API int cq_cleanup_flush_all(cq_cleanup_t *q);
@@ -362,7 +367,7 @@ CQ_API bool cq_cleanup_needs_wake(cq_cleanup_t *q);
 
 /**
  * Wakes sleepers and makes workers, as many as there are units of work (blocks)
- * not yet spoken for. 0; EAGAIN: stalled. Publishing calls it by itself, but in
+ * not yet spoken for. 0; EAGAIN: STALLED (or why). Publishing calls it by itself, but in
  * a CQ_POLLED queue.
  */
 CQ_API int cq_cleanup_wake(cq_cleanup_t *q);
@@ -417,7 +422,7 @@ CQ_API void cq_worker_finish(cq_worker_t *w, cq_block_t *block);
  * Flushes all producers, then waits until every callback whose enqueue happened
  * before the call has run, however many are enqueued meanwhile. Sleeps; the
  * last worker wakes it. ETIMEDOUT: `deadline` (absolute, cf. cq/park.h) passed;
- * EDEADLK: called from a callback or give_back of this queue; EAGAIN: stalled; ENOMEM: the
+ * EDEADLK: called from a callback or give_back of this queue; EAGAIN: STALLED (or why); ENOMEM: the
  * flush failed; ESHUTDOWN: a shutdown has stopped the workers with work left. In a
  * CQ_POLLED queue it wakes parked workers once, as it begins; other threads must
  * go on running the work, and waking for it, until it returns. Not to be called by
@@ -448,7 +453,7 @@ typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
  * 0: the queue is shut down, now or by an earlier call. ETIMEDOUT:
  * `deadline` passed, and the queue stays closed: after DRAIN its workers go on,
  * after HAND_BACK they end as soon as their callbacks return, and what is left can
- * only be handed back. Shutdown may be called again. EAGAIN (stalled), ENOMEM:
+ * only be handed back. Shutdown may be called again. EAGAIN (stalled, for any reason), ENOMEM:
  * likewise. EDEADLK: from a callback of this queue, or from give_back. EALREADY:
  * another thread is at it. EINVAL: no give_back, and HAND_BACK, or callbacks left by
  * an earlier HAND_BACK. If give_back ends its thread, what it was given is the
@@ -518,6 +523,7 @@ typedef struct cq_cleanup_statistics {
 	uint32_t workers_peak;		/**< the most that were live at once */
 	uint32_t max_workers;
 	uint32_t producers;
+	int32_t workers_last_errno;	/**< of the last attempt that failed; 0: none has */
 	uint64_t oldest_ns;		/**< how long the oldest published block has waited */
 } cq_cleanup_stats_t;
 
