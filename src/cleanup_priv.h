@@ -110,6 +110,7 @@ struct cq_threads {
 	unsigned running;
 	bool has_last;
 	pthread_t last;
+	unsigned forks;		/* between the first process and this one */
 };
 
 /* Words that different threads write are on different cache lines. */
@@ -195,6 +196,7 @@ static inline uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 /* threads.c */
 int cq_threads_init(struct cq_threads *t);
+void cq_threads_fork_child(struct cq_threads *t, unsigned running);
 void cq_threads_join(struct cq_threads *t);
 void cq_threads_note_creator(cq_cleanup_t *q);
 int cq_threads_spawn(void *q, void (*body)(void *), void *arg);

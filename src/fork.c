@@ -138,7 +138,7 @@ static void settle_workers(cq_cleanup_t *q)
 	}
 	q->workers = kept;
 	q->nworkers = n;
-	q->threads.running = is_managed(q) ? made : 0;
+	cq_threads_fork_child(&q->threads, is_managed(q) ? made : 0);
 	q->pollers = 0;
 	for (struct frame *f = cq_frames(); f != NULL; f = f->outer)
 		if (f->q == q && f->poller)
@@ -208,7 +208,6 @@ void cq_cleanup_fork_child(cq_cleanup_t *q)
 	cq_sleepers_fork_child(&q->drainers);
 	cq_sleepers_fork_child(&q->idle);
 	cq_sleepers_fork_child(&q->exits);
-	(void)cq_threads_init(&q->threads); /* as it was before */
 	pthread_mutex_init(&q->registry, NULL);
 	rebuild(q);
 }

@@ -30,6 +30,7 @@ struct start {
 	cq_cleanup_t *q;
 	void (*body)(void *);
 	void *arg;
+	unsigned forks;
 };
 
 int cq_threads_init(struct cq_threads *t)
@@ -41,6 +42,16 @@ int cq_threads_init(struct cq_threads *t)
 	return err != 0 ? err : pthread_cond_init(&t->ended, NULL);
 }
 
+/* running: 1 if the calling thread is one of them, which alone is left in a forked child. */
+void cq_threads_fork_child(struct cq_threads *t, unsigned running)
+{
+	unsigned forks = t->forks + 1;
+
+	(void)cq_threads_init(t); /* as it was before */
+	t->running = running;
+	t->forks = forks;
+}
+
 /* Nobody but a callback knows the thread, and what it is in by then may be another. */
 static void disable_cancellation(void)
 {
@@ -50,25 +61,30 @@ static void disable_cancellation(void)
 }
 
 /* The body has returned, or a callback has ended it. */
-static void thread_ends(void *threads)
+static void thread_ends(void *arg)
 {
-	struct cq_threads *t = threads;
+	const struct start *start = arg;
+	struct cq_threads *t = &start->q->threads;
 	pthread_t before = pthread_self();
-	bool has_before;
+	bool joins_before = false;
 
 	disable_cancellation(); /* a callback may have allowed it */
 	pthread_mutex_lock(&t->lock);
-	has_before = t->has_last;
-	if (has_before)
-		before = t->last;
-	t->last = pthread_self();
-	t->has_last = true;
+	/* In a forked child the thread that forked can't be joined (musl 1.2.3, glibc 2.43):
+	   there nobody does, and it leaves the ended one to others. */
+	if (start->forks == t->forks) {
+		joins_before = t->has_last;
+		if (joins_before)
+			before = t->last;
+		t->last = pthread_self();
+		t->has_last = true;
+	}
 	t->running--;
 	pthread_cond_signal(&t->ended);
 	pthread_mutex_unlock(&t->lock);
 	/* From here on only this thread's stack is used: the queue may be gone
-	   once it is joined, and not before. */
-	if (has_before)
+	   once it is joined, or runs no more and can't be. */
+	if (joins_before)
 		pthread_join(before, NULL);
 }
 
@@ -113,7 +129,7 @@ static void *thread_main(void *arg)
 	pthread_sigmask(SIG_SETMASK, &start.q->blocked, NULL);
 	disable_cancellation();
 	pthread_setname_np(pthread_self(), start.q->name);
-	pthread_cleanup_push(thread_ends, &start.q->threads);
+	pthread_cleanup_push(thread_ends, &start);
 	start.body(start.arg);
 	pthread_cleanup_pop(1);
 	return NULL;
@@ -199,7 +215,7 @@ int cq_threads_spawn(void *host, void (*body)(void *), void *arg)
 
 	if (start == NULL)
 		return ENOMEM;
-	*start = (struct start){ q, body, arg };
+	*start = (struct start){ q, body, arg, q->threads.forks };
 	pthread_mutex_lock(&q->threads.lock);
 	q->threads.running++;
 	pthread_mutex_unlock(&q->threads.lock);

@@ -577,6 +577,16 @@ Test(fork, callback_that_runs_is_the_parents_alone, .init = make_managed)
 enum { FORKING = SLOTS + 2 };
 static pid_t child_of_callback;
 static bool is_child;
+static pthread_t forker;
+
+/* In the child the thread that forked can't be joined, with some C libraries. */
+int __real_pthread_join(pthread_t thread, void **result);
+int __wrap_pthread_join(pthread_t thread, void **result);
+int __wrap_pthread_join(pthread_t thread, void **result)
+{
+	CHECK(!is_child || !pthread_equal(thread, forker));
+	return __real_pthread_join(thread, result);
+}
 
 static void forks(void *arg)
 {
@@ -734,6 +744,7 @@ static void *end_in_the_child(void *unused)
 static void forks_and_starts_a_thread(void *arg)
 {
 	gate_wait(&may_end); /* until all are enqueued */
+	forker = pthread_self();
 	is_child = forked(&child_of_callback);
 	if (is_child)
 		start(end_in_the_child, NULL);
