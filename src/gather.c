@@ -58,14 +58,22 @@ static uint32_t copy(struct gathering *g, cq_block_t *to, cq_block_t *from, bool
 	return fit;
 }
 
-/* Claims what is in p's open block. False: no memory for all of it. */
+/*
+ * Claims what is in p's open block at the first look, and nothing that comes later:
+ * a producer may be as fast as the copying, and others wait for the lock. A swap fails
+ * at most twice: when the owner closes the block, and before that when it takes a
+ * refused callback back, as it then closes the block. False: no memory for all of it.
+ */
 static bool claim(struct gathering *g, cq_producer_t *p)
 {
-	for (;;) {
+	uint64_t until = 0; /* callbacks that p had accepted at the first look */
+
+	for (bool first = true;; first = false) {
 		/* Pairs with the releases in open_block and gated: block and write are of
 		   this seq or newer, and if newer the swap fails. */
 		uint64_t s = cq_u64_load_acquire(&p->state);
 		uint32_t claimed = state_claimed(s), n, moved;
+		uint64_t base;
 		bool shared = state_shared(s);
 		void *write;
 		cq_block_t *from, *to;
@@ -73,6 +81,7 @@ static bool claim(struct gathering *g, cq_producer_t *p)
 		if (state_phase(s) != PHASE_OPEN)
 			return true; /* the owner publishes what was in it */
 		from = cq_ptr_load_relaxed(&p->block);
+		base = cq_u64_load_relaxed(&p->base);
 		/* Pairs with the release in show (producer.c): the slots below write. */
 		write = cq_ptr_load_acquire(&p->write);
 		if (from == NULL)
@@ -81,6 +90,11 @@ static bool claim(struct gathering *g, cq_producer_t *p)
 		/* More than there are slots: this block has been closed meanwhile. */
 		if (n <= claimed || n > (shared ? g->q->args : g->q->slots))
 			return true;
+		if (first)
+			until = base + n;
+		if (until <= base + claimed) /* or this is a later block: the owner's too */
+			return true;
+		n = (uint32_t)min_u64(n, until - base);
 		if ((to = room(g)) == NULL)
 			return false;
 		moved = copy(g, to, from, shared, claimed, n);

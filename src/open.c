@@ -348,16 +348,21 @@ static bool wants_partial_block(cq_cleanup_t *q)
 size_t cq_look_after(cq_producer_t *p, void *slot, size_t count, bool span)
 {
 	uint32_t gate = cq_u32_load_relaxed(&p->q->gate);
+	size_t accepted = gate != 0 ? gated(p, slot, count) : count;
 
-	if (gate != 0)
-		count = gated(p, slot, count);
+	if (accepted < count) {
+		/* None will be accepted any more. Closed, so that the next refused one
+		   finds no block, and doesn't get in the way of the claim again. */
+		cq_close_block(p);
+		return accepted;
+	}
 	if (is_full(p))
 		close_full_block(p, span);
-	else if ((gate & GATE_HANDOVER) != 0 && count != 0 && wants_partial_block(p->q))
+	else if ((gate & GATE_HANDOVER) != 0 && wants_partial_block(p->q))
 		cq_producer_flush(p);
 	else if ((char *)p->write >= p->mark)
 		look_ahead(p, !span); /* a span is written in one go, and fetched by that */
 	else if (gate == GATE_HANDOVER)
 		set_end(p, p->mark); /* all workers are awake again */
-	return count;
+	return accepted;
 }

@@ -308,21 +308,28 @@ Test(producer, full_block_that_is_all_claimed_is_kept_and_not_published, .init =
 
 /* --------------------------------------- the owner acts while its block is copied */
 
+static unsigned passes;
+
+/* Whenever the gatherer has copied, and as long as there is room in the block. */
 static void put_one_more(void *unused)
 {
-	(void)unused;
-	put(p, 1, 1);
+	put(p, ++passes, 1);
+	if (passes < SLOTS - 2)
+		at_point("gather.copied", put_one_more, unused);
 }
 
-Test(producer, callback_enqueued_while_the_gatherer_copies_is_claimed_next, .init = make)
+Test(producer, flush_all_takes_what_was_there_and_does_not_follow_the_owner, .init = make)
 {
 	put(p, 0, 1);
 	at_point("gather.copied", put_one_more, NULL);
 	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	cr_assert_eq(cq_cleanup_units(q), 1);
-	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 2);
+	cr_assert_eq(passes, 1);
+	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 1);
+	cr_assert_eq(cq_cleanup_flush_all(q), 0);
+	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 1);
+	cr_assert_eq(passes, 2);
 	finish();
-	cr_assert(each_ran_once(2));
+	cr_assert(each_ran_once(3));
 }
 
 static void fill_the_block(void *unused)
@@ -354,7 +361,7 @@ Test(producer, claim_of_a_block_that_was_closed_and_opened_again_fails, .init = 
 	put(p, 0, 1);
 	at_point("gather.copied", fill_the_block_and_begin_another, NULL);
 	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	cr_assert_eq(cq_cleanup_units(q), 2);
+	cr_assert_eq(cq_cleanup_units(q), 1);
 	finish();
 	cr_assert(each_ran_once(SLOTS + 1));
 }
@@ -573,6 +580,23 @@ Test(producer, enqueue_whose_callback_was_claimed_is_accepted, .init = make)
 	hand_back_the_rest(w);
 	cr_assert_eq(given_back, 2);
 	cr_assert(each_ran_once(2));
+}
+
+/* Refused once, the owner has no block in which the next refusal could stop a claim. */
+Test(producer, a_refused_enqueue_closes_its_block, .init = make)
+{
+	cq_worker_t *w;
+
+	put(p, 0, 1);
+	w = close_the_gate_early();
+	cr_assert_eq(try_put(p, 1), ESHUTDOWN);
+	cr_assert_eq(cq_cleanup_units(q), 1);
+	cr_assert_eq(p->block, NULL);
+	cr_assert_eq(try_put(p, 1), ESHUTDOWN);
+	cr_assert_eq(cq_cleanup_units(q), 1);
+	hand_back_the_rest(w);
+	cr_assert_eq(given_back, 1);
+	cr_assert(each_ran_once(1));
 }
 
 /* The gatherer has read the larger n and copied; then the owner takes it back. */

@@ -350,8 +350,9 @@ CQ_API int cq_producer_flush(cq_producer_t *p);
  * Publishes the partial blocks of all producers, from any thread, while they go
  * on enqueuing. Callbacks are first moved together into as few blocks as hold
  * them, so that the number of blocks is the demand for workers. It covers every
- * enqueue that happened before the call; a full block that its owner is just
- * publishing may follow a moment later (drain waits for those). 0; EAGAIN: published, but STALLED (or why);
+ * enqueue that happened before the call, and follows none that is made meanwhile; a
+ * full block that its owner is just publishing may follow a moment later (drain waits for
+ * those). 0; EAGAIN: published, but STALLED (or why);
  * ENOMEM: some are still with their producers, unchanged.
  */
 CQ_API int cq_cleanup_flush_all(cq_cleanup_t *q);
