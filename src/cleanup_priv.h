@@ -23,6 +23,7 @@
 #include <signal.h>
 #include <stddef.h>
 
+#include "inherit.h"
 #include "ordering.h"
 #include "points.h"
 
@@ -179,6 +180,7 @@ struct cq_cleanup {
 
 	struct cq_threads threads;
 	/* Of managed threads, written at create: */
+	struct cq_creator creator;
 	sigset_t blocked;
 	size_t stack_overhead;		/* bytes of a stack that no callback gets */
 };

@@ -112,6 +112,7 @@ void cq_threads_note_creator(cq_cleanup_t *q)
 	static const int own[] = { SIGABRT, SIGPROF, SIGVTALRM };
 	sigset_t creator;
 
+	cq_creator_note(&q->creator);
 	sigemptyset(&creator);
 	pthread_sigmask(SIG_SETMASK, NULL, &creator);
 	q->stack_overhead = STACK_OWN_BYTES + cq_tls_in_stack();
@@ -129,6 +130,7 @@ static void *thread_main(void *arg)
 	pthread_sigmask(SIG_SETMASK, &start.q->blocked, NULL);
 	disable_cancellation();
 	pthread_setname_np(pthread_self(), start.q->name);
+	cq_creator_follow(&start.q->creator);
 	pthread_cleanup_push(thread_ends, &start);
 	start.body(start.arg);
 	pthread_cleanup_pop(1);

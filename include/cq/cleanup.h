@@ -200,6 +200,23 @@ typedef void cq_worker_hook_fn(void *host);
  * the callback says otherwise (posix_spawnattr_setsigmask with POSIX_SPAWN_SETSIGMASK,
  * or pthread_sigmask between fork and exec) or worker_start has cleared it for all.
  *
+ * INHERITANCE. Which thread makes a worker is chance: whoever flushes first. On Linux
+ * the worker leaves SCHED_FIFO, SCHED_RR and a negative nice for SCHED_OTHER and 0, and
+ * may run on the processors that the thread which made the queue could use, with its timer
+ * slack; as far as it may. (SCHED_BATCH, SCHED_IDLE and a positive nice stay.) All else
+ * it has of the thread that makes it, for life: credentials and the file-system user, seccomp,
+ * namespaces, memory and I/O policy, the floating-point mode. worker_start is the place
+ * to set what a host wants otherwise; spawn, to make threads in its own way.
+ *
+ * WHAT ENDS WITH A THREAD ends when a worker retires, though the process lives: above all the
+ * parent-death signal (PR_SET_PDEATHSIG) of a process that a callback started is sent then.
+ * So end its io_uring requests, timers by SIGEV_THREAD_ID, ptrace attachments, robust mutexes
+ * and thread-specific values. idle_ns CQ_FOREVER keeps workers until the shutdown.
+ *
+ * WHO PAYS. flush, and an enqueue that fills a block, may call pthread_create, which calls
+ * malloc: not for use within an allocator or with its locks held. There, CQ_POLLED, and
+ * another thread that wakes or runs it; then neither allocates but for blocks (reserve).
+ *
  * All fields may be zero, which means the default. NULL for the whole: the same. A later
  * version may have more fields, at the end: see cq_cleanup_create_sized.
  *
@@ -215,7 +232,9 @@ typedef void cq_worker_hook_fn(void *host);
  *              nearly twice as many (507); the first other function ends one early.
  *              (Spans don't count, and not while a reservation is outstanding.)
  * idle_ns      A worker that has found nothing for so long retires. 0: 30 s;
- *              CQ_FOREVER: never. Its cost is a wake-up and a new thread later.
+ *              CQ_FOREVER: never, as is right for callbacks that start processes
+ *              with PR_SET_PDEATHSIG, which would get the signal as it
+ *              retires. Its cost is a wake-up and a new thread later.
  * spin_ns      A worker polls for so long before it sleeps, as long as the last
  *              sleeps of its own were shorter than that. 0: 3 us, but none with
  *              a `park` table, on a single processor, nor with CQ_HANDOVER: a

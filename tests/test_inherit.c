@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What a worker has of the thread that happens to make it: one that is bound, of real time,
+ * and in a hurry. Linux alone.
+ */
+#define _GNU_SOURCE
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "cleanup_priv.h"
+#include "support.h"
+
+TestSuite(inherit, .timeout = 60);
+
+/* Of a thread; as the kernel has it, but for the policy that the C library believes. */
+struct view {
+	int policy, libc_policy, priority, nice;
+	long slack;
+	struct cq_creator on; /* its processors */
+};
+
+static cq_cleanup_t *q;
+static struct view worker;
+
+static struct view view(void)
+{
+	struct view v = { .policy = (int)syscall(SYS_sched_getscheduler, 0) };
+	struct sched_param param;
+	long bytes;
+
+	CHECK(pthread_getschedparam(pthread_self(), &v.libc_policy, &param) == 0);
+	v.priority = param.sched_priority;
+	v.nice = getpriority(PRIO_PROCESS, 0);
+	v.slack = prctl(PR_GET_TIMERSLACK);
+	bytes = syscall(SYS_sched_getaffinity, 0, sizeof(v.on.cpus), v.on.cpus);
+	CHECK(bytes > 0);
+	v.on.cpus_bytes = (size_t)bytes;
+	return v;
+}
+
+static bool same_cpus(const struct cq_creator *a, const struct cq_creator *b)
+{
+	return a->cpus_bytes == b->cpus_bytes && memcmp(a->cpus, b->cpus, a->cpus_bytes) == 0;
+}
+
+static void look(void *arg)
+{
+	(void)arg;
+	worker = view();
+}
+
+/* The maker becomes what a test is about; false when it may not. */
+static struct maker {
+	bool (*become)(void);
+	bool is;
+	struct view view;
+} maker;
+
+static void *flush_first(void *unused)
+{
+	cq_producer_t *p;
+
+	maker.is = maker.become();
+	if (!maker.is)
+		return NULL;
+	maker.view = view();
+	CHECK(cq_producer_attach(q, &p) == 0);
+	CHECK(cq_producer_enqueue(p, look, NULL) == 0);
+	CHECK(cq_producer_flush(p) == 0);
+	cq_producer_detach(p);
+	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
+	return unused;
+}
+
+static void shut_down(void)
+{
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+}
+
+static void make_a_worker_as(bool (*become)(void))
+{
+	maker.become = become;
+	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
+	join(start(flush_first, NULL));
+	shut_down();
+	if (!maker.is)
+		cr_skip("this user may not");
+}
+
+static bool policy(int policy, int priority)
+{
+	return pthread_setschedparam(pthread_self(), policy,
+	    &(struct sched_param){ .sched_priority = priority }) == 0;
+}
+
+static bool be_first_in_first_out(void) { return policy(SCHED_FIFO, 2); }
+static bool be_round_robin(void) { return policy(SCHED_RR, 1); }
+static bool be_idle(void) { return policy(SCHED_IDLE, 0); }
+static bool be_batch(void) { return policy(SCHED_BATCH, 0) && setpriority(PRIO_PROCESS, 0, 7) == 0; }
+static bool be_in_a_hurry(void) { return setpriority(PRIO_PROCESS, 0, -7) == 0; }
+static bool be_slack(void) { return prctl(PR_SET_TIMERSLACK, 123456, 0, 0, 0) == 0; }
+
+/* By the system call, of which the C library knows nothing; and with a nice of its own. */
+static bool be_real_time_in_secret(void)
+{
+	struct sched_param param = { .sched_priority = 3 };
+
+	(void)view(); /* from now on the C library thinks that it knows */
+	return be_in_a_hurry() && syscall(SYS_sched_setscheduler, 0, SCHED_FIFO, &param) == 0;
+}
+
+static void is_ordinary(void)
+{
+	cr_assert_eq(worker.policy, SCHED_OTHER);
+	cr_assert_eq(worker.libc_policy, SCHED_OTHER);
+	cr_assert_eq(worker.priority, 0);
+	cr_assert_eq(worker.nice, maker.view.nice < 0 ? 0 : maker.view.nice);
+}
+
+Test(inherit, a_worker_leaves_the_fifo_policy_of_its_maker)
+{
+	make_a_worker_as(be_first_in_first_out);
+	cr_assert_eq(maker.view.policy, SCHED_FIFO);
+	is_ordinary();
+}
+
+Test(inherit, a_worker_leaves_the_round_robin_policy_of_its_maker)
+{
+	make_a_worker_as(be_round_robin);
+	cr_assert_eq(maker.view.policy, SCHED_RR);
+	is_ordinary();
+}
+
+Test(inherit, a_worker_leaves_a_policy_that_the_c_library_does_not_know_of)
+{
+	make_a_worker_as(be_real_time_in_secret);
+	cr_assert_eq(maker.view.policy, SCHED_FIFO);
+	cr_assert_eq(maker.view.libc_policy, SCHED_OTHER);
+	is_ordinary();
+}
+
+Test(inherit, a_worker_leaves_the_negative_nice_of_its_maker)
+{
+	make_a_worker_as(be_in_a_hurry);
+	cr_assert_eq(maker.view.nice, -7);
+	is_ordinary();
+}
+
+Test(inherit, a_worker_is_as_humble_as_its_maker)
+{
+	make_a_worker_as(be_idle);
+	cr_assert_eq(worker.policy, SCHED_IDLE);
+	make_a_worker_as(be_batch);
+	cr_assert_eq(worker.policy, SCHED_BATCH);
+	cr_assert_eq(worker.nice, 7);
+}
+
+Test(inherit, a_workers_timers_are_as_exact_as_the_creators)
+{
+	long slack = prctl(PR_GET_TIMERSLACK);
+
+	make_a_worker_as(be_slack);
+	cr_assert_eq(maker.view.slack, 123456);
+	cr_assert_eq(worker.slack, slack);
+}
+
+/* The last processor that this thread may use. */
+static struct cq_creator last_cpu(void)
+{
+	struct view all = view();
+	struct cq_creator one = { .cpus_bytes = all.on.cpus_bytes };
+	size_t bits = 8 * sizeof(*one.cpus);
+
+	for (size_t i = all.on.cpus_bytes * 8; i-- > 0; )
+		if ((all.on.cpus[i / bits] >> i % bits & 1) != 0) {
+			one.cpus[i / bits] = 1ul << i % bits;
+			break;
+		}
+	return one;
+}
+
+static bool be_bound(void)
+{
+	struct cq_creator one = last_cpu();
+
+	return syscall(SYS_sched_setaffinity, 0, one.cpus_bytes, one.cpus) == 0;
+}
+
+Test(inherit, a_worker_runs_where_the_creator_may_and_not_where_its_maker_is_bound)
+{
+	struct view creator = view();
+
+	make_a_worker_as(be_bound);
+	if (same_cpus(&maker.view.on, &creator.on))
+		cr_skip("there is one processor");
+	cr_assert(same_cpus(&worker.on, &creator.on));
+}
+
+static bool be_as_it_is(void) { return true; }
+
+Test(inherit, a_worker_is_bound_as_the_creator_was)
+{
+	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
+	q->creator = last_cpu();
+	maker.become = be_as_it_is;
+	join(start(flush_first, NULL));
+	cr_assert(same_cpus(&worker.on, &q->creator));
+	shut_down();
+}
+
+/* As in a container whose processors have been exchanged. */
+Test(inherit, a_creators_processors_that_are_gone_are_ignored)
+{
+	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
+	memset(q->creator.cpus, 0, sizeof(q->creator.cpus));
+	((unsigned char *)q->creator.cpus)[q->creator.cpus_bytes - 1] = 0x80;
+	maker.become = be_bound;
+	join(start(flush_first, NULL));
+	cr_assert(maker.is);
+	cr_assert(same_cpus(&worker.on, &maker.view.on));
+	shut_down();
+}
