@@ -134,6 +134,8 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 {
 	size_t freed;
 
+	if (cq_forking(q))
+		return EDEADLK;
 	pthread_mutex_lock(&q->registry);
 	if (!quiescent(q)) {
 		pthread_mutex_unlock(&q->registry);

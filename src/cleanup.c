@@ -35,6 +35,18 @@ static void default_free(void *host, void *memory, size_t bytes)
 	free(memory);
 }
 
+void cq_lock(cq_cleanup_t *q)
+{
+	if (!cq_forking(q))
+		pthread_mutex_lock(&q->registry);
+}
+
+void cq_unlock(cq_cleanup_t *q)
+{
+	if (!cq_forking(q))
+		pthread_mutex_unlock(&q->registry);
+}
+
 static const cq_allocator_t default_allocator = { default_alloc, default_free, NULL };
 
 void *cq_alloc(cq_cleanup_t *q, size_t bytes)
@@ -65,7 +77,7 @@ static bool polls_by_default(const cq_cleanup_config_t *c)
 /* Fills in the defaults; false when a field is outside its limits, or a table has gaps. */
 static bool complete(cq_cleanup_config_t *c)
 {
-	const unsigned known = CQ_POLLED | CQ_HANDOVER | CQ_ATFORK | CQ_FORK_DISCARD;
+	const unsigned known = CQ_POLLED | CQ_HANDOVER | CQ_FORK_DISCARD | CQ_NO_ATFORK;
 
 	if (c->max_workers == 0)
 		c->max_workers = default_max_workers();
@@ -127,7 +139,7 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config)
 	    ((config->flags & CQ_HANDOVER) != 0 ? GATE_HANDOVER : 0);
 	if ((err = cq_workq_init(&q->full[0].queue)) == 0 &&
 	    (err = cq_workq_init(&q->full[1].queue)) == 0 && (err = init_locks(q)) == 0 &&
-	    (config->flags & CQ_ATFORK) != 0)
+	    (config->flags & CQ_NO_ATFORK) == 0)
 		err = cq_fork_register(q);
 	return err;
 }
@@ -180,6 +192,8 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 
 	if (q == NULL)
 		return 0;
+	if (cq_forking(q))
+		return EDEADLK;
 	/* The lock also waits for the last worker to leave it. */
 	pthread_mutex_lock(&q->registry);
 	busy = q->nproducers != 0 || q->nworkers != 0 || cq_blocks_waiting(q) != 0 ||
@@ -189,7 +203,7 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 	if (busy)
 		return EBUSY;
 
-	if ((q->config.flags & CQ_ATFORK) != 0)
+	if ((q->config.flags & CQ_NO_ATFORK) == 0)
 		cq_fork_unregister(q);
 	cq_threads_join(&q->threads);
 	for (cq_block_t *b = q->all, *next; b != NULL; b = next) {

@@ -8,6 +8,7 @@
  *   producer.c  enqueue, flush         threads.c  managed threads
  *   gather.c    flush_all              drain.c    drain, shutdown
  *   stats.c     statistics             fork.c     fork
+ *   atfork.c    all queues at a fork
  *
  * Locks, in the order in which they may be held together:
  *   drainers.lock, idle.lock  ->  registry  ->  exits.lock
@@ -88,6 +89,7 @@ struct cq_worker {
 	uint64_t executed[2] CQ_ALIGNED(8); /* callbacks, by the parity of their block */
 	uint64_t useless_wakes, failed_sleeps;
 	cq_worker_t *next, *prev;	/* under the registry lock */
+	cq_worker_t *leaves_next;	/* of those that fork.leaving names */
 };
 
 #define TAKEN_NONE 2
@@ -113,6 +115,22 @@ struct cq_threads {
 	pthread_t last;
 	unsigned forks;		/* between the first process and this one */
 };
+
+/*
+ * A fork under way, of one queue or of all that atfork.c has: its locks are held from
+ * prepare to parent or child. Meanwhile handlers of others may call the queue, on the
+ * same thread: what needs a lock then is refused, or made up for in the parent.
+ */
+struct cq_fork {
+	const void *forker;	/* the mark of the thread that forks, or NULL. Read by anyone */
+	/* Of that thread alone: */
+	unsigned depth;		/* a handler of others may fork as well */
+	bool is_child;		/* and what goes on be the child of that */
+	bool wakes;		/* a wake is to be made up for */
+	cq_worker_t *leaving;	/* handles to be detached */
+};
+
+enum fork_end { FORK_GOES_ON, FORK_IN_PARENT, FORK_IN_CHILD };
 
 /* Words that different threads write are on different cache lines. */
 struct cq_cleanup {
@@ -176,7 +194,8 @@ struct cq_cleanup {
 	uint64_t handed_back, useless_wakes, failed_sleeps, flushes;
 	enum shutdown_phase shutdown;
 	bool sealed;			/* a shutdown has claimed all that was accepted */
-	cq_cleanup_t *fork_next;	/* CQ_ATFORK queues; under fork.c's lock */
+	cq_cleanup_t *fork_next;	/* not CQ_NO_ATFORK; under the lock of atfork.c */
+	struct cq_fork fork;
 
 	struct cq_threads threads;
 	/* Of managed threads, written at create: */
@@ -219,7 +238,9 @@ static inline const cq_park_ops_t *park_of(const cq_cleanup_t *q)
 	return q->config.park != NULL ? q->config.park : cq_park_default();
 }
 
-/* cleanup.c */
+/* cleanup.c. cq_lock: the registry's, which a thread that is forking has already. */
+void cq_lock(cq_cleanup_t *q);
+void cq_unlock(cq_cleanup_t *q);
 void *cq_alloc(cq_cleanup_t *q, size_t bytes);
 void cq_free(cq_cleanup_t *q, void *memory, size_t bytes);
 
@@ -253,6 +274,7 @@ void cq_note_peak(cq_cleanup_t *q, uint32_t live);
 void cq_worker_arrive(cq_cleanup_t *q);
 
 /* worker.c */
+const void *cq_thread_mark(void);	/* another for each thread, and the same in a forked child */
 struct frame *cq_frames(void);		/* those that the thread is inside of, innermost first */
 void cq_frame_enter(struct frame *f);
 void cq_frame_leave(const struct frame *f);
@@ -271,8 +293,17 @@ void cq_leave(cq_cleanup_t *q);
 /* drain.c. nothing_left: with the registry lock held. */
 bool cq_nothing_left(cq_cleanup_t *q);
 void cq_notify_drainers(cq_cleanup_t *q, unsigned parity);
+void cq_wake_drainers(cq_cleanup_t *q);
 
-/* fork.c */
+/* fork.c, atfork.c. cq_forking: the calling thread is between q's prepare and its end. */
+bool cq_forking(const cq_cleanup_t *q);
+bool cq_fork_is_mine(const struct cq_fork *f);
+bool cq_fork_begins(struct cq_fork *f);
+void cq_fork_begun(struct cq_fork *f);
+enum fork_end cq_fork_ends(struct cq_fork *f, bool child);
+void cq_fork_prepare(cq_cleanup_t *q);
+void cq_fork_parent(cq_cleanup_t *q);
+void cq_fork_child(cq_cleanup_t *q);
 int cq_fork_register(cq_cleanup_t *q);
 void cq_fork_unregister(cq_cleanup_t *q);
 

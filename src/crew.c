@@ -264,6 +264,8 @@ int cq_worker_attach(cq_cleanup_t *q, void *host, cq_worker_t **out)
 
 	if (q == NULL || out == NULL)
 		return EINVAL;
+	if (cq_forking(q))
+		return EDEADLK;
 	*out = cq_worker_new(q, host, &err);
 	if (err != 0)
 		return err;
@@ -274,8 +276,14 @@ int cq_worker_attach(cq_cleanup_t *q, void *host, cq_worker_t **out)
 
 void cq_worker_detach(cq_worker_t *w)
 {
-	if (w != NULL)
-		step_down(w);
+	if (w == NULL)
+		return;
+	if (cq_forking(w->q)) {
+		w->leaves_next = w->q->fork.leaving;
+		w->q->fork.leaving = w;
+		return;
+	}
+	step_down(w);
 }
 
 int cq_cleanup_work(cq_cleanup_t *q)
@@ -283,7 +291,7 @@ int cq_cleanup_work(cq_cleanup_t *q)
 	cq_worker_t *w;
 	int err;
 
-	if (cq_in_callback_of(q))
+	if (cq_in_callback_of(q) || cq_forking(q))
 		return EDEADLK;
 	err = cq_worker_attach(q, NULL, &w);
 	if (err != 0)

@@ -74,6 +74,14 @@ void cq_notify_drainers(cq_cleanup_t *q, unsigned parity)
 	   a filter: the last block of a parity finds none. */
 	if (cq_sleepers_asleep(&q->drainers) != 0 &&
 	    cq_workq_units(&q->full[parity].queue) == 0)
+		cq_wake_drainers(q);
+}
+
+void cq_wake_drainers(cq_cleanup_t *q)
+{
+	if (cq_forking(q))
+		q->fork.wakes = true;
+	else
 		cq_sleepers_wake_all(&q->drainers);
 }
 
@@ -118,7 +126,7 @@ static int drain_until(cq_cleanup_t *q, uint64_t deadline)
 
 int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline)
 {
-	int err = cq_in_callback_of(q) ? EDEADLK : drain_until(q, deadline);
+	int err = cq_in_callback_of(q) || cq_forking(q) ? EDEADLK : drain_until(q, deadline);
 
 	return err == EAGAIN ? cq_stall_error(cq_u32_load_relaxed(&q->spawn_failed)) : err;
 }
@@ -281,7 +289,7 @@ int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadlin
 
 	if (give_back == NULL && how != CQ_SHUTDOWN_DRAIN)
 		return EINVAL;
-	if (cq_in_callback_of(q))
+	if (cq_in_callback_of(q) || cq_forking(q))
 		return EDEADLK;
 
 	pthread_mutex_lock(&q->registry);

@@ -10,22 +10,44 @@
 #include "producer.h"
 #include "stack.h"
 
-void cq_cleanup_fork_prepare(cq_cleanup_t *q)
+void cq_fork_prepare(cq_cleanup_t *q)
 {
 	cq_sleepers_fork_prepare(&q->drainers);
 	cq_sleepers_fork_prepare(&q->idle);
 	pthread_mutex_lock(&q->registry);
 	cq_sleepers_fork_prepare(&q->exits);
 	pthread_mutex_lock(&q->threads.lock);
+	cq_fork_begun(&q->fork);
 }
 
-void cq_cleanup_fork_parent(cq_cleanup_t *q)
+/* What handlers of others asked for and this thread could not do, as it held the locks. */
+static void make_up_for(cq_cleanup_t *q, bool wakes, cq_worker_t *leaving)
 {
+	while (leaving != NULL) {
+		cq_worker_t *next = leaving->leaves_next;
+
+		cq_worker_detach(leaving);
+		leaving = next;
+	}
+	if (wakes) {
+		cq_sleepers_wake_all(&q->drainers);
+		(void)cq_wake_unless_polled(q);
+	}
+}
+
+void cq_fork_parent(cq_cleanup_t *q)
+{
+	bool wakes = q->fork.wakes;
+	cq_worker_t *leaving = q->fork.leaving;
+
+	q->fork = (struct cq_fork){ .forker = q->fork.forker };
+	cq_ptr_store_relaxed(&q->fork.forker, NULL);
 	pthread_mutex_unlock(&q->threads.lock);
 	cq_sleepers_fork_parent(&q->exits);
 	pthread_mutex_unlock(&q->registry);
 	cq_sleepers_fork_parent(&q->idle);
 	cq_sleepers_fork_parent(&q->drainers);
+	make_up_for(q, wakes, leaving);
 }
 
 static bool discards(const cq_cleanup_t *q)
@@ -203,68 +225,45 @@ static void rebuild(cq_cleanup_t *q)
 		q->shutdown = SHUTDOWN_TRIED;
 }
 
-void cq_cleanup_fork_child(cq_cleanup_t *q)
+void cq_fork_child(cq_cleanup_t *q)
 {
 	cq_sleepers_fork_child(&q->drainers);
 	cq_sleepers_fork_child(&q->idle);
 	cq_sleepers_fork_child(&q->exits);
 	pthread_mutex_init(&q->registry, NULL);
 	rebuild(q);
+	q->fork = (struct cq_fork){ 0 };
 }
 
-/* ---------------------------------------------------------------- CQ_ATFORK */
+/* -------------------------------------------------------------------- by hand */
 
-static pthread_mutex_t atfork_lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_once_t atfork_once = PTHREAD_ONCE_INIT;
-static cq_cleanup_t *atfork_queues;
-static int atfork_err;
-
-static void prepare_all(void)
+static bool by_hand(const cq_cleanup_t *q)
 {
-	pthread_mutex_lock(&atfork_lock);
-	for (cq_cleanup_t *q = atfork_queues; q != NULL; q = q->fork_next)
-		cq_cleanup_fork_prepare(q);
+	return (q->config.flags & CQ_NO_ATFORK) != 0;
 }
 
-static void parent_all(void)
+void cq_cleanup_fork_prepare(cq_cleanup_t *q)
 {
-	for (cq_cleanup_t *q = atfork_queues; q != NULL; q = q->fork_next)
-		cq_cleanup_fork_parent(q);
-	pthread_mutex_unlock(&atfork_lock);
+	if (by_hand(q) && cq_fork_begins(&q->fork))
+		cq_fork_prepare(q);
 }
 
-static void child_all(void)
+static void end_by_hand(cq_cleanup_t *q, bool child)
 {
-	for (cq_cleanup_t *q = atfork_queues; q != NULL; q = q->fork_next)
-		cq_cleanup_fork_child(q);
-	pthread_mutex_init(&atfork_lock, NULL);
+	enum fork_end end = by_hand(q) ? cq_fork_ends(&q->fork, child) : FORK_GOES_ON;
+
+	if (end == FORK_IN_CHILD)
+		cq_fork_child(q);
+	else if (end == FORK_IN_PARENT)
+		cq_fork_parent(q);
 }
 
-static void register_once(void)
+void cq_cleanup_fork_parent(cq_cleanup_t *q)
 {
-	atfork_err = pthread_atfork(prepare_all, parent_all, child_all);
+	end_by_hand(q, false);
 }
 
-int cq_fork_register(cq_cleanup_t *q)
+void cq_cleanup_fork_child(cq_cleanup_t *q)
 {
-	pthread_once(&atfork_once, register_once);
-	if (atfork_err != 0)
-		return atfork_err;
-	pthread_mutex_lock(&atfork_lock);
-	q->fork_next = atfork_queues;
-	atfork_queues = q;
-	pthread_mutex_unlock(&atfork_lock);
-	return 0;
-}
-
-void cq_fork_unregister(cq_cleanup_t *q)
-{
-	pthread_mutex_lock(&atfork_lock);
-	for (cq_cleanup_t **link = &atfork_queues; *link != NULL; link = &(*link)->fork_next) {
-		if (*link == q) {
-			*link = q->fork_next;
-			break;
-		}
-	}
-	pthread_mutex_unlock(&atfork_lock);
+	end_by_hand(q, true);
 }

@@ -165,6 +165,8 @@ int cq_cleanup_flush_all(cq_cleanup_t *q)
 {
 	int err, woken;
 
+	if (cq_forking(q))
+		return EDEADLK;
 	pthread_mutex_lock(&q->registry);
 	err = cq_gather(q);
 	pthread_mutex_unlock(&q->registry);

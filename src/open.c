@@ -161,6 +161,8 @@ int cq_open_block(cq_producer_t *p, cq_callback_fn *fn)
 
 	if ((cq_u32_load_relaxed(&p->q->gate) & GATE_CLOSED) != 0)
 		return ESHUTDOWN;
+	if (cq_forking(p->q))
+		return EDEADLK;
 	b = next_block(p);
 	if (b == NULL)
 		return ENOMEM;
@@ -218,7 +220,7 @@ static bool close_block(cq_producer_t *p)
 		cq_block_clear(b);
 		add_spare(p, b);
 		/* A drain that saw CLOSED waits for a block, and none comes. */
-		cq_sleepers_wake_all(&p->q->drainers);
+		cq_wake_drainers(p->q);
 		return false;
 	}
 	cq_blocks_publish(p->q, b->parity, b, b, 1);
@@ -240,7 +242,7 @@ CQ_RARE int cq_close_block(cq_producer_t *p)
 	else
 		err = cq_cleanup_wake(q);
 	if ((cq_u32_load_relaxed(&q->gate) & GATE_CLOSED) != 0)
-		cq_sleepers_wake_all(&q->drainers);
+		cq_wake_drainers(q);
 	return err;
 }
 

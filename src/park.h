@@ -25,6 +25,12 @@ static inline bool cq_park_complete(const cq_park_ops_t *ops)
 	return ops == NULL || (ops->now != NULL && ops->park != NULL && ops->unpark != NULL);
 }
 
+/*
+ * Registers the fork handlers of the default table, if it has some and had none before.
+ * One call at a time. ENOMEM.
+ */
+int cq_park_register(void);
+
 struct timespec cq_timespec(uint64_t ns);
 uint64_t cq_default_now(void *host);
 

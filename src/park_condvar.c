@@ -25,6 +25,7 @@ static struct place {
 	pthread_cond_t granted;
 } places[PLACES];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int atfork_err;
 
 static void fork_prepare(void)
 {
@@ -60,7 +61,15 @@ static void fork_child(void)
 static void init_once(void)
 {
 	init_places();
-	pthread_atfork(fork_prepare, fork_parent, fork_child);
+	atfork_err = pthread_atfork(fork_prepare, fork_parent, fork_child);
+}
+
+int cq_park_register(void)
+{
+	pthread_once(&once, init_once);
+	if (atfork_err != 0)
+		atfork_err = pthread_atfork(fork_prepare, fork_parent, fork_child);
+	return atfork_err;
 }
 
 static struct place *place_of(const cq_parker_t *parker)

@@ -61,6 +61,11 @@ const cq_park_ops_t *cq_park_default(void)
 	return &ops;
 }
 
+int cq_park_register(void)
+{
+	return 0;
+}
+
 const char *cq_park_name(void)
 {
 	return "futex";

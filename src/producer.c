@@ -142,6 +142,8 @@ int cq_producer_reserve(cq_producer_t *p, size_t n)
 
 	if ((cq_u32_load_relaxed(&p->q->gate) & GATE_CLOSED) != 0)
 		return ESHUTDOWN;
+	if (cq_forking(p->q))
+		return EDEADLK;
 	/* A block for one function may have to end at the next callback. */
 	err = cq_ensure_spares(p, n, is_open(p) && !is_shared(p) ? p->q->slots - written(p) : 0);
 	if (err == 0)
@@ -151,6 +153,8 @@ int cq_producer_reserve(cq_producer_t *p, size_t n)
 
 int cq_producer_flush(cq_producer_t *p)
 {
+	if (cq_forking(p->q))
+		return EDEADLK;
 	uint64_t so_far = accepted_by(p);
 
 	if (!is_open(p) || written(p) == state_claimed(cq_u64_load_relaxed(&p->state)))
@@ -172,6 +176,8 @@ int cq_producer_attach(cq_cleanup_t *q, cq_producer_t **out)
 		return EINVAL;
 	if ((cq_u32_load_relaxed(&q->gate) & GATE_CLOSED) != 0)
 		return ESHUTDOWN;
+	if (cq_forking(q))
+		return EDEADLK;
 	p = cq_alloc(q, sizeof(*p));
 	if (p == NULL)
 		return ENOMEM;
@@ -199,7 +205,7 @@ void cq_producer_detach(cq_producer_t *p)
 		cq_close_block(p);
 	cq_give_spares_back(p, 0);
 
-	pthread_mutex_lock(&q->registry);
+	cq_lock(q);
 	if (p->prev != NULL)
 		p->prev->next = p->next;
 	else
@@ -211,5 +217,5 @@ void cq_producer_detach(cq_producer_t *p)
 	q->published[1] += p->published[1];
 	q->nproducers--;
 	cq_free(q, p, sizeof(*p));
-	pthread_mutex_unlock(&q->registry);
+	cq_unlock(q);
 }

@@ -73,9 +73,9 @@ static void take_all(cq_cleanup_t *q, cq_cleanup_stats_t *out)
 	uint64_t crew;
 
 	*out = (cq_cleanup_stats_t){ 0 };
-	pthread_mutex_lock(&q->registry);
+	cq_lock(q);
 	sum(q, out);
-	pthread_mutex_unlock(&q->registry);
+	cq_unlock(q);
 
 	crew = cq_u64_load_relaxed(&q->crew);
 	out->workers_live = crew_live(crew);

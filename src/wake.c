@@ -225,10 +225,13 @@ void cq_worker_not_made(cq_cleanup_t *q, uint64_t crew)
 
 int cq_cleanup_wake(cq_cleanup_t *q)
 {
-	return wake(q, 0);
+	if (!cq_forking(q))
+		return wake(q, 0);
+	q->fork.wakes = true;
+	return EDEADLK;
 }
 
 int cq_wake_unless_polled(cq_cleanup_t *q)
 {
-	return (q->config.flags & CQ_POLLED) == 0 ? wake(q, 0) : 0;
+	return (q->config.flags & CQ_POLLED) == 0 ? cq_cleanup_wake(q) : 0;
 }

@@ -6,6 +6,11 @@
 
 static __thread struct frame *frames;
 
+const void *cq_thread_mark(void)
+{
+	return &frames;
+}
+
 struct frame *cq_frames(void)
 {
 	return frames;
@@ -269,12 +274,12 @@ static cq_block_t *dequeue(cq_worker_t *w, uint64_t idle_ns)
 
 cq_block_t *cq_worker_dequeue(cq_worker_t *w)
 {
-	return w->frame.block == NULL ? dequeue(w, CQ_FOREVER) : NULL;
+	return w->frame.block == NULL && !cq_forking(w->q) ? dequeue(w, CQ_FOREVER) : NULL;
 }
 
 cq_block_t *cq_worker_try_dequeue(cq_worker_t *w)
 {
-	if (w->frame.block != NULL || cq_u32_load_relaxed(&w->q->stop) != 0)
+	if (w->frame.block != NULL || cq_u32_load_relaxed(&w->q->stop) != 0 || cq_forking(w->q))
 		return NULL;
 	return take(w);
 }
@@ -385,6 +390,8 @@ size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t budget)
 	struct frame f = { .q = q, .poller = true };
 	size_t total;
 
+	if (cq_forking(q))
+		return 0;
 	cq_u32_add_relaxed(&q->pollers, 1);
 	/* As set_busy; and a shutdown that has set stop and sees no poller can be
 	   sure that none begins: pairs with the full fence in its announcement. */

@@ -93,8 +93,8 @@ static void choose(load_t *l)
 	static const uint32_t caps[] = { 1, 1, 2, 4 };
 	static const uint64_t idle[] = { 1, 20000, UINT64_C(3600000000000), CQ_FOREVER };
 	static const size_t bytes[] = { CQ_BLOCK_BYTES_MIN, 100, CQ_BLOCK_BYTES_DEFAULT };
-	static const unsigned flags[] = { 0, CQ_HANDOVER, CQ_ATFORK, CQ_FORK_DISCARD,
-		CQ_HANDOVER | CQ_ATFORK, CQ_HANDOVER | CQ_ATFORK | CQ_FORK_DISCARD };
+	static const unsigned flags[] = { CQ_NO_ATFORK, CQ_HANDOVER | CQ_NO_ATFORK, 0,
+		CQ_FORK_DISCARD | CQ_NO_ATFORK, CQ_HANDOVER, CQ_HANDOVER | CQ_FORK_DISCARD };
 
 	l->quiet = l->way != LOAD_POLLED && rng_below(&l->chance, 3) != 0;
 	l->abrupt = !l->quiet && rng_below(&l->chance, 3) == 0;

@@ -72,7 +72,7 @@ static void wait_for_child(pid_t child)
 /* No lock of the tests' is held by another thread in the child. *err: fork's errno, in the parent. */
 static pid_t fork_process(load_t *l, int *err)
 {
-	bool by_hand = (l->config.flags & CQ_ATFORK) == 0;
+	bool by_hand = (l->config.flags & CQ_NO_ATFORK) != 0;
 	pid_t child;
 
 	pthread_mutex_lock(&l->host_lock);

@@ -178,8 +178,9 @@ Test(cleanup, fields_outside_their_limits_are_refused)
 	cr_assert_eq(CREATE(.spin_ns = CQ_SPIN_NS_MAX + 1), EINVAL);
 	cr_assert_eq(CREATE(.spin_ns = CQ_NO_SPIN), 0);
 	cr_assert_eq(CREATE(.spin_ns = CQ_NO_SPIN - 1), EINVAL);
-	cr_assert_eq(CREATE(.flags = CQ_POLLED | CQ_HANDOVER | CQ_ATFORK | CQ_FORK_DISCARD), 0);
-	cr_assert_eq(CREATE(.flags = 32), EINVAL);
+	cr_assert_eq(CREATE(.flags = CQ_POLLED | CQ_HANDOVER | CQ_FORK_DISCARD | CQ_NO_ATFORK), 0);
+	cr_assert_eq(CREATE(.flags = 4), EINVAL);
+	cr_assert_eq(CREATE(.flags = 64), EINVAL);
 	cr_assert_eq(CREATE(.flags = 1u << 31), EINVAL);
 	cr_assert_eq(CREATE(.name = ""), 0);
 	cr_assert_eq(CREATE(.name = "fifteen-letters"), 0);

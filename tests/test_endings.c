@@ -791,7 +791,7 @@ Test(endings, a_callback_ends_the_thread_that_has_forked)
 {
 	int status = -1;
 
-	open_with((cq_cleanup_config_t){ .flags = CQ_ATFORK });
+	open_with((cq_cleanup_config_t){ 0 });
 	enqueue(fork_and_end_thread);
 	enqueue(record);
 	enqueue(record);

@@ -628,13 +628,18 @@ Test(faults, a_stack_size_that_is_refused_is_the_systems)
 
 Test(faults, fork_handlers_that_cannot_be_had_refuse_the_queue_and_leak_nothing)
 {
-	cq_cleanup_config_t config = { .flags = CQ_ATFORK, .allocator = &alloc.allocator };
+	cq_cleanup_config_t config = { .allocator = &alloc.allocator };
 
 	test_alloc_init(&alloc);
 	refuse.atfork = true;
 	cr_assert_eq(cq_cleanup_create(&config, &q), ENOMEM);
 	cr_assert_eq(alloc.live_bytes, 0);
+	config.flags = CQ_NO_ATFORK;
+	cr_assert_eq(cq_cleanup_create(&config, &q), 0);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+	/* The next queue tries again. */
 	config.flags = 0;
+	refuse.atfork = false;
 	cr_assert_eq(cq_cleanup_create(&config, &q), 0);
 	cr_assert_eq(cq_cleanup_destroy(q), 0);
 }

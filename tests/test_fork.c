@@ -55,13 +55,21 @@ static bool each_once(unsigned first, unsigned n)
 	return true;
 }
 
-static void make_with(cq_cleanup_config_t config)
+/* As most programs do. */
+static void make_to_be_forked(cq_cleanup_config_t config)
 {
 	test_alloc_init(&mem);
 	config.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(cq_callback_t);
 	config.allocator = &mem.allocator;
 	CHECK(cq_cleanup_create(&config, &q) == 0);
 	CHECK(cq_producer_attach(q, &p) == 0);
+}
+
+/* For forked(), which makes the calls itself. */
+static void make_with(cq_cleanup_config_t config)
+{
+	config.flags |= CQ_NO_ATFORK;
+	make_to_be_forked(config);
 }
 
 static void make(void)
@@ -170,7 +178,7 @@ Test(fork, managed_child_makes_workers_of_its_own)
 	cq_threads_note_creator(q);
 	cr_assert_eq(cq_worker_attach(q, NULL, &w), 0);
 	put(p, 0, QUEUED - 1);
-	q->config.flags = 0;
+	q->config.flags = CQ_NO_ATFORK;
 	in_child(put_more_and_run_all_once);
 	cq_worker_detach(w);
 	put_more_and_run_all_once();
@@ -231,13 +239,13 @@ static void is_prepared(void)
 	CHECK(q == NULL || pthread_mutex_trylock(&q->registry) == EBUSY);
 }
 
-Test(fork, queues_with_the_flag_need_no_calls)
+Test(fork, queues_need_no_calls)
 {
 	cq_cleanup_stats_t s;
 	pid_t child;
 
 	cr_assert_eq(pthread_atfork(is_prepared, NULL, NULL), 0);
-	make_with((cq_cleanup_config_t){ .max_workers = 1, .flags = CQ_ATFORK });
+	make_to_be_forked((cq_cleanup_config_t){ .max_workers = 1 });
 	put(p, 0, SLOTS);
 	cr_assert_eq(cq_cleanup_drain(q, wait_limit()), 0);
 	put(p, SLOTS, QUEUED - SLOTS - 1);
@@ -263,14 +271,14 @@ static void run_all_and_end(void)
 	CHECK(each_once(0, QUEUED) && runs == QUEUED);
 }
 
-Test(fork, queues_with_the_flag_may_go_in_any_order)
+Test(fork, queues_may_go_in_any_order)
 {
-	cq_cleanup_config_t config = { .flags = CQ_POLLED | CQ_ATFORK };
+	cq_cleanup_config_t config = { .flags = CQ_POLLED };
 	cq_cleanup_t *older;
 	pid_t child;
 
 	cr_assert_eq(cq_cleanup_create(&config, &older), 0);
-	make_with(config);
+	make_to_be_forked(config);
 	cr_assert_eq(cq_cleanup_destroy(older), 0);
 	put(p, 0, QUEUED);
 	if ((child = fork()) == 0) {
@@ -678,7 +686,7 @@ static void polls_the_second(void *arg)
 
 static void make_second(cq_worker_t *w)
 {
-	cq_cleanup_config_t config = { .flags = CQ_POLLED | CQ_ATFORK };
+	cq_cleanup_config_t config = { .flags = CQ_POLLED };
 	cq_producer_t *to;
 
 	CHECK(cq_cleanup_create(&config, &second) == 0);

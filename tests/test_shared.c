@@ -108,6 +108,7 @@ static void out_of_memory(bool yes)
 
 static void make_with(cq_cleanup_config_t config)
 {
+	config.flags |= CQ_NO_ATFORK; /* the calls are made here */
 	test_alloc_init(&mem);
 	config.allocator = &mem.allocator;
 	CHECK(cq_cleanup_create(&config, &q) == 0);

@@ -432,7 +432,7 @@ static void fork_in_callback(void *arg)
 
 Test(threads, a_thread_that_goes_on_in_a_forked_child_ends_with_worker_end)
 {
-	open_with((cq_cleanup_config_t){ .flags = CQ_ATFORK });
+	open_with((cq_cleanup_config_t){ 0 });
 	cr_assert_eq(publish(fork_in_callback), 0);
 	AWAIT(ran == 1);
 	check_child();
@@ -442,7 +442,7 @@ Test(threads, a_thread_that_goes_on_in_a_forked_child_ends_with_worker_end)
 
 Test(threads, a_fork_in_worker_start_goes_on_in_both)
 {
-	open_with((cq_cleanup_config_t){ .flags = CQ_ATFORK });
+	open_with((cq_cleanup_config_t){ 0 });
 	host.in_start = fork_once;
 	cr_assert_eq(publish(record_in_between), 0);
 	AWAIT(ran == 1);
@@ -453,7 +453,7 @@ Test(threads, a_fork_in_worker_start_goes_on_in_both)
 
 Test(threads, a_fork_in_worker_end_goes_on_in_both)
 {
-	open_with((cq_cleanup_config_t){ .flags = CQ_ATFORK, .idle_ns = IDLE_NS });
+	open_with((cq_cleanup_config_t){ .idle_ns = IDLE_NS });
 	host.in_end = fork_once;
 	cr_assert_eq(publish(record_in_between), 0);
 	fake_wait_blocked(&park, 1);

@@ -181,13 +181,14 @@ typedef void cq_worker_hook_fn(void *host);
  *                  memory for it, and not stalled: what is enqueued then waits for the
  *                  next enqueue or flush), when they have polled: spin_ns. Where there
  *                  is membarrier(2) an enqueue costs no more for it while all are busy.
- * CQ_ATFORK        Calls the three fork functions by pthread_atfork.
  * CQ_FORK_DISCARD  A forked child drops what was queued, instead of keeping it.
+ * CQ_NO_ATFORK     fork() leaves the queue alone: who forks calls the three fork functions, or
+ *                  does nothing with the queue in the child but exec or _exit.
  */
 #define CQ_POLLED 1u
 #define CQ_HANDOVER 2u
-#define CQ_ATFORK 4u
 #define CQ_FORK_DISCARD 8u
+#define CQ_NO_ATFORK 32u
 
 /**
  * SIGNALS. A thread that the library makes blocks all signals, so that they go to threads
@@ -282,7 +283,8 @@ CQ_API CQ_MUST_CHECK int cq_cleanup_create_sized(const cq_cleanup_config_t *conf
 /**
  * Makes a queue, without workers. EINVAL, and nothing was allocated: a field is
  * outside its limits, a function is missing from a table, or `out` is NULL; EINVAL
- * too when the allocator's memory is misaligned. ENOMEM; what pthread_mutex_init says.
+ * too when the allocator's memory is misaligned. ENOMEM; what pthread_mutex_init or
+ * pthread_atfork says. Takes a lock of the process's.
  */
 static inline CQ_MUST_CHECK int cq_cleanup_create(const cq_cleanup_config_t *config,
     cq_cleanup_t **out)
@@ -493,9 +495,9 @@ CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
 /* -------------------------------------------------------------------- fork */
 
 /**
- * Around fork() in a process with threads: prepare before, parent and child
- * after it (or the flag CQ_ATFORK). Not from a callback whose queue the child
- * goes on to drain: EDEADLK holds there too.
+ * FORK. A queue goes on in a child that fork() makes, without a call: the first one made
+ * registers handlers for all by pthread_atfork. (daemon() and forkpty() run them. posix_spawn,
+ * vfork, _Fork and clone don't: in a child of these call nothing of the library.)
  *
  * The child has no workers and makes new ones at its next wake. It has every
  * callback that was accepted and not begun, each in both processes; one that was
@@ -505,9 +507,30 @@ CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
  * child (don't detach them there), and the forking thread must not hold a dequeued
  * block, unless it is in a callback that cq_worker_run or the library called: that
  * goes on in the child (in a managed worker with its signals blocked still), unless
- * the callback calls exec or _exit.
- * fork_child frees memory and reads the clock: an allocator with fork handlers of
- * its own registers them before the queue is made.
+ * the callback calls exec or _exit. EDEADLK holds there too: a child of a callback can't
+ * drain that queue on the same thread. Nobody joins that thread in the child: it may be
+ * in its last instructions when a shutdown returns there.
+ *
+ * LOCKS. The queue's are held from prepare to parent or child, so they have a place in the
+ * order of the program's locks: who calls the queue with a lock of his own held, and has
+ * fork handlers for that lock, registers these after the first queue of the process was
+ * made. (Prepare handlers run from the last registered to the first: his lock is taken
+ * first there as well.) A library that gets its queue from elsewhere makes one of its own
+ * before, and may destroy it at once. The other way round for an allocator with fork
+ * handlers: they are registered before the first queue is made, as some calls allocate with
+ * a lock held, and the child frees memory. So are those of a `park` table.
+ *
+ * HANDLERS OF OTHERS that were registered later may call anything. Those registered
+ * earlier run between the queue's prepare and its parent or child, on the thread that holds
+ * its locks. They may call cq_cleanup_stats, units, needs_wake, stalled, cq_producer_detach and
+ * cq_worker_detach; enqueue, commit and span as long as the producer's open block has room.
+ * What these would have woken is woken when the parent goes on; a child wakes at its next flush.
+ * Every other call, create too, returns EDEADLK and has done nothing, run_some returns 0 and
+ * dequeue NULL. They must not wait for another thread's call. No handler may make the first
+ * queue of the process. A handler may fork.
+ *
+ * By hand, for queues with CQ_NO_ATFORK: prepare before a fork of any kind, then parent
+ * or child; of several queues always in the same order. On other queues they do nothing.
  */
 CQ_API void cq_cleanup_fork_prepare(cq_cleanup_t *q);
 CQ_API void cq_cleanup_fork_parent(cq_cleanup_t *q);

@@ -1173,7 +1173,7 @@ static void create(void)
 
 	find_capacities(bytes);
 	m.config = (cq_cleanup_config_t){
-		.flags = b & (CQ_POLLED | CQ_HANDOVER | CQ_ATFORK | CQ_FORK_DISCARD),
+		.flags = (b & (CQ_POLLED | CQ_HANDOVER | CQ_FORK_DISCARD)) | CQ_NO_ATFORK,
 		.max_workers = 1 + (b >> 4) % 4,
 		.block_bytes = bytes,
 		.idle_ns = PICK(10, 1000, CQ_FOREVER),

@@ -80,7 +80,7 @@ static cq_allocator_t some_allocator(void)
 /* By the words of cq/cleanup.h. */
 static bool valid(const cq_cleanup_config_t *c)
 {
-	unsigned flags = CQ_POLLED | CQ_HANDOVER | CQ_ATFORK | CQ_FORK_DISCARD;
+	unsigned flags = CQ_POLLED | CQ_HANDOVER | CQ_FORK_DISCARD | CQ_NO_ATFORK;
 
 	return (c->flags | flags) == flags && c->max_workers <= CQ_MAX_WORKERS &&
 	    (c->block_bytes == 0 ||
@@ -111,7 +111,7 @@ static void config(void)
 	cq_park_ops_t park = some_table();
 	cq_allocator_t allocator = some_allocator();
 	cq_cleanup_config_t c = {
-		.flags = (unsigned)PICK(0, CQ_POLLED, CQ_HANDOVER, CQ_ATFORK, CQ_FORK_DISCARD, 15, 16,
+		.flags = (unsigned)PICK(0, CQ_POLLED, CQ_HANDOVER, CQ_NO_ATFORK, CQ_FORK_DISCARD, 15, 16,
 		    1u << 31),
 		.max_workers = (uint32_t)PICK(0, 1, CQ_MAX_WORKERS, CQ_MAX_WORKERS + 1, UINT32_MAX),
 		.block_bytes = (size_t)PICK(0, 1, CQ_BLOCK_BYTES_MIN - 1, CQ_BLOCK_BYTES_MIN,

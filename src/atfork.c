@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The fork handlers of the process: they prepare all queues but those with
+ * CQ_NO_ATFORK. Registered once, when the first of these is made.
+ */
+#include <errno.h>
+
+#include "cleanup_priv.h"
+#include "park.h"
+
+static struct {
+	pthread_mutex_t lock;	/* held from prepare to parent or child */
+	struct cq_fork fork;
+	/* Under the lock: */
+	cq_cleanup_t *queues;
+	bool registered;
+} all = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+bool cq_fork_is_mine(const struct cq_fork *f)
+{
+	/* Who is not in a fork never reads its own mark here, whatever else it reads. */
+	return cq_ptr_load_relaxed(&f->forker) == cq_thread_mark();
+}
+
+bool cq_forking(const cq_cleanup_t *q)
+{
+	return cq_fork_is_mine(&q->fork);
+}
+
+/* False: the calling thread is preparing one already, whose handlers fork as well. */
+bool cq_fork_begins(struct cq_fork *f)
+{
+	if (cq_fork_is_mine(f)) {
+		f->depth++;
+		return false;
+	}
+	return true;
+}
+
+/* After the locks are taken. */
+void cq_fork_begun(struct cq_fork *f)
+{
+	cq_ptr_store_relaxed(&f->forker, cq_thread_mark());
+}
+
+/* What the outermost fork ends as: a fork within may have made this process. */
+enum fork_end cq_fork_ends(struct cq_fork *f, bool child)
+{
+	f->is_child |= child;
+	if (f->depth != 0) {
+		f->depth--;
+		return FORK_GOES_ON;
+	}
+	child = f->is_child;
+	f->is_child = false;
+	return child ? FORK_IN_CHILD : FORK_IN_PARENT;
+}
+
+static void prepare_all(void)
+{
+	if (!cq_fork_begins(&all.fork))
+		return;
+	pthread_mutex_lock(&all.lock);
+	cq_fork_begun(&all.fork);
+	for (cq_cleanup_t *q = all.queues; q != NULL; q = q->fork_next)
+		cq_fork_prepare(q);
+}
+
+static void end_all(bool child)
+{
+	enum fork_end end = cq_fork_ends(&all.fork, child);
+
+	if (end == FORK_GOES_ON)
+		return;
+	for (cq_cleanup_t *q = all.queues; q != NULL; q = q->fork_next)
+		(end == FORK_IN_CHILD ? cq_fork_child : cq_fork_parent)(q);
+	cq_ptr_store_relaxed(&all.fork.forker, NULL);
+	if (end == FORK_IN_CHILD)
+		pthread_mutex_init(&all.lock, NULL);
+	else
+		pthread_mutex_unlock(&all.lock);
+}
+
+static void parent_all(void) { end_all(false); }
+static void child_all(void) { end_all(true); }
+
+/* The handlers of parking first: a wake that was left to parent_all needs it to be over there. */
+static int register_handlers(void)
+{
+	int err = cq_park_register();
+
+	if (err == 0 && !all.registered && (err = pthread_atfork(prepare_all, parent_all, child_all)) == 0)
+		all.registered = true;
+	return err;
+}
+
+int cq_fork_register(cq_cleanup_t *q)
+{
+	int err;
+
+	if (cq_fork_is_mine(&all.fork))
+		return EDEADLK;
+	pthread_mutex_lock(&all.lock);
+	if ((err = register_handlers()) == 0) {
+		q->fork_next = all.queues;
+		all.queues = q;
+	}
+	pthread_mutex_unlock(&all.lock);
+	return err;
+}
+
+void cq_fork_unregister(cq_cleanup_t *q)
+{
+	pthread_mutex_lock(&all.lock);
+	for (cq_cleanup_t **link = &all.queues; *link != NULL; link = &(*link)->fork_next) {
+		if (*link == q) {
+			*link = q->fork_next;
+			break;
+		}
+	}
+	pthread_mutex_unlock(&all.lock);
+}
