@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include <errno.h>
-#include <linux/membarrier.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "barrier.h"
 #include "ordering.h"
+
+/* Of the kernel's interface, for C libraries that come without its headers. */
+enum { PRIVATE_EXPEDITED = 1 << 3, REGISTER_PRIVATE_EXPEDITED = 1 << 4 };
 
 static long membarrier(int command)
 {
@@ -14,7 +16,7 @@ static long membarrier(int command)
 
 bool cq_barrier_asymmetric(void)
 {
-	return membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0;
+	return membarrier(REGISTER_PRIVATE_EXPEDITED) == 0;
 }
 
 void cq_barrier_heavy(void)
@@ -22,10 +24,10 @@ void cq_barrier_heavy(void)
 	/* Pairs with the hot side's program order, or, where the kernel refuses,
 	   with its own fence (the queue asked cq_barrier_asymmetric first). */
 	cq_fence_full();
-	if (membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0)
+	if (membarrier(PRIVATE_EXPEDITED) == 0)
 		return;
 	/* Not registered any more: a forked child, on some kernels. Otherwise the call
 	   was forbidden after the queue was made, which the README warns of. */
 	if (errno == EPERM && cq_barrier_asymmetric())
-		membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+		membarrier(PRIVATE_EXPEDITED);
 }

@@ -8,13 +8,16 @@
  * costs at most a spurious return to whoever waits at that address by then,
  * and every wait here and in the C library is a loop.
  */
-#include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "ordering.h"
 #include "park.h"
 #include "points.h"
+
+/* Of the kernel's interface, for C libraries that come without its headers. */
+enum { FUTEX_WAKE_PRIVATE = 1 | 128, FUTEX_WAIT_BITSET_PRIVATE = 9 | 128 };
+#define FUTEX_BITSET_MATCH_ANY UINT32_MAX
 
 /* The call that reads this C library's timespec: 32-bit machines have two. */
 static long futex(uint32_t *word, int op, uint32_t value, const struct timespec *until)

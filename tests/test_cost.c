@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * What the hot calls cost: the atomic operations and locks of one call, counted by
- * tests/ckpr/ck_pr.h and the linker (--wrap). It is not what a compiler makes of them.
+ * src/c11/ck_pr.h and the linker (--wrap). It is not what a compiler makes of them.
  */
 #include <criterion/criterion.h>
 

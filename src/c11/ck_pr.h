@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Concurrency Kit's ck_pr.h, made of C11 atomics: for tests only, to be put in
- * front of the include path (-isystem tests/ckpr). ThreadSanitizer and model
- * checkers cannot look into the inline assembly of the real one.
+ * Concurrency Kit's ck_pr.h, made of C11 atomics, to be put in front of the include
+ * path: configure --with-atomics=c11, for processors that ck has no assembly for, for
+ * builds without ck, and for ThreadSanitizer and model checkers, which cannot look
+ * into the assembly of the real one. Only what ck_stack and libcq use of ck is here.
  *
  * As in ck, loads, stores and read-modify-writes are relaxed, and each fence
  * has the order that ck documents for it, rounded up to the next that C11 has.
@@ -20,11 +21,8 @@
 #ifndef CK_PR_H
 #define CK_PR_H
 
-#include <ck_cc.h>
-#include <ck_limits.h>
-#include <ck_md.h>
-#include <ck_stdbool.h>
-#include <ck_stdint.h>
+#include <stdbool.h>
+#include <stdint.h>
 
 #if defined(CKPR_MODEL)
 bool ckpr_model_cas_2(void *target, const void *old, const void *v);
@@ -76,8 +74,12 @@ CKPR_INLINE void ck_pr_barrier(void)
 
 CKPR_INLINE void ck_pr_stall(void)
 {
-#ifdef CKPR_MODEL
+#if defined(CKPR_MODEL)
 	ckpr_model_stall();
+#elif defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ __volatile__("yield" ::: "memory");
 #else
 	ck_pr_barrier();
 #endif
@@ -208,7 +210,7 @@ CKPR_NUMBER(int, int)
 CKPR_NUMBER(uint, unsigned int)
 
 /* Pointers come as the address of any pointer, and are numbers in between. */
-typedef uintptr_t CK_CC_ALIASED ckpr_word_t;
+typedef uintptr_t __attribute__((may_alias)) ckpr_word_t;
 
 CKPR_INLINE void ck_pr_store_ptr_unsafe(void *target, const void *v)
 {
