@@ -171,6 +171,7 @@ struct cq_cleanup {
 					   value; 0 when it didn't, or one has lived since */
 	uint32_t last_errno;		/* the same, never taken back */
 	uint32_t pollers;		/* threads in run_some */
+	uint32_t serving;		/* of those: may take another block */
 	uint32_t peak;			/* the most that live has been */
 
 	cq_sleepers_t idle CQ_ALIGNED(CQ_LINE);		/* workers */
@@ -294,6 +295,7 @@ void cq_leave(cq_cleanup_t *q);
 bool cq_nothing_left(cq_cleanup_t *q);
 void cq_notify_drainers(cq_cleanup_t *q, unsigned parity);
 void cq_wake_drainers(cq_cleanup_t *q);
+void cq_server_left(cq_cleanup_t *q);
 
 /* fork.c, atfork.c. cq_forking: the calling thread is between q's prepare and its end. */
 bool cq_forking(const cq_cleanup_t *q);

@@ -177,6 +177,7 @@ static void worker_ends(cq_worker_t *w)
 	cq_cleanup_t *q = w->q;
 	int cancel;
 
+	cq_server_left(q); /* while the queue can't go away */
 	if (w->made && is_managed(q) && q->config.worker_end != NULL) {
 		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* as in worker_start */
 		pthread_cleanup_push(gone_in_end, w);

@@ -44,6 +44,28 @@ static bool parity_done(cq_cleanup_t *q, unsigned parity)
 	return executed == published;
 }
 
+/*
+ * Can nobody run what is published, unless a thread comes by itself? In a queue that
+ * makes no workers, of which the host's are all away.
+ */
+static bool nobody_serves(cq_cleanup_t *q)
+{
+	if (q->config.spawn != NULL || crew_live(cq_u64_load_relaxed(&q->crew)) != 0 ||
+	    cq_u32_load_relaxed(&q->serving) != 0)
+		return false;
+	/* Pairs with the release in leave_crew (crew.c): what a worker had run when it left
+	   is counted below. Without it a drain could give up when all has run. */
+	cq_fence_acquire();
+	return true;
+}
+
+/* After a worker or a poller that no longer counts as one. A drain may have relied on it. */
+void cq_server_left(cq_cleanup_t *q)
+{
+	if (q->config.spawn == NULL)
+		cq_wake_drainers(q);
+}
+
 /* A drain of everything up to and including `epoch`. */
 struct drain {
 	cq_cleanup_t *q;
@@ -56,6 +78,7 @@ static bool drained_or_hopeless(void *arg)
 {
 	struct drain *d = arg;
 	cq_cleanup_t *q = d->q;
+	bool hopeless = nobody_serves(q); /* first: what they have run counts */
 
 	pthread_mutex_lock(&q->registry);
 	if (q->epoch == d->epoch && parity_done(q, (d->epoch + 1) & 1))
@@ -63,7 +86,7 @@ static bool drained_or_hopeless(void *arg)
 	d->done = q->epoch >= d->epoch + 2 ||
 	    (q->epoch == d->epoch + 1 && parity_done(q, d->epoch & 1));
 	pthread_mutex_unlock(&q->registry);
-	return d->done || cq_cleanup_stalled(q) ||
+	return d->done || hopeless || cq_cleanup_stalled(q) ||
 	    cq_u32_load_relaxed(&q->stop) == STOP_WITH_WORK_LEFT;
 }
 
@@ -104,7 +127,7 @@ static int wait_until(cq_sleepers_t *set, cq_look_fn *look, void *arg, uint64_t 
 	return 0;
 }
 
-/* EAGAIN: stalled. */
+/* EAGAIN: stalled, or nobody serves. */
 static int drain_until(cq_cleanup_t *q, uint64_t deadline)
 {
 	struct drain d = { .q = q };

@@ -165,6 +165,7 @@ static void settle_workers(cq_cleanup_t *q)
 	for (struct frame *f = cq_frames(); f != NULL; f = f->outer)
 		if (f->q == q && f->poller)
 			q->pollers++;
+	q->serving = q->pollers;
 }
 
 /* The blocks that the calling thread is inside of: what they have left is published. */

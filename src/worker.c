@@ -367,6 +367,8 @@ static void end_polling(void *frame)
 		cq_frame_leave(f);
 		cq_frame_finish(f);
 	}
+	cq_u32_add_relaxed(&q->serving, (uint32_t)-1);
+	cq_server_left(q);
 	pthread_mutex_lock(&q->registry);
 	cq_u32_add_relaxed(&q->pollers, (uint32_t)-1);
 	cq_leave(q);
@@ -393,6 +395,7 @@ size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t budget)
 	if (cq_forking(q))
 		return 0;
 	cq_u32_add_relaxed(&q->pollers, 1);
+	cq_u32_add_relaxed(&q->serving, 1);
 	/* As set_busy; and a shutdown that has set stop and sees no poller can be
 	   sure that none begins: pairs with the full fence in its announcement. */
 	cq_fence_full();

@@ -51,10 +51,16 @@ void load_run_all(load_t *l)
 /* Runs what there is; a child has no pollers. */
 void load_work_off(load_t *l)
 {
+	int err;
+
 	if (l->in_child && (l->way == LOAD_POLLED || !faults_threads_in_child()))
 		load_run_all(l);
 	else
-		CHECK(cq_cleanup_drain(l->q, CQ_FOREVER) == 0);
+		while ((err = cq_cleanup_drain(l->q, CQ_FOREVER)) != 0) {
+			/* The pollers are between two looks. */
+			CHECK(err == EAGAIN && l->way == LOAD_POLLED);
+			sched_yield();
+		}
 }
 
 /* The queue works: what is enqueued now runs. */
@@ -197,7 +203,7 @@ static void shut_down(load_t *l)
 		if (rng_below(&l->chance, 2) == 0)
 			deadline = cq_deadline_in(rng_below(&l->chance, 1000000));
 		err = cq_cleanup_shutdown(l->q, how, deadline, load_take_back, l);
-		if (err != ETIMEDOUT)
+		if (err != ETIMEDOUT && !(err == EAGAIN && l->way == LOAD_POLLED))
 			load_check(l, err);
 		if (rng_below(&l->chance, 8) == 0)
 			how = CQ_SHUTDOWN_HAND_BACK;

@@ -181,6 +181,8 @@ static void drain_some(load_t *l, cq_producer_t *p, rng_t *chance)
 	err = cq_cleanup_drain(l->q, deadline);
 	if (err == 0)
 		CHECK(owner->left == 0);
+	else if (err == EAGAIN && l->way == LOAD_POLLED)
+		sched_yield(); /* the pollers are between two looks */
 	else if (err != ETIMEDOUT && !load_check(l, err))
 		come_to_the_rescue(l, chance);
 }

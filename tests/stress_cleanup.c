@@ -265,7 +265,8 @@ static const cq_park_ops_t jitter_ops = { jitter_now, jitter_park, jitter_unpark
 
 static void may_stall(int err)
 {
-	CHECK(err == 0 || (r->failures && (err == EAGAIN || err == ENOMEM)));
+	CHECK(err == 0 || (r->failures && (err == EAGAIN || err == ENOMEM)) ||
+	    (err == EAGAIN && r->config.spawn == NULL && (r->config.flags & CQ_POLLED) != 0));
 	if (err == EAGAIN)
 		progress++;
 }

@@ -69,9 +69,16 @@ static void make_with(cq_cleanup_config_t config)
 	CHECK(cq_producer_attach(q, &p) == 0);
 }
 
-static void make(void)
+static void make_alone(void)
 {
 	make_with((cq_cleanup_config_t){ .flags = CQ_POLLED });
+}
+
+/* As if another thread were in run_some all the time: scripts are what it does. */
+static void make(void)
+{
+	make_alone();
+	q->serving = 1;
 }
 
 /* Real threads and real time. */
@@ -334,6 +341,78 @@ Test(drain, deadline_passes_while_a_callback_is_stuck)
 	cr_assert_eq(runs, 0);
 	gate_open(&may_end);
 	cr_assert_eq(cq_cleanup_drain(q, wait_limit()), 0);
+	finish(1);
+}
+
+Test(drain, of_a_polled_queue_that_nobody_serves_says_so, .init = make_alone)
+{
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+	put(p, 0, SLOTS + 1);
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), EAGAIN);
+	cr_assert_eq(cq_cleanup_run_some(q, SLOTS), SLOTS);
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), EAGAIN);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_DRAIN, CQ_FOREVER), EAGAIN);
+	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 1);
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+	cr_assert_eq(park.parks, 0);
+	finish(SLOTS + 1);
+}
+
+static void *run_one_block(void *unused)
+{
+	cq_cleanup_run_some(q, SLOTS);
+	return unused;
+}
+
+static void let_the_poller_go(void *unused)
+{
+	(void)unused;
+	CHECK(park.parks == 1 && park.unparks == 0);
+	gate_open(&may_end);
+	join(other);
+	CHECK(park.unparks != 0);
+}
+
+Test(drain, of_a_polled_queue_ends_with_the_last_run_some, .init = make_alone)
+{
+	put(p, 1, SLOTS);
+	put_stuck(0); /* in the newer block, which is taken first */
+	put(p, SLOTS + 1, SLOTS - 1);
+	other = start(run_one_block, NULL);
+	gate_wait(&began);
+	park.script = let_the_poller_go;
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), EAGAIN);
+	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), SLOTS);
+	finish(2 * SLOTS);
+}
+
+Test(drain, of_a_polled_queue_succeeds_though_the_last_run_some_leaves, .init = make_alone)
+{
+	put_stuck(0);
+	put(p, 1, SLOTS - 1);
+	other = start(run_one_block, NULL);
+	gate_wait(&began);
+	park.script = let_the_poller_go;
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+	finish(SLOTS);
+}
+
+static void detach_it(void *w)
+{
+	CHECK(park.parks == 1);
+	cq_worker_detach(w);
+}
+
+Test(drain, of_a_polled_queue_ends_with_the_last_worker, .init = make_alone)
+{
+	cq_worker_t *w;
+
+	cr_assert_eq(cq_worker_attach(q, NULL, &w), 0);
+	put(p, 0, 1);
+	park.script = detach_it;
+	park.ctx = w;
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), EAGAIN);
+	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 1);
 	finish(1);
 }
 

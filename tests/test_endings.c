@@ -737,6 +737,7 @@ Test(endings, a_thread_that_is_cancelled_in_a_drain_leaves_it_first)
 	pthread_t drainer;
 
 	open_with((cq_cleanup_config_t){ .flags = CQ_POLLED });
+	q->serving = 1; /* as if another thread were in run_some */
 	publish_block(record, 0);
 	at_point("park.parking", cancel_this_sleeper, NULL);
 	drainer = start(drain_and_test, &result);

@@ -91,7 +91,8 @@ static int drain(void)
 	int err;
 
 	draining = true;
-	err = cq_cleanup_drain(q, CQ_FOREVER);
+	while ((err = cq_cleanup_drain(q, CQ_FOREVER)) == EAGAIN)
+		sched_yield(); /* the host's threads are between two looks */
 	draining = false;
 	return err;
 }
@@ -101,7 +102,8 @@ static int shut_down(cq_shutdown_how_t how)
 	int err;
 
 	draining = true;
-	err = cq_cleanup_shutdown(q, how, CQ_FOREVER, take_back, NULL);
+	while ((err = cq_cleanup_shutdown(q, how, CQ_FOREVER, take_back, NULL)) == EAGAIN)
+		sched_yield();
 	draining = false;
 	return err;
 }

@@ -176,7 +176,9 @@ typedef void cq_worker_hook_fn(void *host);
  * config.flags, or-ed together.
  *
  * CQ_POLLED        Enqueue and flush never wake or make a worker: the host asks
- *                  needs_wake, and calls cq_cleanup_wake or run_some.
+ *                  needs_wake, and calls cq_cleanup_wake or run_some. Without `spawn`, while
+ *                  no worker is attached or in cq_cleanup_work and no thread in run_some,
+ *                  drain and shutdown don't wait for one that may come: EAGAIN.
  * CQ_HANDOVER      Partial blocks go to idle workers without a flush (while there is
  *                  memory for it, and not stalled: what is enqueued then waits for the
  *                  next enqueue or flush), when they have polled: spin_ns. Where there
@@ -446,9 +448,15 @@ CQ_API void cq_worker_finish(cq_worker_t *w, cq_block_t *block);
  * last worker wakes it. ETIMEDOUT: `deadline` (absolute, cf. cq/park.h) passed;
  * EDEADLK: called from a callback or give_back of this queue; EAGAIN: STALLED (or why); ENOMEM: the
  * flush failed; ESHUTDOWN: a shutdown has stopped the workers with work left. In a
- * CQ_POLLED queue it wakes parked workers once, as it begins; other threads must
- * go on running the work, and waking for it, until it returns. Not to be called by
- * a thread that holds a worker handle: it would wait for itself.
+ * CQ_POLLED queue it wakes parked workers once, as it begins; while it sleeps the host must
+ * go on waking for the work. EAGAIN there too: something is left, and nobody can run
+ * it (see CQ_POLLED), now or when the last worker or run_some has left:
+ *
+ *     while ((err = cq_cleanup_drain(q, CQ_FOREVER)) == EAGAIN)
+ *             cq_cleanup_run_some(q, SIZE_MAX);
+ *
+ * It runs nothing itself, as the caller may hold locks that callbacks take. Not to be
+ * called by a thread that holds a worker handle: it would wait for itself.
  */
 CQ_API int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline);
 
@@ -469,13 +477,13 @@ typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
  *
  * HAND_BACK calls give_back(ctx, fn, arg) in the calling thread, with no lock
  * held, for each callback that was accepted and did not run. With DRAIN it may
- * be NULL. DRAIN waits as cq_cleanup_drain does. When it is stalled (EAGAIN), run
- * the rest with cq_cleanup_run_some and call it again, or hand back.
+ * be NULL. DRAIN waits as cq_cleanup_drain does. EAGAIN: stalled, or nobody can run what
+ * is left: run it with cq_cleanup_run_some and call it again, or hand back.
  *
  * 0: the queue is shut down, now or by an earlier call. ETIMEDOUT:
  * `deadline` passed, and the queue stays closed: after DRAIN its workers go on,
  * after HAND_BACK they end as soon as their callbacks return, and what is left can
- * only be handed back. Shutdown may be called again. EAGAIN (stalled, for any reason), ENOMEM:
+ * only be handed back. Shutdown may be called again. EAGAIN (for any reason), ENOMEM:
  * likewise. EDEADLK: from a callback of this queue, or from give_back. EALREADY:
  * another thread is at it. EINVAL: no give_back, and HAND_BACK, or callbacks left by
  * an earlier HAND_BACK. If give_back ends its thread, what it was given is the

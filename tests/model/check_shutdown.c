@@ -130,13 +130,54 @@ static void drain_against_detach(void)
 	end_calmly();
 }
 
+/* A drain that finds nobody there says so, and the next may find the block run. */
 static void drain_against_run_some(void)
 {
+	int err;
+
 	begin(POLLED, 0, 1);
 	publish(producers[0], 0);
 	run_beside(runner, NULL);
+	err = cq_cleanup_drain(q, CQ_FOREVER);
+	CHECK(err == 0 || err == EAGAIN);
+	if (err == EAGAIN)
+		join_beside();
 	drains(0, 2);
 	end_calmly();
+}
+
+static void runner_of_1(void *arg)
+{
+	(void)arg;
+	cq_cleanup_run_some(q, 1);
+}
+
+/* A drain that sleeps as the only thread that ran callbacks leaves ends, with work left. */
+static void drain_against_the_last_run_some(void)
+{
+	begin(POLLED, 0, 1);
+	publish(producers[0], 0);
+	run_beside(runner_of_1, NULL);
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EAGAIN);
+	end_polled();
+}
+
+static void handle_comes_and_goes(void *arg)
+{
+	cq_worker_t *w;
+
+	(void)arg;
+	if (cq_worker_attach(q, NULL, &w) == 0)
+		cq_worker_detach(w);
+}
+
+static void drain_against_the_last_worker(void)
+{
+	begin(POLLED, 0, 1);
+	publish(producers[0], 0);
+	run_beside(handle_comes_and_goes, NULL);
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EAGAIN);
+	end_polled();
 }
 
 /* -------------------------------------------------------------------- shutdown */
@@ -277,6 +318,8 @@ const struct scenario shutdown_scenarios[] = {
 	{ "drain_against_another_drain", two_drains, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_detach", drain_against_detach, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_run_some", drain_against_run_some, SOME(2, 1), SOME(3, 2) },
+	{ "drain_against_the_last_run_some", drain_against_the_last_run_some, SOME(2, 1), SOME(3, 2) },
+	{ "drain_against_the_last_worker", drain_against_the_last_worker, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_enqueue", shutdown_drain_against_enqueue, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_detach", shutdown_drain_against_detach, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_flush", shutdown_drain_against_flush, SOME(2, 1), SOME(3, 2) },
