@@ -2,11 +2,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "barrier.h"
 #include "cleanup_priv.h"
 #include "park.h"
+#include "processors.h"
 
 /*
  * How long a worker may be idle, and how large its stack is, by default. 30 s:
@@ -62,16 +62,16 @@ void cq_free(cq_cleanup_t *q, void *memory, size_t bytes)
 /* A quarter of the processors, as in Go: cleanups are to keep up, not to take over. */
 static uint32_t default_max_workers(void)
 {
-	long quarter = sysconf(_SC_NPROCESSORS_ONLN) / 4;
+	uint32_t quarter = cq_processors() / 4;
 
-	return quarter < 1 ? 1 : quarter > CQ_MAX_WORKERS ? CQ_MAX_WORKERS : (uint32_t)quarter;
+	return quarter < 1 ? 1 : quarter > CQ_MAX_WORKERS ? CQ_MAX_WORKERS : quarter;
 }
 
 /* Not in the way of green threads, of partial blocks, or of the only processor. */
 static bool polls_by_default(const cq_cleanup_config_t *c)
 {
 	return c->park == NULL && (c->flags & CQ_HANDOVER) == 0 &&
-	    sysconf(_SC_NPROCESSORS_ONLN) > 1;
+	    cq_processors() > 1;
 }
 
 /* Fills in the defaults; false when a field is outside its limits, or a table has gaps. */

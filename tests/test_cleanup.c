@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "producer.h"
+#include "processors.h"
 #include "support.h"
 
 TestSuite(cleanup, .timeout = 60);
@@ -316,7 +317,7 @@ Test(cleanup, config_and_its_allocator_are_copied)
 
 Test(cleanup, default_cap_is_a_quarter_of_the_processors_and_at_least_one)
 {
-	long quarter = sysconf(_SC_NPROCESSORS_ONLN) / 4;
+	uint32_t quarter = cq_processors() / 4;
 
 	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
 	cr_assert_eq(stats().max_workers, quarter < 1 ? 1 : quarter);

@@ -520,7 +520,7 @@ Test(faults, memory_that_cannot_be_had_for_a_worker_stalls_and_leaks_nothing)
 /* The linker (--wrap) sends the calls of the library here. */
 static struct {
 	bool attr_init, setstacksize, atfork, memory;
-	long processors;	/* what sysconf says; 0: the truth */
+	uint32_t processors;	/* that the library takes itself to have; 0: the truth */
 	int membarrier;		/* errno of the barrier, or 0 */
 	bool registration;	/* refused with the same */
 	unsigned registered;	/* after which the barrier is no longer refused */
@@ -564,13 +564,11 @@ int __wrap_posix_memalign(void **memory, size_t align, size_t bytes)
 	return refuse.memory ? ENOMEM : __real_posix_memalign(memory, align, bytes);
 }
 
-long __real_sysconf(int name);
-long __wrap_sysconf(int name);
-long __wrap_sysconf(int name)
+uint32_t __real_cq_processors(void);
+uint32_t __wrap_cq_processors(void);
+uint32_t __wrap_cq_processors(void)
 {
-	if (name == _SC_NPROCESSORS_ONLN && refuse.processors != 0)
-		return refuse.processors;
-	return __real_sysconf(name);
+	return refuse.processors != 0 ? refuse.processors : __real_cq_processors();
 }
 
 /* What the kernel is to answer to membarrier(2); 0 when it is to be asked. */
@@ -691,8 +689,8 @@ Test(faults, memory_that_the_default_allocator_cannot_have_is_enomem)
 
 Test(faults, the_default_cap_is_sane_however_many_processors_there_are)
 {
-	const struct { long processors; uint32_t cap; } cases[] = {
-		{ -1, 1 }, { 1, 1 }, { 7, 1 }, { 8, 2 }, { LONG_MAX, CQ_MAX_WORKERS }
+	const struct { uint32_t processors, cap; } cases[] = {
+		{ 1, 1 }, { 7, 1 }, { 8, 2 }, { 1000, 250 }, { UINT32_MAX, CQ_MAX_WORKERS }
 	};
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -705,7 +703,7 @@ Test(faults, the_default_cap_is_sane_however_many_processors_there_are)
 
 Test(faults, workers_do_not_poll_for_the_only_processor)
 {
-	for (long processors = 1; processors <= 2; processors++) {
+	for (uint32_t processors = 1; processors <= 2; processors++) {
 		refuse.processors = processors;
 		cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
 		cr_assert_eq(q->config.spin_ns, processors == 1 ? CQ_NO_SPIN : CQ_SPIN_NS_DEFAULT);

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "cleanup_priv.h"
+#include "processors.h"
 #include "support.h"
 
 TestSuite(worker, .timeout = 60);
@@ -678,7 +679,7 @@ Test(worker, workers_poll_by_default_but_not_where_the_host_parks)
 {
 	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
 	cr_assert_eq(q->config.spin_ns,
-	    sysconf(_SC_NPROCESSORS_ONLN) > 1 ? CQ_SPIN_NS_DEFAULT : CQ_NO_SPIN);
+	    cq_processors() > 1 ? CQ_SPIN_NS_DEFAULT : CQ_NO_SPIN);
 	cr_assert_eq(cq_cleanup_destroy(q), 0);
 	open_managed(1);
 	cr_assert_eq(q->config.spin_ns, CQ_NO_SPIN);

@@ -223,7 +223,10 @@ typedef void cq_worker_hook_fn(void *host);
  * All fields may be zero, which means the default. NULL for the whole: the same. A later
  * version may have more fields, at the end: see cq_cleanup_create_sized.
  *
- * max_workers  The cap, 1 .. CQ_MAX_WORKERS. 0: max(processors / 4, 1). In a
+ * max_workers  The cap, 1 .. CQ_MAX_WORKERS. 0: max(processors / 4, 1), of those that
+ *              the calling thread may use: on Linux its affinity mask, and no more
+ *              than the processors' time that the process's cgroups allow
+ *              (cpu.max, or cpu.cfs_quota_us), rounded up, read once. In a
  *              CQ_POLLED queue without `spawn` there is no cap, as the queue
  *              makes no worker.
  * block_bytes  A block's size, CQ_BLOCK_BYTES_MIN .. MAX, rounded down to whole
