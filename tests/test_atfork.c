@@ -274,8 +274,10 @@ static unsigned forks;
 
 static void fork_once_more(void)
 {
-	if (forks++ == 0)
-		CHECK(fork() >= 0);
+	if (forks++ != 0)
+		return;
+	CHECK(fork() >= 0);
+	CHECK(cq_producer_flush(p) == EDEADLK); /* the outer fork goes on */
 }
 
 /* Each process that there is then ends the queue, and sees its children do so. */
@@ -285,11 +287,13 @@ static void fork_in(void (**handler)(void))
 	int status;
 
 	*handler = fork_once_more;
+	put(p, SLOTS);
+	AWAIT(ran == SLOTS); /* there is a worker, in this process */
 	put(p, SLOTS - 1);
 	alarm(30);
 	CHECK(fork() >= 0);
 	alarm(30);
-	end_queue(SLOTS - 1);
+	end_queue(2 * SLOTS - 1);
 	while (wait(&status) > 0)
 		CHECK(status == 0);
 	CHECK(errno == ECHILD);
