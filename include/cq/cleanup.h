@@ -50,7 +50,9 @@
  * They may not drain, shut down or work for their own queue: EDEADLK; nor dequeue
  * from it. They return on the thread that called them: a green thread that may
  * move to another thread within a callback takes the callbacks with cq_block_next
- * and calls them itself (then EDEADLK is not noticed).
+ * and calls them itself (then EDEADLK is not noticed). A callback must not wait for
+ * another one of its queue: that may lie behind it in the same block, which is one
+ * worker's, however many others there are. (What is enqueued to another queue may be waited for.)
  *
  * A CALLBACK THAT ENDS ITS THREAD (pthread_exit, or a cancellation that acts in it)
  * costs that thread and no other callback. It counts as run. A worker (the queue's,
@@ -499,7 +501,9 @@ CQ_API int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how,
  * Frees the blocks that nobody uses; *freed_bytes, if not NULL: how many bytes. The caller
  * excludes producers and run_*; parked workers and idle handles may stay. EBUSY: a
  * worker has a block, was woken or polls (spin_ns), as it does for a moment after a
- * drain; work is waiting, or a shutdown is under way.
+ * drain; work is waiting, or a shutdown is under way. The allocator may keep what it is given
+ * back: malloc's does, and the process stays as large (unless malloc_trim(3) finds
+ * whole pages). One that unmaps: examples/hugepages.c.
  */
 CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
 

@@ -122,7 +122,9 @@ typedef enum cq_sleep_result {
  * held: keep it short, and call nothing of the same set in it. It may take the
  * work that it finds (cq_workq_try_take_work is the best look there is: then a
  * sleep that fails has taken a unit, and failed sleeps are bounded by the work
- * added, however many sleepers there are).
+ * added, however many sleepers there are). It returns: no cancellation point in it (read,
+ * printf, a wait: unless guarded by pthread_setcancelstate), no pthread_exit, no longjmp and
+ * no exception. Whatever leaves it otherwise leaves the set locked, and all who wake hang.
  */
 typedef bool cq_look_fn(void *arg);
 
@@ -153,7 +155,7 @@ CQ_API cq_sleep_result_t cq_sleepers_sleep(cq_sleepers_t *set, cq_sleeper_t *sle
  * The same in steps, for callers whose look is not one function. announce
  * takes the set's lock and keeps it; between it and the one withdraw or commit
  * that must follow in the same thread, look for work, and call nothing of the
- * same set but asleep (a wake would deadlock).
+ * same set but asleep (a wake would deadlock). What holds for a look holds in between.
  * commit parks: CQ_WOKEN or CQ_TIMED_OUT.
  */
 CQ_API void cq_sleepers_announce(cq_sleepers_t *set);

@@ -18,6 +18,12 @@
  * popped after. So whoever has taken a unit pops a node: never NULL, and no
  * retry because the stack was empty.
  *
+ * NO ORDER can be built from it, not by one producer and one consumer either. Take and pop
+ * are two steps, and nodes are pushed between them: who takes n units and pops n nodes has
+ * the newest n of that moment, older ones stay, and to reverse what was popped
+ * puts them behind. Where order matters, a unit is a token that says "run the oldest
+ * job of the list", and a lock guards the list: see the second example.
+ *
  * CALLS THAT MAY RUN TOGETHER, on one queue (- free, X the caller excludes it):
  *
  *                      init/destroy  link, push*  add_work  take*  pop*  units
@@ -53,6 +59,46 @@
  *             cq_workq_push(&q, &job.node);
  *             cq_node_t *n = cq_workq_try_pop(&q);
  *             return n != NULL ? job_of(n)->payload : -1;
+ *     }
+ *
+ * Example: (first in, first out)
+ *
+ *     struct ordered_job {
+ *             struct ordered_job *later;
+ *             cq_node_t *token;
+ *     };
+ *
+ *     static cq_workq_t tokens = CQ_WORKQ_INITIALIZER;
+ *     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+ *     static struct ordered_job *oldest, **end = &oldest;
+ *
+ *     void put(struct ordered_job *job)
+ *     {
+ *             cq_node_t *token = job->token;
+ *
+ *             job->later = NULL;
+ *             pthread_mutex_lock(&lock);
+ *             *end = job;
+ *             end = &job->later;
+ *             pthread_mutex_unlock(&lock);
+ *             cq_workq_push(&tokens, token);
+ *     }
+ *
+ *     struct ordered_job *take_oldest(void)
+ *     {
+ *             cq_node_t *token = cq_workq_try_pop(&tokens);
+ *             struct ordered_job *job;
+ *
+ *             if (token == NULL)
+ *                     return NULL;
+ *             pthread_mutex_lock(&lock);
+ *             job = oldest;
+ *             oldest = job->later;
+ *             if (oldest == NULL)
+ *                     end = &oldest;
+ *             pthread_mutex_unlock(&lock);
+ *             job->token = token;
+ *             return job;
  *     }
  */
 #ifndef CQ_WORKQ_H
