@@ -61,9 +61,14 @@ bool limit_open_files(const options_t *o)
 		return false;
 	limit = old_limit;
 	limit.rlim_cur = o->limit;
-	if (o->limit < taken + 4 || setrlimit(RLIMIT_NOFILE, &limit) != 0) {
-		fprintf(stderr, "walk: --limit %llu: too small, or above the hard limit\n",
-		    (unsigned long long)o->limit);
+	if (o->limit < taken + 4) {
+		fprintf(stderr, "walk: %llu open files are too few: it takes %llu (--limit, ulimit -n)\n",
+		    (unsigned long long)o->limit, (unsigned long long)taken + 4);
+		return false;
+	}
+	if (setrlimit(RLIMIT_NOFILE, &limit) != 0) {
+		fprintf(stderr, "walk: --limit %llu: the system allows %llu (ulimit -Hn)\n",
+		    (unsigned long long)o->limit, (unsigned long long)old_limit.rlim_max);
 		return false;
 	}
 	set_marks(o, o->limit - taken);

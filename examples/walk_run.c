@@ -205,10 +205,6 @@ static bool begin(const options_t *o)
 	int err = 0;
 
 	run.options = o;
-	if (access(o->root, R_OK) != 0) {
-		perror(o->root);
-		return false;
-	}
 	if (!limit_open_files(o))
 		return false;
 	GC_INIT();
