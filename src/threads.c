@@ -154,6 +154,9 @@ static size_t stack_of(const cq_cleanup_t *q)
 
 #define SYSTEMS_STACK 0
 
+/* Where it ends to ask for twice as much: what most systems give, of address space alone. */
+#define STACK_BYTES_MOST ((size_t)8 << 20)
+
 /*
  * pthread_create, without signals in the new thread until it has its own mask. The caller
  * takes those of its own doing meanwhile: the memory that pthread_create writes may be
@@ -201,7 +204,7 @@ static int create_with_stack(const cq_cleanup_t *q, pthread_t *thread, struct st
 	if (err != EINVAL)
 		return err;
 	most = systems_stack();
-	while (err == EINVAL && stack < most / 2) {
+	while (err == EINVAL && stack < max_size(most, STACK_BYTES_MOST) / 2) {
 		stack *= 2;
 		err = create(thread, start, stack);
 	}

@@ -141,7 +141,6 @@ Test(inherit, a_worker_leaves_a_policy_that_the_c_library_does_not_know_of)
 {
 	make_a_worker_as(be_real_time_in_secret);
 	cr_assert_eq(maker.view.policy, SCHED_FIFO);
-	cr_assert_eq(maker.view.libc_policy, SCHED_OTHER);
 	is_ordinary();
 }
 

@@ -39,7 +39,7 @@ static void remove_root(void)
 	nftw(root, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 
-TestSuite(processors, .timeout = 60, .init = make_root, .fini = remove_root);
+TestSuite(processors, .timeout = 60);
 
 /* A file below the root, with the directories that it is in. */
 static void put_bytes(const char *path, const void *bytes, size_t n)
@@ -90,7 +90,7 @@ static uint32_t with_cpu_max(const char *text)
 	return limit();
 }
 
-Test(processors, a_quota_is_rounded_up)
+Test(processors, a_quota_is_rounded_up, .init = make_root, .fini = remove_root)
 {
 	put_v2();
 	cr_assert_eq(limit(), 0);
@@ -103,7 +103,7 @@ Test(processors, a_quota_is_rounded_up)
 	cr_assert_eq(with_cpu_max("max 100000\n"), 0);
 }
 
-Test(processors, what_is_no_quota_is_no_limit)
+Test(processors, what_is_no_quota_is_no_limit, .init = make_root, .fini = remove_root)
 {
 	const char *const bad[] = {
 		"", "\n", "100000\n", "100000 \n", " 100000\n", "0 100000\n", "100000 0\n", "0 0\n",
@@ -122,7 +122,7 @@ Test(processors, what_is_no_quota_is_no_limit)
 	cr_assert_eq(with_cpu_max(line), 0);
 }
 
-Test(processors, the_least_of_all_that_a_cgroup_is_in_counts)
+Test(processors, the_least_of_all_that_a_cgroup_is_in_counts, .init = make_root, .fini = remove_root)
 {
 	put_v2();
 	with_cpu_max("800000 100000\n");
@@ -138,7 +138,7 @@ Test(processors, the_least_of_all_that_a_cgroup_is_in_counts)
 	cr_assert_eq(limit(), 8);
 }
 
-Test(processors, a_cgroup_is_found_wherever_it_is_mounted)
+Test(processors, a_cgroup_is_found_wherever_it_is_mounted, .init = make_root, .fini = remove_root)
 {
 	put("/proc/self/cgroup", "0::/machine/box/job\n");
 	put("/proc/self/mountinfo",
@@ -153,7 +153,7 @@ Test(processors, a_cgroup_is_found_wherever_it_is_mounted)
 	cr_assert_eq(limit(), 7);
 }
 
-Test(processors, what_is_mounted_of_another_cgroup_is_no_limit)
+Test(processors, what_is_mounted_of_another_cgroup_is_no_limit, .init = make_root, .fini = remove_root)
 {
 	put_v2();
 	with_cpu_max("500000 100000\n");
@@ -184,7 +184,7 @@ static void put_v1(const char *dir, const char *quota, const char *period)
 	put(path, period);
 }
 
-Test(processors, the_first_version_of_cgroups_has_a_quota_too)
+Test(processors, the_first_version_of_cgroups_has_a_quota_too, .init = make_root, .fini = remove_root)
 {
 	put("/proc/self/mountinfo",
 	    "32 25 0:27 / /cgroup/cpuset rw - cgroup cgroup rw,cpuset\n" V1_MOUNT
@@ -202,7 +202,7 @@ Test(processors, the_first_version_of_cgroups_has_a_quota_too)
 	cr_assert_eq(limit(), 0);
 }
 
-Test(processors, a_machine_with_both_versions_has_the_lesser_of_both)
+Test(processors, a_machine_with_both_versions_has_the_lesser_of_both, .init = make_root, .fini = remove_root)
 {
 	put("/proc/self/mountinfo", V1_MOUNT
 	    "42 32 0:38 / /cgroup/unified rw,nosuid shared:10 - cgroup2 cgroup2 rw\n");
@@ -217,7 +217,7 @@ Test(processors, a_machine_with_both_versions_has_the_lesser_of_both)
 
 /* --------------------------------------------------------------------- bad files */
 
-Test(processors, without_proc_there_is_no_limit)
+Test(processors, without_proc_there_is_no_limit, .init = make_root, .fini = remove_root)
 {
 	cr_assert_eq(limit(), 0);
 	put("/proc/self/mountinfo", V2_MOUNT);
@@ -226,7 +226,7 @@ Test(processors, without_proc_there_is_no_limit)
 	cr_assert_eq(limit(), 0);
 }
 
-Test(processors, lines_that_are_too_long_are_left_out)
+Test(processors, lines_that_are_too_long_are_left_out, .init = make_root, .fini = remove_root)
 {
 	char *long_ones = malloc(300000);
 	size_t n = 0;
@@ -255,7 +255,7 @@ Test(processors, lines_that_are_too_long_are_left_out)
 }
 
 /* Any bytes in place of some: whatever comes out, it comes back. */
-Test(processors, damaged_files_do_no_harm)
+Test(processors, damaged_files_do_no_harm, .init = make_root, .fini = remove_root)
 {
 	static const char *const paths[] = { "/proc/self/mountinfo", "/proc/self/cgroup",
 	    "/sys/fs/cgroup/a.slice/b.service/cpu.max" };

@@ -703,6 +703,8 @@ Test(threads, at_last_a_stack_is_of_the_systems_size)
 
 	cr_assert_eq(pthread_attr_init(&attr), 0);
 	cr_assert_eq(pthread_attr_getstacksize(&attr, &asked.least), 0);
+	if (asked.least < 1 << 20)
+		cr_skip("the system's stacks are small");
 	use_stack_of(0);
 	cr_assert_eq(asked.bytes, asked.least);
 }
