@@ -542,7 +542,7 @@ CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
  * What these would have woken is woken when the parent goes on; a child wakes at its next flush.
  * Every other call, create too, returns EDEADLK and has done nothing, run_some returns 0 and
  * dequeue NULL. They must not wait for another thread's call. No handler may make the first
- * queue of the process. A handler may fork.
+ * queue of the process. A handler may fork, where the C library can (not musl).
  *
  * By hand, for queues with CQ_NO_ATFORK: prepare before a fork of any kind, then parent
  * or child; of several queues always in the same order. On other queues they do nothing.
