@@ -63,6 +63,7 @@ static struct round {
 	struct owner owners[DRAINER + 2];	/* the last is that of all children */
 	struct record records[DRAINER + 1][PER_PRODUCER], children[CHILDREN];
 	atomic_uint nchildren;
+	atomic_ullong workers_started, workers_ended; /* on threads that the queue made */
 } round_;
 
 static struct round *const r = &round_;
@@ -216,6 +217,25 @@ static int spawn(void *unused, void (*body)(void *arg), void *arg)
 	}
 	pthread_mutex_unlock(&host.lock);
 	return h != NULL ? 0 : EAGAIN;
+}
+
+/* Once on each thread that the queue makes, however it ends. */
+static __thread bool started;
+
+static void worker_start(void *unused)
+{
+	(void)unused;
+	CHECK(!started);
+	started = true;
+	r->workers_started++;
+}
+
+static void worker_end(void *unused)
+{
+	(void)unused;
+	CHECK(started);
+	started = false;
+	r->workers_ended++;
 }
 
 /* ------------------------------------------- a park table that gives time to races */
@@ -507,7 +527,9 @@ static void choose(rng_t *chance)
 		.block_bytes = bytes[rng_below(chance, 3)],
 		.spawn = rng_below(chance, 2) == 0 ? spawn : NULL,
 		.park = rng_below(chance, 2) == 0 ? &jitter_ops : NULL,
-		.allocator = &r->alloc.allocator
+		.allocator = &r->alloc.allocator,
+		.worker_start = worker_start,
+		.worker_end = worker_end
 	};
 	if (rng_below(chance, 2) == 0)
 		r->config.flags |= CQ_HANDOVER;
@@ -548,6 +570,8 @@ static void check_round(void)
 	CHECK(s.workers_live == 0 && s.workers_coming == 0 && s.workers_asleep == 0);
 	CHECK(s.producers == 0 && s.blocks_waiting == 0);
 	CHECK(!r->quiet || s.failed_sleeps <= s.queued);
+	CHECK(r->workers_started == (r->config.spawn == NULL ? s.workers_created : 0));
+	CHECK(r->workers_ended == r->workers_started);
 	retired += s.workers_retired;
 	failed_sleeps += s.failed_sleeps;
 	wakes += s.wakes;
@@ -563,6 +587,7 @@ static void run_round(unsigned number)
 	choose(&chance);
 	r->closing = r->closed = false;
 	r->nchildren = 0;
+	r->workers_started = r->workers_ended = 0;
 	host.chance = rng_for(number);
 	CHECK(cq_cleanup_create(&r->config, &r->q) == 0);
 	r->end = cq_deadline_in(rng_below(&chance, ROUND_NS));

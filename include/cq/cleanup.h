@@ -211,7 +211,8 @@ typedef void cq_worker_hook_fn(void *host);
  * slack; as far as it may. (SCHED_BATCH, SCHED_IDLE and a positive nice stay.) All else
  * it has of the thread that makes it, for life: credentials and the file-system user, seccomp,
  * namespaces, memory and I/O policy, the floating-point mode. worker_start is the place
- * to set what a host wants otherwise; spawn, to make threads in its own way.
+ * to set what a host wants otherwise; spawn, to make threads in its own way. doc/process.md
+ * has the whole of it, with examples.
  *
  * WHAT ENDS WITH A THREAD ends when a worker retires, though the process lives: above all the
  * parent-death signal (PR_SET_PDEATHSIG) of a process that a callback started is sent then.
