@@ -9,6 +9,7 @@
  */
 #include <pthread.h>
 
+#include "cond.h"
 #include "ordering.h"
 #include "park.h"
 #include "points.h"
@@ -41,15 +42,10 @@ static void fork_parent(void)
 
 static void init_places(void)
 {
-	pthread_condattr_t attr;
-
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	for (int i = 0; i < PLACES; i++) {
 		pthread_mutex_init(&places[i].lock, NULL);
-		pthread_cond_init(&places[i].granted, &attr);
+		cq_cond_init(&places[i].granted);
 	}
-	pthread_condattr_destroy(&attr);
 }
 
 /* In a child nobody waits, and a waiter of the parent must not be remembered. */
@@ -84,7 +80,6 @@ static struct place *place_of(const cq_parker_t *parker)
 static void condvar_park(void *host, cq_parker_t *parker, uint64_t deadline)
 {
 	struct place *place = place_of(parker);
-	struct timespec ts = cq_timespec(deadline);
 	int cancel;
 
 	(void)host;
@@ -97,7 +92,7 @@ static void condvar_park(void *host, cq_parker_t *parker, uint64_t deadline)
 		if (deadline == CQ_FOREVER)
 			pthread_cond_wait(&place->granted, &place->lock);
 		else
-			pthread_cond_timedwait(&place->granted, &place->lock, &ts);
+			cq_cond_wait_until(&place->granted, &place->lock, deadline);
 	}
 	pthread_mutex_unlock(&place->lock);
 	pthread_setcancelstate(cancel, &cancel);

@@ -4,14 +4,12 @@
  * named, and joined. A thread that ends joins the one that ended before it and leaves
  * itself to the next, so at most one ended thread waits to be joined.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* pthread_setname_np */
-#endif
 #include <errno.h>
 #include <limits.h>
 #include <unistd.h>
 
 #include "cleanup_priv.h"
+#include "thread_name.h"
 #include "tls.h"
 
 #define STACK_BYTES_MIN ((size_t)16 << 10)
@@ -129,7 +127,7 @@ static void *thread_main(void *arg)
 	cq_free(start.q, arg, sizeof(start));
 	pthread_sigmask(SIG_SETMASK, &start.q->blocked, NULL);
 	disable_cancellation();
-	pthread_setname_np(pthread_self(), start.q->name);
+	cq_thread_name(start.q->name);
 	cq_creator_follow(&start.q->creator);
 	pthread_cleanup_push(thread_ends, &start);
 	start.body(start.arg);
