@@ -70,6 +70,10 @@
  * thread. No call may be made with asynchronous cancelling in force. A managed worker
  * can't be cancelled, unless a callback allows it.
  *
+ * SIGNAL HANDLERS call nothing but cq_now and cq_deadline_in; enqueue neither, as the
+ * interrupted thread may be within one, or hold a lock. They write to a pipe or post a
+ * semaphore, and a thread that waits for that enqueues.
+ *
  * ERRORS are errno's values, returned; 0 is success. A call that fails has done
  * nothing, unless its comment says more. Handles must not be NULL, unless the
  * comment says so.
@@ -494,6 +498,11 @@ typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
  * another thread is at it. EINVAL: no give_back, and HAND_BACK, or callbacks left by
  * an earlier HAND_BACK. If give_back ends its thread, what it was given is the
  * caller's, and another thread may call shutdown again.
+ *
+ * Not with CQ_FOREVER in a destructor that dlclose runs: a callback that needs the dynamic
+ * linker (dlopen, dlsym, a pthread_exit that loads the unwinder) waits for the destructor. With
+ * a deadline it returns, and the callbacks' code must stay in memory. (The deadline doesn't bound
+ * the destructors of thread-specific keys on the worker threads, which are joined.)
  */
 CQ_API int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how,
     uint64_t deadline, cq_give_back_fn *give_back, void *ctx);
