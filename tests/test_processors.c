@@ -254,6 +254,29 @@ Test(processors, lines_that_are_too_long_are_left_out, .init = make_root, .fini 
 	free(long_ones);
 }
 
+Test(processors, paths_that_are_too_long_are_not_found, .init = make_root, .fini = remove_root)
+{
+	char deep[900], line[2000], path[2000];
+
+	for (size_t i = 0; i < sizeof(deep) - 1; i++)
+		deep[i] = i % 100 == 0 ? '/' : 'd';
+	deep[sizeof(deep) - 1] = 0;
+	put("/proc/self/mountinfo", V2_MOUNT);
+	snprintf(line, sizeof(line), "0::%s\n", deep);
+	put("/proc/self/cgroup", line);
+	snprintf(path, sizeof(path), "/sys/fs/cgroup%s/cpu.max", deep);
+	put(path, "200000 100000\n");
+	cr_assert_eq(limit(), 2);
+	for (size_t more = 60; more < 110; more++) { /* through all that may not fit */
+		snprintf(line, sizeof(line), "0::%s/%0*d\n", deep, (int)more, 0);
+		put("/proc/self/cgroup", line);
+		snprintf(path, sizeof(path), "/sys/fs/cgroup%s/%0*d/cpu.max", deep, (int)more, 0);
+		put(path, "100000 100000\n");
+		cr_assert_leq(limit(), 2);
+	}
+	cr_assert_eq(limit(), 0);
+}
+
 /* Any bytes in place of some: whatever comes out, it comes back. */
 Test(processors, damaged_files_do_no_harm, .init = make_root, .fini = remove_root)
 {
