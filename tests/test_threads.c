@@ -135,11 +135,16 @@ static void end_thread(void *arg)
 	pthread_exit(NULL);
 }
 
+/* See test_endings.c. */
+void __asan_handle_no_return(void) __attribute__((weak));
+
 static void cancel_thread(void *arg)
 {
 	int old;
 
 	record_in_between(arg);
+	if (__asan_handle_no_return != NULL)
+		__asan_handle_no_return();
 	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &old);
 	pthread_cancel(pthread_self());
 	pthread_testcancel();
