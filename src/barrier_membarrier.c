@@ -16,18 +16,23 @@ static long membarrier(int command)
 
 bool cq_barrier_asymmetric(void)
 {
-	return membarrier(REGISTER_PRIVATE_EXPEDITED) == 0;
+	int saved = errno;
+	bool registered = membarrier(REGISTER_PRIVATE_EXPEDITED) == 0;
+
+	errno = saved;
+	return registered;
 }
 
 void cq_barrier_heavy(void)
 {
+	int saved = errno;
+
 	/* Pairs with the hot side's program order, or, where the kernel refuses,
 	   with its own fence (the queue asked cq_barrier_asymmetric first). */
 	cq_fence_full();
-	if (membarrier(PRIVATE_EXPEDITED) == 0)
-		return;
 	/* Not registered any more: a forked child, on some kernels. Otherwise the call
 	   was forbidden after the queue was made, which the README warns of. */
-	if (errno == EPERM && cq_barrier_asymmetric())
+	if (membarrier(PRIVATE_EXPEDITED) != 0 && errno == EPERM && cq_barrier_asymmetric())
 		membarrier(PRIVATE_EXPEDITED);
+	errno = saved;
 }

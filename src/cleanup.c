@@ -49,14 +49,22 @@ void cq_unlock(cq_cleanup_t *q)
 
 static const cq_allocator_t default_allocator = { default_alloc, default_free, NULL };
 
+/* No call of the library changes errno, whatever those that it makes do. */
 void *cq_alloc(cq_cleanup_t *q, size_t bytes)
 {
-	return q->allocator.alloc(q->allocator.host, bytes, CQ_LINE);
+	int saved = errno;
+	void *memory = q->allocator.alloc(q->allocator.host, bytes, CQ_LINE);
+
+	errno = saved;
+	return memory;
 }
 
 void cq_free(cq_cleanup_t *q, void *memory, size_t bytes)
 {
+	int saved = errno;
+
 	q->allocator.free(q->allocator.host, memory, bytes);
+	errno = saved;
 }
 
 /* A quarter of the processors, as in Go: cleanups are to keep up, not to take over. */
@@ -161,7 +169,7 @@ static int read_config(cq_cleanup_config_t *c, const cq_cleanup_config_t *config
 	return 0;
 }
 
-int cq_cleanup_create_sized(const cq_cleanup_config_t *config, size_t bytes, cq_cleanup_t **out)
+static int create_queue(const cq_cleanup_config_t *config, size_t bytes, cq_cleanup_t **out)
 {
 	cq_cleanup_config_t c;
 	const cq_allocator_t *allocator;
@@ -185,9 +193,19 @@ int cq_cleanup_create_sized(const cq_cleanup_config_t *config, size_t bytes, cq_
 	return 0;
 }
 
+int cq_cleanup_create_sized(const cq_cleanup_config_t *config, size_t bytes, cq_cleanup_t **out)
+{
+	int saved = errno;
+	int err = create_queue(config, bytes, out);
+
+	errno = saved;
+	return err;
+}
+
 int cq_cleanup_destroy(cq_cleanup_t *q)
 {
 	cq_allocator_t allocator;
+	int saved = errno;
 	bool busy;
 
 	if (q == NULL)
@@ -216,5 +234,6 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 	pthread_mutex_destroy(&q->registry);
 	allocator = q->allocator;
 	allocator.free(allocator.host, q, sizeof(*q));
+	errno = saved;
 	return 0;
 }

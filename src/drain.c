@@ -242,12 +242,14 @@ static void give_back_block(cq_cleanup_t *q, cq_block_t *b, cq_give_back_fn *giv
 	struct frame frame = { .q = q, .block = b };
 	cq_callback_fn *fn;
 	void *arg;
+	int saved = errno;
 
 	cq_frame_enter(&frame);
 	pthread_cleanup_push(leave_block, &frame); /* give_back may end the thread */
 	while (cq_block_next(b, &fn, &arg))
 		give_back(ctx, fn, arg);
 	pthread_cleanup_pop(1);
+	errno = saved;
 }
 
 /* After the workers have gone: all that is left. Without give_back there may be nothing. */

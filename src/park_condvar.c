@@ -7,6 +7,7 @@
  * holds the lock, or signals, when the parked thread has returned and freed its
  * parker touches only the table. A parker has no state to destroy.
  */
+#include <errno.h>
 #include <pthread.h>
 
 #include "cond.h"
@@ -56,8 +57,11 @@ static void fork_child(void)
 
 static void init_once(void)
 {
+	int saved = errno;
+
 	init_places();
 	atfork_err = pthread_atfork(fork_prepare, fork_parent, fork_child);
+	errno = saved;
 }
 
 int cq_park_register(void)

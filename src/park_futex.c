@@ -8,6 +8,7 @@
  * costs at most a spurious return to whoever waits at that address by then,
  * and every wait here and in the C library is a loop.
  */
+#include <errno.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -20,7 +21,7 @@ enum { FUTEX_WAKE_PRIVATE = 1 | 128, FUTEX_WAIT_BITSET_PRIVATE = 9 | 128 };
 #define FUTEX_BITSET_MATCH_ANY UINT32_MAX
 
 /* The call that reads this C library's timespec: 32-bit machines have two. */
-static long futex(uint32_t *word, int op, uint32_t value, const struct timespec *until)
+static long call(uint32_t *word, int op, uint32_t value, const struct timespec *until)
 {
 #ifdef SYS_futex_time64
 	if (sizeof(until->tv_sec) > sizeof(long))
@@ -28,6 +29,15 @@ static long futex(uint32_t *word, int op, uint32_t value, const struct timespec 
 		    FUTEX_BITSET_MATCH_ANY);
 #endif
 	return syscall(SYS_futex, word, op, value, until, NULL, FUTEX_BITSET_MATCH_ANY);
+}
+
+/* Errors are of no interest: park's caller looks at the permit and the clock. */
+static void futex(uint32_t *word, int op, uint32_t value, const struct timespec *until)
+{
+	int saved = errno;
+
+	(void)call(word, op, value, until);
+	errno = saved;
 }
 
 static void futex_park(void *host, cq_parker_t *parker, uint64_t deadline)
@@ -40,8 +50,7 @@ static void futex_park(void *host, cq_parker_t *parker, uint64_t deadline)
 	    cq_u32_load_relaxed(&parker->permit) != CQ_PERMIT_PARKED)
 		return;
 	CQ_POINT("park.parking");
-	/* Returns at once when the permit came since. Errors are of no interest:
-	   the caller looks at the permit and the clock. */
+	/* Returns at once when the permit came since. */
 	futex(&parker->permit, FUTEX_WAIT_BITSET_PRIVATE, CQ_PERMIT_PARKED,
 	    deadline == CQ_FOREVER ? NULL : &ts);
 }

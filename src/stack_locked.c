@@ -5,17 +5,26 @@
  * head and its swap, and pushes may stay lock-free. The lock is the word that
  * would hold the generation.
  */
-#include <sched.h>
+#include <errno.h>
+#include <pthread.h>
+#include <time.h>
 
 #include "points.h"
 #include "stack.h"
 
 /*
- * Rounds of waiting before the processor is given away. The lock is held for a
- * dozen instructions, so a longer wait means that its holder is not running.
- * 0 would yield at once; without a limit a preempted holder costs a time slice.
+ * Rounds of waiting before a sleep. The lock is held for a dozen instructions, so a
+ * longer wait means that its holder is not running. 0 would sleep at once; without a
+ * limit a preempted holder costs a time slice.
  */
 enum { SPINS = 64 };
+
+/*
+ * How long a sleep is, in nanoseconds: at first, and doubled each time up to the most. It
+ * is one, not sched_yield, so that the holder runs though its priority is lower. Shorter
+ * ones are no sleep to the kernel, longer ones keep a popper from a lock that is free.
+ */
+enum { SLEEP_FIRST = 1000, SLEEP_MOST = 1000000 };
 
 static char locked;
 
@@ -24,8 +33,23 @@ const char *cq_pop_name(void)
 	return "locked";
 }
 
+/* Returns how long the next is to be. */
+static long sleep_for(long ns)
+{
+	struct timespec ts = { .tv_nsec = ns };
+	int saved = errno, cancel;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* nanosleep is a point of it */
+	nanosleep(&ts, NULL);
+	pthread_setcancelstate(cancel, &cancel);
+	errno = saved;
+	return ns < SLEEP_MOST / 2 ? 2 * ns : SLEEP_MOST;
+}
+
 static void lock(cq_stack_t *s)
 {
+	long ns = SLEEP_FIRST;
+
 	while (cq_ptr_exchange_relaxed(&s->generation, &locked) != NULL) {
 		unsigned spins = 0;
 
@@ -34,7 +58,7 @@ static void lock(cq_stack_t *s)
 			if (++spins < SPINS)
 				cq_stall();
 			else
-				sched_yield();
+				ns = sleep_for(ns);
 		}
 	}
 	/* Pairs with unlock: the head that the last popper left. */

@@ -77,7 +77,7 @@ uint64_t cq_cleanup_units(cq_cleanup_t *q)
 /* Makes one worker, which is counted as live and coming already. */
 static int spawn(cq_cleanup_t *q)
 {
-	int err;
+	int err, saved = errno;
 	cq_worker_t *w = cq_worker_new(q, NULL, &err);
 
 	if (w == NULL)
@@ -85,6 +85,7 @@ static int spawn(cq_cleanup_t *q)
 	w->made = true;
 	w->crew = CREW_MADE + CREW_LIVE + CREW_COMING;
 	err = q->config.spawn(q->spawn_host, cq_worker_main, w);
+	errno = saved;
 	if (err != 0)
 		cq_worker_gone(w);
 	return err;

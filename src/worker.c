@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include <errno.h>
+
 #include "cleanup_priv.h"
 #include "sleepers.h"
 
@@ -67,6 +69,7 @@ static size_t run(struct frame *f, size_t budget)
 	cq_callback_fn *fn;
 	void *arg;
 	size_t n = 0;
+	int saved = errno;
 
 	cq_frame_enter(f);
 	while (n < budget && cq_u32_load_relaxed(&q->stop) == 0 && cq_block_next(b, &fn, &arg)) {
@@ -74,6 +77,7 @@ static size_t run(struct frame *f, size_t budget)
 		n++;
 	}
 	cq_frame_leave(f);
+	errno = saved;
 	return n;
 }
 

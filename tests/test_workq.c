@@ -527,6 +527,44 @@ static void let_others_pop(void *walked)
 	gate_wait(&others_done_or_waiting);
 }
 
+/* A popper that waits sleeps, ever longer, so that one of a lower priority can leave. */
+static bool other_pops;
+static unsigned sleeps;
+static long slept_ns;
+
+int __real_nanosleep(const struct timespec *ts, struct timespec *left);
+int __wrap_nanosleep(const struct timespec *ts, struct timespec *left);
+
+int __wrap_nanosleep(const struct timespec *ts, struct timespec *left)
+{
+	if (!other_pops)
+		return __real_nanosleep(ts, left);
+	CHECK(ts->tv_sec == 0 && ts->tv_nsec >= slept_ns && ts->tv_nsec <= 1000000);
+	CHECK(sleeps == 0 || slept_ns == 1000000 || ts->tv_nsec > slept_ns);
+	slept_ns = ts->tv_nsec;
+	if (++sleeps == 20) {
+		q.stack.generation = NULL; /* the other leaves */
+		other_pops = false;
+	}
+	errno = EINTR;
+	return -1;
+}
+
+Test(workq, a_locked_pop_that_waits_sleeps_so_that_the_other_runs)
+{
+	static char other;
+
+	if (strcmp(cq_pop_name(), "locked") != 0)
+		cr_skip_test("pops are lock-free in this build");
+	cq_workq_push(&q, &node[0]);
+	q.stack.generation = &other;
+	other_pops = true;
+	errno = 0;
+	cr_assert_eq(cq_workq_try_pop(&q), &node[0]);
+	cr_assert_eq(sleeps, 20);
+	cr_assert_eq(errno, 0);
+}
+
 Test(workq, locked_pops_exclude_each_other)
 {
 	static gate_t walked = GATE_INITIALIZER;

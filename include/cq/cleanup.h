@@ -74,7 +74,9 @@
  * interrupted thread may be within one, or hold a lock. They write to a pipe or post a
  * semaphore, and a thread that waits for that enqueues.
  *
- * ERRORS are errno's values, returned; 0 is success. A call that fails has done
+ * ERRORS are errno's values, returned; 0 is success. No call changes errno, whatever the
+ * callbacks that it runs do, or the allocator or spawn (a park table keeps it itself); each
+ * callback finds what the one before it left. A call that fails has done
  * nothing, unless its comment says more. Handles must not be NULL, unless the
  * comment says so.
  *

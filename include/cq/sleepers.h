@@ -36,7 +36,8 @@
  *
  * BLOCKING: sleep and commit park. announce, sleep, commit, and the wakes
  * take the set's lock for a few dozen instructions, plus the look, and one
- * unpark per sleeper woken, outside the lock. Nothing allocates.
+ * unpark per sleeper woken, outside the lock. Nothing allocates, nor changes errno (if a
+ * park table of the caller's and the look don't).
  *
  * Source: the sleep protocol of Go's cleanup goroutines (runtime/mcleanup.go
  * after golang/go#73642); the pattern of the two fences is Dekker's.

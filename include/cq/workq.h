@@ -34,9 +34,10 @@
  * node happens before the return of the pop that gives the node out.
  * A take or add_work alone orders nothing that is of use to the caller.
  *
- * Nothing here allocates or sleeps. Where the processor has a compare-and-swap
+ * Nothing here allocates or changes errno. Where the processor has a compare-and-swap
  * of two words, all calls are lock-free. Elsewhere (cq_pop_name() is "locked")
- * pushes are still lock-free and pops exclude each other with a spin lock (a
+ * pushes are still lock-free, and pops exclude each other: one that meets another spins
+ * for a moment, then sleeps, a microsecond at first and 1 ms at most (a
  * child that is forked while another thread pops must not use the queue).
  *
  * Source: the stack is Treiber's with a generation count, from Concurrency Kit;
