@@ -40,7 +40,8 @@ void cq_fork_parent(cq_cleanup_t *q)
 	bool wakes = q->fork.wakes;
 	cq_worker_t *leaving = q->fork.leaving;
 
-	q->fork = (struct cq_fork){ .forker = q->fork.forker };
+	q->fork.wakes = false;
+	q->fork.leaving = NULL;
 	cq_ptr_store_relaxed(&q->fork.forker, NULL);
 	pthread_mutex_unlock(&q->threads.lock);
 	cq_sleepers_fork_parent(&q->exits);
