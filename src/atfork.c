@@ -75,10 +75,7 @@ static void end_all(bool child)
 	for (cq_cleanup_t *q = all.queues; q != NULL; q = q->fork_next)
 		(end == FORK_IN_CHILD ? cq_fork_child : cq_fork_parent)(q);
 	cq_ptr_store_relaxed(&all.fork.forker, NULL);
-	if (end == FORK_IN_CHILD)
-		pthread_mutex_init(&all.lock, NULL);
-	else
-		pthread_mutex_unlock(&all.lock);
+	pthread_mutex_unlock(&all.lock);
 }
 
 static void parent_all(void) { end_all(false); }

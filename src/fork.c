@@ -229,12 +229,14 @@ static void rebuild(cq_cleanup_t *q)
 
 void cq_fork_child(cq_cleanup_t *q)
 {
-	cq_sleepers_fork_child(&q->drainers);
-	cq_sleepers_fork_child(&q->idle);
-	cq_sleepers_fork_child(&q->exits);
-	pthread_mutex_init(&q->registry, NULL);
 	rebuild(q);
 	q->fork = (struct cq_fork){ 0 };
+	/* Unlocked, not made anew: so tools that watch locks follow. */
+	pthread_mutex_unlock(&q->threads.lock);
+	cq_sleepers_fork_child(&q->exits);
+	pthread_mutex_unlock(&q->registry);
+	cq_sleepers_fork_child(&q->idle);
+	cq_sleepers_fork_child(&q->drainers);
 }
 
 /* -------------------------------------------------------------------- by hand */

@@ -52,7 +52,10 @@ static void init_places(void)
 /* In a child nobody waits, and a waiter of the parent must not be remembered. */
 static void fork_child(void)
 {
-	init_places();
+	for (int i = 0; i < PLACES; i++) {
+		cq_cond_init(&places[i].granted);
+		pthread_mutex_unlock(&places[i].lock);
+	}
 }
 
 static void init_once(void)

@@ -200,5 +200,5 @@ void cq_sleepers_fork_child(cq_sleepers_t *set)
 {
 	set->newest = NULL;
 	cq_u32_store_relaxed(&set->asleep, 0);
-	pthread_mutex_init(&set->lock, NULL);
+	pthread_mutex_unlock(&set->lock);
 }

@@ -43,11 +43,10 @@ int cq_threads_init(struct cq_threads *t)
 /* running: 1 if the calling thread is one of them, which alone is left in a forked child. */
 void cq_threads_fork_child(struct cq_threads *t, unsigned running)
 {
-	unsigned forks = t->forks + 1;
-
-	(void)cq_threads_init(t); /* as it was before */
 	t->running = running;
-	t->forks = forks;
+	t->has_last = false;
+	t->forks++;
+	pthread_cond_init(&t->ended, NULL); /* whoever waited isn't here */
 }
 
 /* Nobody but a callback knows the thread, and what it is in by then may be another. */
