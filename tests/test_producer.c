@@ -766,6 +766,35 @@ Test(producer, reserve_of_nothing_gives_the_spare_blocks_back, .init = make)
 	cr_assert(each_ran_once(1));
 }
 
+static pthread_key_t key;
+
+static void detach(void *producer)
+{
+	cq_producer_detach(producer);
+}
+
+/* Its key has the producer, and nobody else. */
+static void *put_two_and_end(void *unused)
+{
+	cq_producer_t *mine;
+
+	CHECK(cq_producer_attach(q, &mine) == 0);
+	put(mine, 0, 2);
+	CHECK(pthread_setspecific(key, mine) == 0);
+	return unused;
+}
+
+Test(producer, the_destructor_of_a_threads_key_may_detach, .init = make)
+{
+	cr_assert_eq(pthread_key_create(&key, detach), 0);
+	join(start(put_two_and_end, NULL));
+	cr_assert_eq(q->nproducers, 1);
+	run_all(NULL);
+	cr_assert(each_ran_once(2));
+	pthread_key_delete(key);
+	finish();
+}
+
 Test(producer, detach_gives_the_spare_blocks_back, .init = make)
 {
 	cq_producer_t *other;

@@ -184,7 +184,8 @@ CQ_API uint32_t cq_sleepers_wake_all(cq_sleepers_t *set);
 /**
  * fork() in a process with threads: prepare before it (takes the lock), then
  * parent in the parent and child in the child. The child's set is empty, since
- * its sleepers are threads that it doesn't have.
+ * its sleepers are threads that it doesn't have. In between the forking thread, which holds
+ * the lock, makes no other call on the set, nor does a fork handler.
  */
 CQ_API void cq_sleepers_fork_prepare(cq_sleepers_t *set);
 CQ_API void cq_sleepers_fork_parent(cq_sleepers_t *set);
