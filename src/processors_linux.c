@@ -3,19 +3,26 @@
 #define _GNU_SOURCE /* sched_getaffinity */
 #endif
 #include <errno.h>
-#include <pthread.h>
 #include <sched.h>
 #include <unistd.h>
 
 #include "cgroup.h"
+#include "ordering.h"
 #include "processors.h"
 
-static uint32_t quota;
-static pthread_once_t quota_once = PTHREAD_ONCE_INIT;
+/* The quota, and 1; 0: not read yet. Threads that read it at once find the same. No
+   pthread_once: a fork meanwhile could leave the child waiting for it. */
+static uint32_t known_quota;
 
-static void read_quota(void)
+static uint32_t read_quota(void)
 {
-	quota = cq_cgroup_processors("");
+	uint32_t known = cq_u32_load_relaxed(&known_quota);
+
+	if (known == 0) {
+		known = cq_cgroup_processors("") + 1;
+		cq_u32_store_relaxed(&known_quota, known);
+	}
+	return known - 1;
 }
 
 /* A cpu_set_t has 1024 of them (with musl 1.2.3 it says 128), and machines have more. */
@@ -48,11 +55,11 @@ static uint32_t count_online(void)
 uint32_t cq_processors(void)
 {
 	int saved = errno;
-	uint32_t n = count_affinity();
+	uint32_t n = count_affinity(), quota;
 
 	if (n == 0)
 		n = count_online(); /* the system call is forbidden, or there are more yet */
-	pthread_once(&quota_once, read_quota);
+	quota = read_quota();
 	errno = saved;
 	return quota != 0 && quota < n ? quota : n;
 }
