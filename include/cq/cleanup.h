@@ -34,12 +34,12 @@
  *
  * STALLED: when no worker exists and none can be made (pthread_create or
  * `spawn` failed), the work stays queued and the next wake tries again.
- * flush, flush_all, wake and drain then return EAGAIN, and
- * cq_cleanup_stalled() is true. But a failure that the next attempt will meet again they
- * return as it is: EINVAL or EPERM of pthread_create, what else `spawn` says, ECANCELED for a
- * worker_start that ended its thread. (EAGAIN and ENOMEM pass; nor do they return what means
- * something else: ETIMEDOUT, EDEADLK, ESHUTDOWN.) The statistics have the last one as it was,
- * also while others live. A SCHED_DEADLINE thread can't make threads: EAGAIN.
+ * flush, flush_all, wake and drain then return EAGAIN if the next attempt may succeed (the
+ * error was EAGAIN or ENOMEM), and cq_cleanup_stalled() is true. What the next attempt will
+ * meet again they return as it is: EINVAL or EPERM of pthread_create, what else `spawn` said,
+ * ECANCELED for a worker_start that ended its thread. But not what means something else in
+ * these calls (ETIMEDOUT, EDEADLK, ESHUTDOWN): that is EAGAIN, as is all of it for shutdown.
+ * The statistics have the last error as it was, also while other workers live.
  * enqueue returns 0 all the same, because
  * anything else would have to mean that the callback was not accepted.
  * A caller that cannot wait may run the work itself: cq_cleanup_run_some. A worker
@@ -145,8 +145,8 @@ typedef struct cq_allocator {
  * How the host makes a worker: run body(arg) on a thread (or green thread) of
  * the host's, soon, exactly once, and not from within spawn: it returns when the
  * worker retires (or the thread ends within it: see above). Returns 0, and then body
- * must run even if a shutdown has begun, which waits for it; or an error (EAGAIN):
- * then body is not run, and the queue asks again later. Called by whoever wakes
+ * must run even if a shutdown has begun, which waits for it; or an error: then body is not
+ * run, and the queue asks again later (EAGAIN, or what STALLED says). Called by whoever wakes
  * the queue, with no lock held. When a shutdown returns, body may still be in its
  * last instructions, none of which touch the queue: join the thread before dlclose.
  */
