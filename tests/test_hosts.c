@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <ucontext.h>
 
@@ -755,6 +756,52 @@ static void run_one_block(void)
 	cq_worker_detach(w);
 	me->ended = true;
 	switch_away();
+}
+
+static int popped;
+
+static void note(void *unused)
+{
+	(void)unused;
+	popped++;
+}
+
+/*
+ * The library's handlers are of the green stacks, and leave in another order than they
+ * came; those of the thread itself are the ones that its end runs.
+ */
+static void *take_turns_and_exit(void *unused)
+{
+	pthread_cleanup_push(note, NULL);
+	while (!sched.greens[0].ended || !sched.greens[1].ended) {
+		run_green(&sched.greens[0]);
+		run_green(&sched.greens[1]);
+	}
+	for (int i = 0; i < 2; i++) {
+		memset(sched.greens[i].stack, 0xa5, STACK_BYTES);
+		free(sched.greens[i].stack);
+	}
+	pthread_exit(unused);
+	pthread_cleanup_pop(0);
+	return NULL;
+}
+
+Test(hosts, a_thread_whose_green_threads_took_turns_may_end_by_pthread_exit)
+{
+	cq_producer_t *p;
+
+	open_polled(NULL, 0);
+	p = attach();
+	cr_assert(enqueue(p, second_inside));
+	flush(p);
+	cr_assert(enqueue(p, first_inside));
+	detach(p);
+	make_green(&sched.greens[0], run_one_block);
+	make_green(&sched.greens[1], run_one_block);
+	join(start(take_turns_and_exit, NULL));
+	cr_assert_eq(ran, 2);
+	cr_assert_eq(popped, 1);
+	close_way(&managed, CQ_SHUTDOWN_DRAIN);
 }
 
 Test(hosts, green_threads_may_take_turns_inside_of_callbacks)

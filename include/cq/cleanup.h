@@ -48,7 +48,10 @@
  * CALLBACKS run on a worker, never in a call of a producer. They may enqueue (spans
  * too), reserve, flush, attach and detach producers, run_some, and ask for statistics.
  * They may not drain, shut down or work for their own queue: EDEADLK; nor dequeue
- * from it. They return on the thread that called them: a green thread that may
+ * from it. They return on the thread that called them; green threads may take turns within
+ * callbacks on one thread, which then counts as in all of them. (With musl, or built without
+ * -fexceptions, such a thread must not end by pthread_exit or cancellation: these
+ * follow a list of what lay on the stacks of green threads.) A green thread that may
  * move to another thread within a callback takes the callbacks with cq_block_next
  * and calls them itself (then EDEADLK is not noticed). A callback must not wait for
  * another one of its queue: that may lie behind it in the same block, which is one
