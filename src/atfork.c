@@ -11,9 +11,8 @@
 static struct {
 	pthread_mutex_t lock;	/* held from prepare to parent or child */
 	struct cq_fork fork;
-	/* Under the lock: */
-	cq_cleanup_t *queues;
-	bool registered;
+	cq_cleanup_t *queues;	/* under the lock */
+	uint32_t registered;
 } all = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 bool cq_fork_is_mine(const struct cq_fork *f)
@@ -81,13 +80,20 @@ static void end_all(bool child)
 static void parent_all(void) { end_all(false); }
 static void child_all(void) { end_all(true); }
 
-/* The handlers of parking first: a wake that was left to parent_all needs it to be over there. */
+/*
+ * The handlers of parking first: a wake that was left to parent_all needs it to be over there.
+ * Without a lock or pthread_once, which a fork meanwhile would leave taken in the child. Two
+ * threads may both register, and each fork is one within another then.
+ */
 static int register_handlers(void)
 {
-	int err = cq_park_register();
+	int err;
 
-	if (err == 0 && !all.registered && (err = pthread_atfork(prepare_all, parent_all, child_all)) == 0)
-		all.registered = true;
+	if (cq_u32_load_relaxed(&all.registered))
+		return 0;
+	if ((err = cq_park_register()) == 0 &&
+	    (err = pthread_atfork(prepare_all, parent_all, child_all)) == 0)
+		cq_u32_store_relaxed(&all.registered, 1);
 	return err;
 }
 
@@ -97,13 +103,13 @@ int cq_fork_register(cq_cleanup_t *q)
 
 	if (cq_fork_is_mine(&all.fork))
 		return EDEADLK;
+	if ((err = register_handlers()) != 0)
+		return err;
 	pthread_mutex_lock(&all.lock);
-	if ((err = register_handlers()) == 0) {
-		q->fork_next = all.queues;
-		all.queues = q;
-	}
+	q->fork_next = all.queues;
+	all.queues = q;
 	pthread_mutex_unlock(&all.lock);
-	return err;
+	return 0;
 }
 
 void cq_fork_unregister(cq_cleanup_t *q)

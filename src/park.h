@@ -25,10 +25,7 @@ static inline bool cq_park_complete(const cq_park_ops_t *ops)
 	return ops == NULL || (ops->now != NULL && ops->park != NULL && ops->unpark != NULL);
 }
 
-/*
- * Registers the fork handlers of the default table, if it has some and had none before.
- * One call at a time. ENOMEM.
- */
+/* Registers the fork handlers of the default table, if it has some and had none before. ENOMEM. */
 int cq_park_register(void);
 
 struct timespec cq_timespec(uint64_t ns);

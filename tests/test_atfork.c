@@ -6,6 +6,7 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -400,6 +401,28 @@ Test(atfork, two_threads_may_fork_at_once, .init = make_before_others)
 	fork_some(NULL);
 	join(other);
 	end_queue(SLOTS + 1);
+}
+
+static bool twice;
+
+/* As two threads do that make the first queues at once. */
+int __real_pthread_atfork(void (*)(void), void (*)(void), void (*)(void));
+int __wrap_pthread_atfork(void (*)(void), void (*)(void), void (*)(void));
+int __wrap_pthread_atfork(void (*before)(void), void (*in_the_parent)(void), void (*in_the_child)(void))
+{
+	if (twice)
+		CHECK(__real_pthread_atfork(before, in_the_parent, in_the_child) == 0);
+	return __real_pthread_atfork(before, in_the_parent, in_the_child);
+}
+
+Test(atfork, handlers_that_two_threads_register_are_as_good_as_those_of_one)
+{
+	if (strcmp(cq_park_name(), "condvar") == 0)
+		cr_skip("the handlers of this build's parking would be there twice too");
+	twice = true;
+	make(0);
+	put(p, SLOTS + 1);
+	fork_and_end(SLOTS + 1, SLOTS + 1);
 }
 
 /* ------------------------------------------------------------------------- by hand */
