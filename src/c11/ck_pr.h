@@ -5,7 +5,8 @@
  * builds without ck, and for ThreadSanitizer and model checkers, which cannot look
  * into the assembly of the real one. Only what ck_stack and libcq use of ck is here.
  *
- * As in ck, loads, stores and read-modify-writes are relaxed, and each fence
+ * As in ck, loads, stores and read-modify-writes are relaxed, the compiler moves
+ * nothing past them (the hot side of src/barrier.h has no other order), and each fence
  * has the order that ck documents for it, rounded up to the next that C11 has.
  *
  * Under ThreadSanitizer it is otherwise, as that knows no fences and would call
@@ -71,6 +72,13 @@ CKPR_INLINE void ck_pr_barrier(void)
 {
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
+
+/* Before and after an operation. The model check orders the accesses itself. */
+#ifdef CKPR_MODEL
+#define CKPR_IN_PLACE() ((void)0)
+#else
+#define CKPR_IN_PLACE() ck_pr_barrier()
+#endif
 
 CKPR_INLINE void ck_pr_stall(void)
 {
@@ -151,39 +159,51 @@ CKPR_INLINE void ck_pr_fence_load_depends(void)
 #define CKPR_ACCESS(S, T)							\
 	CKPR_INLINE T ck_pr_load_##S(const T *target)				\
 	{									\
+		T v;								\
 		CKPR_COUNTED(loads);						\
-		return __atomic_load_n(target, CKPR_LOAD);			\
+		CKPR_IN_PLACE();						\
+		v = __atomic_load_n(target, CKPR_LOAD);				\
+		CKPR_IN_PLACE();						\
+		return v;							\
 	}									\
 	CKPR_INLINE void ck_pr_store_##S(T *target, T v)			\
 	{									\
 		CKPR_COUNTED(stores);						\
+		CKPR_IN_PLACE();						\
 		__atomic_store_n(target, v, CKPR_STORE);			\
+		CKPR_IN_PLACE();						\
 	}									\
 	CKPR_INLINE T ck_pr_fas_##S(T *target, T v)				\
 	{									\
 		CKPR_COUNTED(updates);						\
-		return __atomic_exchange_n(target, v, CKPR_RMW);		\
+		CKPR_IN_PLACE();						\
+		v = __atomic_exchange_n(target, v, CKPR_RMW);			\
+		CKPR_IN_PLACE();						\
+		return v;							\
 	}									\
 	CKPR_INLINE bool ck_pr_cas_##S##_value(T *target, T old, T v, T *seen)	\
 	{									\
-		bool done = __atomic_compare_exchange_n(target, &old, v, false,	\
-		    CKPR_RMW, CKPR_CAS_FAILED);					\
+		bool done;							\
 		CKPR_COUNTED(updates);						\
+		CKPR_IN_PLACE();						\
+		done = __atomic_compare_exchange_n(target, &old, v, false,	\
+		    CKPR_RMW, CKPR_CAS_FAILED);					\
+		CKPR_IN_PLACE();						\
 		*seen = old;							\
 		return done;							\
 	}									\
 	CKPR_INLINE bool ck_pr_cas_##S(T *target, T old, T v)			\
 	{									\
-		CKPR_COUNTED(updates);						\
-		return __atomic_compare_exchange_n(target, &old, v, false,	\
-		    CKPR_RMW, CKPR_CAS_FAILED);					\
+		return ck_pr_cas_##S##_value(target, old, v, &old);		\
 	}
 
 #define CKPR_UPDATE(OP, S, T)							\
 	CKPR_INLINE void ck_pr_##OP##_##S(T *target, T v)			\
 	{									\
 		CKPR_COUNTED(updates);						\
+		CKPR_IN_PLACE();						\
 		(void)__atomic_fetch_##OP(target, v, CKPR_RMW);			\
+		CKPR_IN_PLACE();						\
 	}
 
 #define CKPR_NUMBER(S, T)							\
@@ -196,7 +216,10 @@ CKPR_INLINE void ck_pr_fence_load_depends(void)
 	CKPR_INLINE T ck_pr_faa_##S(T *target, T v)				\
 	{									\
 		CKPR_COUNTED(updates);						\
-		return __atomic_fetch_add(target, v, CKPR_RMW);			\
+		CKPR_IN_PLACE();						\
+		v = __atomic_fetch_add(target, v, CKPR_RMW);			\
+		CKPR_IN_PLACE();						\
+		return v;							\
 	}									\
 	CKPR_INLINE void ck_pr_inc_##S(T *target) { ck_pr_add_##S(target, 1); }	\
 	CKPR_INLINE void ck_pr_dec_##S(T *target) { ck_pr_sub_##S(target, 1); }
@@ -215,28 +238,41 @@ typedef uintptr_t __attribute__((may_alias)) ckpr_word_t;
 CKPR_INLINE void ck_pr_store_ptr_unsafe(void *target, const void *v)
 {
 	CKPR_COUNTED(stores);
+	CKPR_IN_PLACE();
 	__atomic_store_n((ckpr_word_t *)target, (uintptr_t)v, CKPR_STORE);
+	CKPR_IN_PLACE();
 }
 
 CKPR_INLINE void *ck_pr_fas_ptr(void *target, void *v)
 {
+	uintptr_t old;
+
 	CKPR_COUNTED(updates);
-	return (void *)__atomic_exchange_n((ckpr_word_t *)target, (uintptr_t)v, CKPR_RMW);
+	CKPR_IN_PLACE();
+	old = __atomic_exchange_n((ckpr_word_t *)target, (uintptr_t)v, CKPR_RMW);
+	CKPR_IN_PLACE();
+	return (void *)old;
 }
 
 CKPR_INLINE void *ck_pr_faa_ptr(void *target, uintptr_t v)
 {
 	CKPR_COUNTED(updates);
-	return (void *)__atomic_fetch_add((ckpr_word_t *)target, v, CKPR_RMW);
+	CKPR_IN_PLACE();
+	v = __atomic_fetch_add((ckpr_word_t *)target, v, CKPR_RMW);
+	CKPR_IN_PLACE();
+	return (void *)v;
 }
 
 CKPR_INLINE bool ck_pr_cas_ptr_value(void *target, void *old, void *v, void *seen)
 {
 	uintptr_t expected = (uintptr_t)old;
-	bool done = __atomic_compare_exchange_n((ckpr_word_t *)target, &expected,
-	    (uintptr_t)v, false, CKPR_RMW, CKPR_CAS_FAILED);
+	bool done;
 
 	CKPR_COUNTED(updates);
+	CKPR_IN_PLACE();
+	done = __atomic_compare_exchange_n((ckpr_word_t *)target, &expected,
+	    (uintptr_t)v, false, CKPR_RMW, CKPR_CAS_FAILED);
+	CKPR_IN_PLACE();
 	*(ckpr_word_t *)seen = expected;
 	return done;
 }
@@ -250,8 +286,14 @@ CKPR_INLINE bool ck_pr_cas_ptr(void *target, void *old, void *v)
 
 /* All in the macro: a suppression by race_top then sees the function that it is used in. */
 #define ck_pr_load_ptr(target)							\
-	(CKPR_COUNTED(loads), (__typeof__(*(target)))__atomic_load_n(		\
-	    (const ckpr_word_t *)(target), CKPR_LOAD))
+	__extension__ ({							\
+		uintptr_t ckpr_loaded;						\
+		CKPR_COUNTED(loads);						\
+		CKPR_IN_PLACE();						\
+		ckpr_loaded = __atomic_load_n((const ckpr_word_t *)(target), CKPR_LOAD); \
+		CKPR_IN_PLACE();						\
+		(__typeof__(*(target)))ckpr_loaded;				\
+	})
 #define ck_pr_md_load_ptr ck_pr_load_ptr
 #define ck_pr_store_ptr(target, v)						\
 	((void)sizeof(*(target) = (v)), ck_pr_store_ptr_unsafe((target), (v)))
