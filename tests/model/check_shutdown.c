@@ -180,6 +180,29 @@ static void drain_against_the_last_worker(void)
 	end_polled();
 }
 
+static void handle_runs_and_goes(void *arg)
+{
+	cq_worker_t *w = arg;
+	cq_block_t *b = cq_worker_try_dequeue(w);
+
+	if (b != NULL)
+		cq_worker_run(w, b);
+	cq_worker_detach(w);
+}
+
+/* Who has seen that the only worker left has seen all that it ran. */
+static void drain_of_what_the_last_worker_ran(void)
+{
+	cq_worker_t *w;
+
+	begin(POLLED, 0, 1);
+	publish(producers[0], 0);
+	CHECK(cq_worker_attach(q, NULL, &w) == 0);
+	run_beside(handle_runs_and_goes, w);
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == 0);
+	end_polled();
+}
+
 /* -------------------------------------------------------------------- shutdown */
 
 static void shutdown_drain_against_enqueue(void)
@@ -320,6 +343,7 @@ const struct scenario shutdown_scenarios[] = {
 	{ "drain_against_run_some", drain_against_run_some, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_the_last_run_some", drain_against_the_last_run_some, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_the_last_worker", drain_against_the_last_worker, SOME(2, 1), SOME(3, 2) },
+	{ "drain_of_what_the_last_worker_ran", drain_of_what_the_last_worker_ran, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_enqueue", shutdown_drain_against_enqueue, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_detach", shutdown_drain_against_detach, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_flush", shutdown_drain_against_flush, SOME(2, 1), SOME(3, 2) },
