@@ -15,44 +15,9 @@ static struct {
 	uint32_t registered;
 } all = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-bool cq_fork_is_mine(const struct cq_fork *f)
-{
-	/* Who is not in a fork never reads its own mark here, whatever else it reads. */
-	return cq_ptr_load_relaxed(&f->forker) == cq_thread_mark();
-}
-
 bool cq_forking(const cq_cleanup_t *q)
 {
 	return cq_fork_is_mine(&q->fork);
-}
-
-/* False: the calling thread is preparing one already, whose handlers fork as well. */
-bool cq_fork_begins(struct cq_fork *f)
-{
-	if (cq_fork_is_mine(f)) {
-		f->depth++;
-		return false;
-	}
-	return true;
-}
-
-/* After the locks are taken. */
-void cq_fork_begun(struct cq_fork *f)
-{
-	cq_ptr_store_relaxed(&f->forker, cq_thread_mark());
-}
-
-/* What the outermost fork ends as: a fork within may have made this process. */
-enum fork_end cq_fork_ends(struct cq_fork *f, bool child)
-{
-	f->is_child |= child;
-	if (f->depth != 0) {
-		f->depth--;
-		return FORK_GOES_ON;
-	}
-	child = f->is_child;
-	f->is_child = false;
-	return child ? FORK_IN_CHILD : FORK_IN_PARENT;
 }
 
 static void prepare_all(void)
@@ -73,7 +38,7 @@ static void end_all(bool child)
 		return;
 	for (cq_cleanup_t *q = all.queues; q != NULL; q = q->fork_next)
 		(end == FORK_IN_CHILD ? cq_fork_child : cq_fork_parent)(q);
-	cq_ptr_store_relaxed(&all.fork.forker, NULL);
+	cq_fork_ended(&all.fork);
 	pthread_mutex_unlock(&all.lock);
 }
 

@@ -24,6 +24,7 @@
 #include <signal.h>
 #include <stddef.h>
 
+#include "forking.h"
 #include "inherit.h"
 #include "ordering.h"
 #include "points.h"
@@ -89,7 +90,7 @@ struct cq_worker {
 	uint64_t executed[2] CQ_ALIGNED(8); /* callbacks, by the parity of their block */
 	uint64_t useless_wakes, failed_sleeps;
 	cq_worker_t *next, *prev;	/* under the registry lock */
-	cq_worker_t *leaves_next;	/* of those that fork.leaving names */
+	cq_worker_t *leaves_next;	/* of those that fork_leaving names */
 };
 
 #define TAKEN_NONE 2
@@ -115,22 +116,6 @@ struct cq_threads {
 	pthread_t last;
 	unsigned forks;		/* between the first process and this one */
 };
-
-/*
- * A fork under way, of one queue or of all that atfork.c has: its locks are held from
- * prepare to parent or child. Meanwhile handlers of others may call the queue, on the
- * same thread: what needs a lock then is refused, or made up for in the parent.
- */
-struct cq_fork {
-	const void *forker;	/* the mark of the thread that forks, or NULL. Read by anyone */
-	/* Of that thread alone: */
-	unsigned depth;		/* a handler of others may fork as well */
-	bool is_child;		/* and what goes on be the child of that */
-	bool wakes;		/* a wake is to be made up for */
-	cq_worker_t *leaving;	/* handles to be detached */
-};
-
-enum fork_end { FORK_GOES_ON, FORK_IN_PARENT, FORK_IN_CHILD };
 
 /* Words that different threads write are on different cache lines. */
 struct cq_cleanup {
@@ -196,7 +181,14 @@ struct cq_cleanup {
 	enum shutdown_phase shutdown;
 	bool sealed;			/* a shutdown has claimed all that was accepted */
 	cq_cleanup_t *fork_next;	/* not CQ_NO_ATFORK; under the lock of atfork.c */
+	/*
+	 * A fork under way: the queue's locks are held from prepare to parent or child.
+	 * Meanwhile handlers of others may call the queue, on the same thread: what needs a
+	 * lock then is refused, or made up for in the parent.
+	 */
 	struct cq_fork fork;
+	bool fork_wakes;		/* a wake is to be made up for */
+	cq_worker_t *fork_leaving;	/* handles to be detached */
 
 	struct cq_threads threads;
 	/* Of managed threads, written at create: */
@@ -275,7 +267,6 @@ void cq_note_peak(cq_cleanup_t *q, uint32_t live);
 void cq_worker_arrive(cq_cleanup_t *q);
 
 /* worker.c */
-const void *cq_thread_mark(void);	/* another for each thread, and the same in a forked child */
 struct frame *cq_frames(void);		/* those that the thread is inside of, innermost first */
 void cq_frame_enter(struct frame *f);
 void cq_frame_leave(const struct frame *f);
@@ -299,10 +290,6 @@ void cq_server_left(cq_cleanup_t *q);
 
 /* fork.c, atfork.c. cq_forking: the calling thread is between q's prepare and its end. */
 bool cq_forking(const cq_cleanup_t *q);
-bool cq_fork_is_mine(const struct cq_fork *f);
-bool cq_fork_begins(struct cq_fork *f);
-void cq_fork_begun(struct cq_fork *f);
-enum fork_end cq_fork_ends(struct cq_fork *f, bool child);
 void cq_fork_prepare(cq_cleanup_t *q);
 void cq_fork_parent(cq_cleanup_t *q);
 void cq_fork_child(cq_cleanup_t *q);

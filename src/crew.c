@@ -280,8 +280,8 @@ void cq_worker_detach(cq_worker_t *w)
 	if (w == NULL)
 		return;
 	if (cq_forking(w->q)) {
-		w->leaves_next = w->q->fork.leaving;
-		w->q->fork.leaving = w;
+		w->leaves_next = w->q->fork_leaving;
+		w->q->fork_leaving = w;
 		return;
 	}
 	step_down(w);

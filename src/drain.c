@@ -103,7 +103,7 @@ void cq_notify_drainers(cq_cleanup_t *q, unsigned parity)
 void cq_wake_drainers(cq_cleanup_t *q)
 {
 	if (cq_forking(q))
-		q->fork.wakes = true;
+		q->fork_wakes = true;
 	else
 		cq_sleepers_wake_all(&q->drainers);
 }

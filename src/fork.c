@@ -37,11 +37,11 @@ static void make_up_for(cq_cleanup_t *q, bool wakes, cq_worker_t *leaving)
 
 void cq_fork_parent(cq_cleanup_t *q)
 {
-	bool wakes = q->fork.wakes;
-	cq_worker_t *leaving = q->fork.leaving;
+	bool wakes = q->fork_wakes;
+	cq_worker_t *leaving = q->fork_leaving;
 
-	q->fork.wakes = false;
-	q->fork.leaving = NULL;
+	q->fork_wakes = false;
+	q->fork_leaving = NULL;
 	cq_ptr_store_relaxed(&q->fork.forker, NULL);
 	pthread_mutex_unlock(&q->threads.lock);
 	cq_sleepers_fork_parent(&q->exits);
@@ -231,6 +231,8 @@ void cq_fork_child(cq_cleanup_t *q)
 {
 	rebuild(q);
 	q->fork = (struct cq_fork){ 0 };
+	q->fork_wakes = false;
+	q->fork_leaving = NULL;
 	/* Unlocked, not made anew: so tools that watch locks follow. */
 	pthread_mutex_unlock(&q->threads.lock);
 	cq_sleepers_fork_child(&q->exits);

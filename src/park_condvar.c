@@ -11,6 +11,7 @@
 #include <pthread.h>
 
 #include "cond.h"
+#include "forking.h"
 #include "ordering.h"
 #include "park.h"
 #include "points.h"
@@ -25,38 +26,41 @@ enum { PLACES_LOG2 = 5, PLACES = 1 << PLACES_LOG2 };
 static struct place {
 	pthread_mutex_t lock;
 	pthread_cond_t granted;
-} places[PLACES];
+} places[PLACES] = { [0 ... PLACES - 1] = { .lock = PTHREAD_MUTEX_INITIALIZER } };
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int atfork_err;
-
-static void fork_prepare(void)
-{
-	for (int i = 0; i < PLACES; i++)
-		pthread_mutex_lock(&places[i].lock);
-}
-
-static void fork_parent(void)
-{
-	for (int i = 0; i < PLACES; i++)
-		pthread_mutex_unlock(&places[i].lock);
-}
+static struct cq_fork forking;
 
 static void init_places(void)
 {
-	for (int i = 0; i < PLACES; i++) {
-		pthread_mutex_init(&places[i].lock, NULL);
+	for (int i = 0; i < PLACES; i++)
 		cq_cond_init(&places[i].granted);
-	}
 }
 
-/* In a child nobody waits, and a waiter of the parent must not be remembered. */
-static void fork_child(void)
+static void fork_prepare(void)
 {
-	for (int i = 0; i < PLACES; i++) {
-		cq_cond_init(&places[i].granted);
-		pthread_mutex_unlock(&places[i].lock);
-	}
+	if (!cq_fork_begins(&forking))
+		return;
+	for (int i = 0; i < PLACES; i++)
+		pthread_mutex_lock(&places[i].lock);
+	cq_fork_begun(&forking);
 }
+
+static void fork_ends(bool child)
+{
+	enum fork_end end = cq_fork_ends(&forking, child);
+
+	if (end == FORK_GOES_ON)
+		return;
+	if (end == FORK_IN_CHILD)
+		init_places(); /* nobody waits there, and no waiter of the parent is to be remembered */
+	cq_fork_ended(&forking);
+	for (int i = 0; i < PLACES; i++)
+		pthread_mutex_unlock(&places[i].lock);
+}
+
+static void fork_parent(void) { fork_ends(false); }
+static void fork_child(void) { fork_ends(true); }
 
 static void init_once(void)
 {

@@ -228,7 +228,7 @@ int cq_cleanup_wake(cq_cleanup_t *q)
 {
 	if (!cq_forking(q))
 		return wake(q, 0);
-	q->fork.wakes = true;
+	q->fork_wakes = true;
 	return EDEADLK;
 }
 

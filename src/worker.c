@@ -8,11 +8,6 @@
 
 static __thread struct frame *frames;
 
-const void *cq_thread_mark(void)
-{
-	return &frames;
-}
-
 struct frame *cq_frames(void)
 {
 	return frames;
