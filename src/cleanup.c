@@ -232,6 +232,8 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 	cq_sleepers_destroy(&q->drainers);
 	cq_sleepers_destroy(&q->exits);
 	pthread_mutex_destroy(&q->registry);
+	pthread_cond_destroy(&q->threads.ended);
+	pthread_mutex_destroy(&q->threads.lock);
 	allocator = q->allocator;
 	allocator.free(allocator.host, q, sizeof(*q));
 	errno = saved;

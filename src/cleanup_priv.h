@@ -11,8 +11,10 @@
  *   atfork.c    all queues at a fork
  *
  * Locks, in the order in which they may be held together:
- *   drainers.lock, idle.lock  ->  registry  ->  exits.lock
- * No lock is held while user code runs, but the allocator's.
+ *   that of atfork.c  ->  drainers.lock, idle.lock  ->  registry  ->  exits.lock  ->
+ *   threads.lock  ->  those of parking
+ * None is held while user code runs: but atfork.c's for what a fork's parent makes up for, and
+ * any for the allocator.
  */
 #ifndef CQ_CLEANUP_PRIV_H
 #define CQ_CLEANUP_PRIV_H
@@ -135,7 +137,7 @@ struct cq_cleanup {
 	/*
 	 * Published blocks. full[epoch & 1] gets the new ones. The other is what an
 	 * earlier epoch left; workers empty it first, so that a drain ends however
-	 * much is enqueued meanwhile, and no block is buried for ever.
+	 * much is enqueued meanwhile.
 	 */
 	struct {
 		cq_workq_t queue CQ_ALIGNED(CQ_LINE);
@@ -156,7 +158,8 @@ struct cq_cleanup {
 					   value; 0 when it didn't, or one has lived since */
 	uint32_t last_errno;		/* the same, never taken back */
 	uint32_t pollers;		/* threads in run_some */
-	uint32_t serving;		/* of those: may take another block */
+	uint32_t serving;		/* threads of the host that may take a block: in
+					   run_some, or with a handle */
 	uint32_t peak;			/* the most that live has been */
 
 	cq_sleepers_t idle CQ_ALIGNED(CQ_LINE);		/* workers */
@@ -292,6 +295,7 @@ void cq_server_left(cq_cleanup_t *q);
 bool cq_forking(const cq_cleanup_t *q);
 void cq_fork_prepare(cq_cleanup_t *q);
 void cq_fork_parent(cq_cleanup_t *q);
+void cq_fork_make_up(cq_cleanup_t *q);
 void cq_fork_child(cq_cleanup_t *q);
 int cq_fork_register(cq_cleanup_t *q);
 void cq_fork_unregister(cq_cleanup_t *q);

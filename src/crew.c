@@ -177,7 +177,8 @@ static void worker_ends(cq_worker_t *w)
 	cq_cleanup_t *q = w->q;
 	int cancel;
 
-	cq_server_left(q); /* while the queue can't go away */
+	if (!w->made)
+		cq_server_left(q); /* while the queue can't go away */
 	if (w->made && is_managed(q) && q->config.worker_end != NULL) {
 		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* as in worker_start */
 		pthread_cleanup_push(gone_in_end, w);
@@ -272,6 +273,7 @@ int cq_worker_attach(cq_cleanup_t *q, void *host, cq_worker_t **out)
 		return err;
 	(*out)->crew = CREW_LIVE;
 	cq_note_peak(q, crew_live(cq_crew_add(q, CREW_LIVE)) + 1);
+	cq_u32_add_relaxed(&q->serving, 1);
 	return 0;
 }
 

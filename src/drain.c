@@ -50,19 +50,21 @@ static bool parity_done(cq_cleanup_t *q, unsigned parity)
  */
 static bool nobody_serves(cq_cleanup_t *q)
 {
-	if (q->config.spawn != NULL || crew_live(cq_u64_load_relaxed(&q->crew)) != 0 ||
-	    cq_u32_load_relaxed(&q->serving) != 0)
+	if (q->config.spawn != NULL || cq_u32_load_relaxed(&q->serving) != 0)
 		return false;
-	/* Pairs with the release in leave_crew (crew.c): what a worker had run when it left
+	/* Pairs with the release in cq_server_left: what a worker had run when it left
 	   is counted below. Without it a drain could give up when all has run. */
 	cq_fence_acquire();
 	return true;
 }
 
-/* After a worker or a poller that no longer counts as one. A drain may have relied on it. */
+/* A thread of the host's that takes no block any more. A drain may have relied on it. */
 void cq_server_left(cq_cleanup_t *q)
 {
-	if (q->config.spawn == NULL)
+	/* Pairs with the acquire in nobody_serves. */
+	cq_fence_release();
+	cq_u32_add_relaxed(&q->serving, (uint32_t)-1);
+	if (nobody_serves(q))
 		cq_wake_drainers(q);
 }
 
@@ -78,7 +80,8 @@ static bool drained_or_hopeless(void *arg)
 {
 	struct drain *d = arg;
 	cq_cleanup_t *q = d->q;
-	bool hopeless = nobody_serves(q); /* first: what they have run counts */
+	/* First: what they have run counts. A block that is on its way is waited for. */
+	bool hopeless = nobody_serves(q) && cq_blocks_waiting(q) != 0;
 
 	pthread_mutex_lock(&q->registry);
 	if (q->epoch == d->epoch && parity_done(q, (d->epoch + 1) & 1))

@@ -20,9 +20,15 @@ void cq_fork_prepare(cq_cleanup_t *q)
 	cq_fork_begun(&q->fork);
 }
 
-/* What handlers of others asked for and this thread could not do, as it held the locks. */
-static void make_up_for(cq_cleanup_t *q, bool wakes, cq_worker_t *leaving)
+/* What handlers of others asked for and this thread could not do, as it held the locks. In a
+   child there is nothing: cq_fork_child has forgotten it. */
+void cq_fork_make_up(cq_cleanup_t *q)
 {
+	bool wakes = q->fork_wakes;
+	cq_worker_t *leaving = q->fork_leaving;
+
+	q->fork_wakes = false;
+	q->fork_leaving = NULL;
 	while (leaving != NULL) {
 		cq_worker_t *next = leaving->leaves_next;
 
@@ -31,24 +37,20 @@ static void make_up_for(cq_cleanup_t *q, bool wakes, cq_worker_t *leaving)
 	}
 	if (wakes) {
 		cq_sleepers_wake_all(&q->drainers);
+		if (hands_over(q))
+			cq_take_partial_blocks(q);
 		(void)cq_wake_unless_polled(q);
 	}
 }
 
 void cq_fork_parent(cq_cleanup_t *q)
 {
-	bool wakes = q->fork_wakes;
-	cq_worker_t *leaving = q->fork_leaving;
-
-	q->fork_wakes = false;
-	q->fork_leaving = NULL;
-	cq_ptr_store_relaxed(&q->fork.forker, NULL);
+	cq_fork_ended(&q->fork);
 	pthread_mutex_unlock(&q->threads.lock);
 	cq_sleepers_fork_parent(&q->exits);
 	pthread_mutex_unlock(&q->registry);
 	cq_sleepers_fork_parent(&q->idle);
 	cq_sleepers_fork_parent(&q->drainers);
-	make_up_for(q, wakes, leaving);
 }
 
 static bool discards(const cq_cleanup_t *q)
@@ -166,7 +168,7 @@ static void settle_workers(cq_cleanup_t *q)
 	for (struct frame *f = cq_frames(); f != NULL; f = f->outer)
 		if (f->q == q && f->poller)
 			q->pollers++;
-	q->serving = q->pollers;
+	q->serving = q->pollers + n - made;
 }
 
 /* The blocks that the calling thread is inside of: what they have left is published. */
@@ -258,10 +260,12 @@ static void end_by_hand(cq_cleanup_t *q, bool child)
 {
 	enum fork_end end = by_hand(q) ? cq_fork_ends(&q->fork, child) : FORK_GOES_ON;
 
-	if (end == FORK_IN_CHILD)
+	if (end == FORK_IN_CHILD) {
 		cq_fork_child(q);
-	else if (end == FORK_IN_PARENT)
+	} else if (end == FORK_IN_PARENT) {
 		cq_fork_parent(q);
+		cq_fork_make_up(q);
+	}
 }
 
 void cq_cleanup_fork_parent(cq_cleanup_t *q)

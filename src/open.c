@@ -241,7 +241,8 @@ CQ_RARE int cq_close_block(cq_producer_t *p)
 		cq_fence_full();
 	else
 		err = cq_cleanup_wake(q);
-	if ((cq_u32_load_relaxed(&q->gate) & GATE_CLOSED) != 0)
+	/* And where drains give up when nobody is there for what is published (drain.c). */
+	if ((cq_u32_load_relaxed(&q->gate) & GATE_CLOSED) != 0 || q->config.spawn == NULL)
 		cq_wake_drainers(q);
 	return err;
 }
@@ -329,6 +330,7 @@ static size_t gated(cq_producer_t *p, void *slot, size_t count)
 		   new seq sees the smaller write. */
 		cq_fence_release();
 	} while (!cq_u64_cas_relaxed(&p->state, &s, s + STATE_SEQ));
+	CQ_POINT("producer.retracted");
 	cq_ptr_store_relaxed(&p->write, slot_of(p->block, is_shared(p), n + (uint32_t)stay));
 	return stay;
 }
@@ -360,9 +362,10 @@ size_t cq_look_after(cq_producer_t *p, void *slot, size_t count, bool span)
 	}
 	if (is_full(p))
 		close_full_block(p, span);
-	else if ((gate & GATE_HANDOVER) != 0 && wants_partial_block(p->q))
-		cq_producer_flush(p);
-	else if ((char *)p->write >= p->mark)
+	else if ((gate & GATE_HANDOVER) != 0 && wants_partial_block(p->q)) {
+		if (cq_producer_flush(p) == EDEADLK)
+			p->q->fork_wakes = true; /* within a fork of this thread */
+	} else if ((char *)p->write >= p->mark)
 		look_ahead(p, !span); /* a span is written in one go, and fetched by that */
 	else if (gate == GATE_HANDOVER)
 		set_end(p, p->mark); /* all workers are awake again */

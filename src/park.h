@@ -25,7 +25,8 @@ static inline bool cq_park_complete(const cq_park_ops_t *ops)
 	return ops == NULL || (ops->now != NULL && ops->park != NULL && ops->unpark != NULL);
 }
 
-/* Registers the fork handlers of the default table, if it has some and had none before. ENOMEM. */
+/* Registers the fork handlers of the default table, if it has some and had none before. By
+   one thread at a time. ENOMEM. */
 int cq_park_register(void);
 
 struct timespec cq_timespec(uint64_t ns);

@@ -73,16 +73,10 @@ static void init_once(void)
 
 int cq_park_register(void)
 {
-	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-	int err;
-
 	pthread_once(&once, init_once);
-	pthread_mutex_lock(&lock);
 	if (atfork_err != 0)
 		atfork_err = pthread_atfork(fork_prepare, fork_parent, fork_child);
-	err = atfork_err;
-	pthread_mutex_unlock(&lock);
-	return err;
+	return atfork_err;
 }
 
 static struct place *place_of(const cq_parker_t *parker)

@@ -366,7 +366,6 @@ static void end_polling(void *frame)
 		cq_frame_leave(f);
 		cq_frame_finish(f);
 	}
-	cq_u32_add_relaxed(&q->serving, (uint32_t)-1);
 	cq_server_left(q);
 	pthread_mutex_lock(&q->registry);
 	cq_u32_add_relaxed(&q->pollers, (uint32_t)-1);

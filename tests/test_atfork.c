@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cleanup_priv.h"
+#include "producer.h"
 #include "support.h"
 
 TestSuite(atfork, .timeout = 60);
@@ -207,6 +207,43 @@ Test(atfork, what_earlier_handlers_enqueue_into_a_block_runs_in_each_process, .i
 static void fill_the_block(void)
 {
 	put(p, SLOTS - 1);
+}
+
+static void put_one(void)
+{
+	put(p, 1);
+}
+
+static gate_t begun = GATE_INITIALIZER, let = GATE_INITIALIZER;
+
+static void count_when_let(void *arg)
+{
+	gate_open(&begun);
+	gate_wait(&let);
+	count(arg);
+}
+
+/* Without a flush: the worker sleeps, so it is the producer that hands over. */
+Test(atfork, what_an_earlier_handler_enqueues_is_handed_over_in_the_parent)
+{
+	pid_t pid;
+
+	register_others();
+	make(CQ_HANDOVER);
+	CHECK(cq_producer_enqueue(p, count_when_let, NULL) == 0);
+	gate_wait(&begun);
+	put(p, 1); /* the worker takes it from the block, which stays open */
+	gate_open(&let);
+	AWAIT(ran == 2);
+	AWAIT(q->idle.asleep != 0);
+	cr_assert_not_null(p->block);
+	in_prepare = put_one;
+	alarm(30);
+	if ((pid = fork()) == 0)
+		_exit(0);
+	AWAIT(ran == 3);
+	end_queue(3);
+	check_child(pid);
 }
 
 /* The parent's workers get it, with no other call. In the child it waits for the next. */

@@ -358,6 +358,42 @@ Test(drain, of_a_polled_queue_that_nobody_serves_says_so, .init = make_alone)
 	finish(SLOTS + 1);
 }
 
+static atomic_int drained; /* 1 + what the drain returned */
+
+static void *drain_beside(void *unused)
+{
+	drained = 1 + cq_cleanup_drain(q, wait_limit());
+	return unused;
+}
+
+/* It has left the crew, and has yet to look whether it comes back. */
+static void publish_and_drain(void *unused)
+{
+	(void)unused;
+	put(p, 0, SLOTS);
+	other = start(drain_beside, NULL);
+	AWAIT(drained != 0 || q->drainers.asleep != 0);
+}
+
+static void *work_a_while(void *unused)
+{
+	CHECK(cq_cleanup_work(q) == ETIMEDOUT);
+	return unused;
+}
+
+Test(drain, a_worker_that_may_come_back_is_waited_for)
+{
+	pthread_t worker;
+
+	make_with((cq_cleanup_config_t){ .flags = CQ_POLLED, .idle_ns = 1, .park = cq_park_default() });
+	at_point("worker.retiring", publish_and_drain, NULL);
+	worker = start(work_a_while, NULL);
+	join(worker);
+	join(other);
+	cr_assert_eq(drained, 1 + 0);
+	finish(SLOTS);
+}
+
 static void *run_one_block(void *unused)
 {
 	cq_cleanup_run_some(q, SLOTS);

@@ -616,11 +616,21 @@ static void *put_refused(void *unused)
 	return unused;
 }
 
+/* But not close its block, by which the claim would fail as well. */
+static gate_t retracted = GATE_INITIALIZER, may_close = GATE_INITIALIZER;
+
+static void hold_retracted(void *unused)
+{
+	(void)unused;
+	gate_open(&retracted);
+	gate_wait(&may_close);
+}
+
 static void let_the_owner_retract(void *unused)
 {
 	(void)unused;
 	gate_open(&go_on);
-	join(owner);
+	gate_wait(&retracted);
 }
 
 Test(producer, claim_that_copied_a_callback_taken_back_fails, .init = make)
@@ -633,7 +643,10 @@ Test(producer, claim_that_copied_a_callback_taken_back_fails, .init = make)
 	owner = start(put_refused, NULL);
 	gate_wait(&stored);
 	at_point("gather.copied", let_the_owner_retract, NULL);
+	at_point("producer.retracted", hold_retracted, NULL);
 	cr_assert_eq(cq_cleanup_flush_all(q), 0);
+	gate_open(&may_close);
+	join(owner);
 	hand_back_the_rest(w);
 	cr_assert_eq(given_back, 1);
 	cr_assert(each_ran_once(1));

@@ -621,14 +621,26 @@ static void open_polling_workers(void)
 	open_with((cq_cleanup_config_t){ .max_workers = 2, .spin_ns = SPIN_NS });
 }
 
+static gate_t published_while_polling = GATE_INITIALIZER;
+
+static void publish_while_polling(void *created)
+{
+	publish_full_block(NULL);
+	*(uint64_t *)created = stats().workers_created; /* here, where it is made if it is */
+	gate_open(&published_while_polling);
+}
+
 Test(worker, what_is_published_while_a_worker_polls_wakes_and_makes_nobody)
 {
+	uint64_t created = 0;
+
 	open_polling_workers();
-	at_point("worker.polling", publish_full_block, NULL);
+	at_point("worker.polling", publish_while_polling, &created);
 	publish_records(1);
+	gate_wait(&published_while_polling);
 	AWAIT(ran == 1 + SLOTS);
 	cr_assert_eq(stats().wakes, 0);
-	cr_assert_eq(stats().workers_created, 1);
+	cr_assert_eq(created, 1);
 	fake_wait_blocked(&park, 1);
 	cr_assert_eq(stats().failed_sleeps, 0);
 	close_queue();

@@ -75,7 +75,8 @@
  *
  * SIGNAL HANDLERS call nothing but cq_now and cq_deadline_in; enqueue neither, as the
  * interrupted thread may be within one, or hold a lock. They write to a pipe or post a
- * semaphore, and a thread that waits for that enqueues.
+ * semaphore, and a thread that waits for that enqueues. Nor do they call fork(), whose
+ * handlers take locks that the interrupted thread may hold: _Fork, vfork, posix_spawn.
  *
  * ERRORS are errno's values, returned; 0 is success. No call changes errno, whatever the
  * callbacks that it runs do, or the allocator or spawn (a park table keeps it itself); each
@@ -166,7 +167,8 @@ typedef int cq_spawn_fn(void *host, void (*body)(void *arg), void *arg);
  * worker_end. A shutdown returns after the last worker_end; the cap doesn't count a worker in
  * its worker_end. In a forked child the thread that goes on isn't started again, and has
  * its worker_end there; nobody else has. exit(3) calls none. Nor does the library on threads
- * of the host: those of `spawn`, in cq_cleanup_work, or in run_some.
+ * of the host: those of `spawn`, in cq_cleanup_work, or in run_some. The allocator is called
+ * on the thread before the one and after the other, too.
  */
 typedef void cq_worker_hook_fn(void *host);
 
@@ -301,7 +303,9 @@ CQ_API CQ_MUST_CHECK int cq_cleanup_create_sized(const cq_cleanup_config_t *conf
  * Makes a queue, without workers. EINVAL, and nothing was allocated: a field is
  * outside its limits, a function is missing from a table, or `out` is NULL; EINVAL
  * too when the allocator's memory is misaligned. ENOMEM; what pthread_mutex_init or
- * pthread_atfork says. Takes a lock of the process's.
+ * pthread_atfork says. Takes a lock of the process's, and one of the dynamic linker's: a
+ * constructor in dlopen may call it, but not wait for a thread that does. The first queue
+ * of a process is made while no other thread forks.
  */
 static inline CQ_MUST_CHECK int cq_cleanup_create(const cq_cleanup_config_t *config,
     cq_cleanup_t **out)
@@ -532,6 +536,8 @@ CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
  * The child has no workers and makes new ones at its next wake. It has every
  * callback that was accepted and not begun, each in both processes; one that was
  * running is the parent's alone. With CQ_FORK_DISCARD the child's queue is empty.
+ * The handlers cost a fork a walk of all blocks ever made and not trimmed, in the child: trim,
+ * posix_spawn or CQ_NO_ATFORK where that matters.
  * Producers stay attached; those whose threads the child doesn't have should be
  * detached there, which publishes their blocks. Worker handles are freed in the
  * child (don't detach them there), and the forking thread must not hold a dequeued
@@ -555,9 +561,9 @@ CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
  * its locks. They may call cq_cleanup_stats, units, needs_wake, stalled, cq_producer_detach and
  * cq_worker_detach; enqueue, commit and span as long as the producer's open block has room.
  * What these would have woken is woken when the parent goes on; a child wakes at its next flush.
- * Every other call, create too, returns EDEADLK and has done nothing, run_some returns 0 and
- * dequeue NULL. They must not wait for another thread's call. No handler may make the first
- * queue of the process. A handler may fork, where the C library can (not musl).
+ * Every other call that returns errors, create too, returns EDEADLK and has done nothing, run_some
+ * returns 0 and dequeue NULL. They must not wait for another thread's call, nor run or finish a
+ * block, nor make the first queue of the process. They may fork with glibc 2.36 and later.
  *
  * By hand, for queues with CQ_NO_ATFORK: prepare before a fork of any kind, then parent
  * or child; of several queues always in the same order. On other queues they do nothing.
@@ -588,7 +594,8 @@ typedef struct cq_cleanup_statistics {
 	uint64_t flushes;		/**< flush_all calls that moved something */
 	uint64_t workers_created;
 	uint64_t workers_retired;	/**< were idle, or ended in a callback */
-	uint64_t workers_failed;	/**< attempts to make one that failed */
+	uint64_t workers_failed;	/**< attempts to make one that failed; worker_start's
+					   too, which are among those created */
 	uint32_t workers_live;		/**< made or attached, and not ended */
 	uint32_t workers_asleep;
 	uint32_t workers_coming;	/**< woken or asked for, not yet looking; or polling */
