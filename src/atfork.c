@@ -60,7 +60,7 @@ static void child_all(void) { end_all(true); }
  */
 static bool claim_registration(void)
 {
-	const struct timespec moment = { 0, 100 * 1000 };
+	const struct timespec moment = { 0, 100000 };
 	uint32_t me = (uint32_t)getpid(), seen;
 
 	for (;;) {
