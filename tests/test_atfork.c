@@ -285,6 +285,24 @@ Test(atfork, earlier_handlers_may_detach_a_producer_in_prepare, .init = make_aft
 	fork_and_end(2, 2);
 }
 
+Test(atfork, what_an_earlier_handler_detaches_is_in_a_polled_queue_of_each_process)
+{
+	pid_t pid;
+
+	register_others();
+	make(CQ_POLLED);
+	in_prepare = detach_second;
+	put(second, 2);
+	alarm(30);
+	pid = fork();
+	CHECK(pid >= 0);
+	CHECK(cq_cleanup_run_some(q, SIZE_MAX) == 2);
+	end_queue(2);
+	if (pid == 0)
+		_exit(0);
+	check_child(pid);
+}
+
 static void detach_the_handle(void)
 {
 	cq_worker_detach(w);
