@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * For count_rmw, in front of every file of it (-include): each atomic
- * read-modify-write says where it is to go. ck_pr is that of src/c11, made of
+ * read-modify-write says where it is to go. ck_pr is that of src/base/c11, made of
  * C11 atomics, as the real one's assembly can't be told from other instructions.
  * A compare-and-swap that fails counts too: it moves the line as well. A mutex
  * counts once for its lock and once for its unlock.
@@ -30,7 +30,7 @@ void rmw_on(const volatile void *address);
 #define pthread_mutex_unlock(p) (rmw_on(p), pthread_mutex_unlock(p))
 
 /* After the macros: they count within it, but for what it has in assembly. */
-#include "../src/c11/ck_pr.h"
+#include "../src/base/c11/ck_pr.h"
 
 #define ck_pr_cas_ptr_2(p, ...) (rmw_on(p), ck_pr_cas_ptr_2(p, __VA_ARGS__))
 #define ck_pr_cas_ptr_2_value(p, ...) (rmw_on(p), ck_pr_cas_ptr_2_value(p, __VA_ARGS__))

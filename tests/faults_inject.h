@@ -17,8 +17,8 @@
 #include <unistd.h>
 
 #include "faults_system.h"
-#include "ordering.h"
-#include "points.h"
+#include "base/ordering.h"
+#include "base/points.h"
 
 /* ------------------------------------------------------------- the system */
 

@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "producer.h"
+#include "cleanup/producer.h"
 #include "support.h"
 
 TestSuite(atfork, .timeout = 60);

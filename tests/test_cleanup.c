@@ -10,8 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "producer.h"
-#include "processors.h"
+#include "cleanup/producer.h"
+#include "pool/processors.h"
 #include "support.h"
 
 TestSuite(cleanup, .timeout = 60);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * What the hot calls cost: the atomic operations and locks of one call, counted by
- * src/c11/ck_pr.h and the linker (--wrap). It is not what a compiler makes of them.
+ * src/base/c11/ck_pr.h and the linker (--wrap). It is not what a compiler makes of them.
  */
 #include <criterion/criterion.h>
 
-#include "barrier.h"
-#include "producer.h"
+#include "base/barrier.h"
+#include "cleanup/producer.h"
 #include "support.h"
 
 TestSuite(cost, .timeout = 60);

@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <sched.h>
 
-#include "producer.h"
+#include "cleanup/producer.h"
 #include "support.h"
 
 TestSuite(drain, .timeout = 60);

@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cleanup_priv.h"
+#include "cleanup/cleanup_priv.h"
 #include "support.h"
 
 TestSuite(endings, .timeout = 60);

@@ -17,8 +17,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "barrier.h"
-#include "cleanup_priv.h"
+#include "base/barrier.h"
+#include "cleanup/cleanup_priv.h"
 #include "support.h"
 
 TestSuite(faults, .timeout = 60);

@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "producer.h"
+#include "cleanup/producer.h"
 #include "support.h"
 
 TestSuite(fork, .timeout = 60);

@@ -20,7 +20,7 @@
 #include <time.h>
 #include <ucontext.h>
 
-#include "cleanup_priv.h"
+#include "cleanup/cleanup_priv.h"
 #include "support.h"
 
 TestSuite(hosts, .timeout = 60);

@@ -12,7 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "cleanup_priv.h"
+#include "cleanup/cleanup_priv.h"
 #include "support.h"
 
 TestSuite(inherit, .timeout = 60);

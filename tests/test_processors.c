@@ -14,9 +14,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "cgroup.h"
-#include "cleanup_priv.h"
-#include "processors.h"
+#include "pool/cgroup.h"
+#include "cleanup/cleanup_priv.h"
+#include "pool/processors.h"
 #include "support.h"
 
 static char root[] = "/tmp/cq-processors-XXXXXX";

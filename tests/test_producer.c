@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <signal.h>
 
-#include "producer.h"
+#include "cleanup/producer.h"
 #include "support.h"
 
 TestSuite(producer, .timeout = 60);

@@ -14,7 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cleanup_priv.h"
+#include "cleanup/cleanup_priv.h"
 #include "support.h"
 
 TestSuite(threads, .timeout = 60);

@@ -17,8 +17,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cleanup_priv.h"
-#include "processors.h"
+#include "cleanup/cleanup_priv.h"
+#include "pool/processors.h"
 #include "support.h"
 
 TestSuite(worker, .timeout = 60);

@@ -4,7 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "cleanup_priv.h" /* which locks are held at a schedule point */
+#include "cleanup/cleanup_priv.h" /* which locks are held at a schedule point */
 #include "model.h"
 
 static void step_of_another(const char *where);

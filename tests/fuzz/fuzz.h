@@ -3,7 +3,7 @@
  * The fuzzer of the interface: bytes are decoded into calls of the public
  * functions, all on one thread, and each call must do what a plain model of the
  * header's words predicts. "Other threads" are calls within calls: in park, in
- * a callback, and at the schedule points of src/points.h. So one thread goes
+ * a callback, and at the schedule points of src/base/points.h. So one thread goes
  * through interleavings of whole calls, and an input replays exactly.
  *
  *   input.c    the bytes, the list of calls that a failure prints

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cleanup_priv.h" /* which sleeper is whose */
+#include "cleanup/cleanup_priv.h" /* which sleeper is whose */
 #include "model.h"
 
 struct model m;

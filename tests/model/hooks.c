@@ -135,7 +135,7 @@ ATOMIC(16, uint16_t)
 ATOMIC(32, uint32_t)
 ATOMIC(64, uint64_t)
 
-/* What src/c11/ck_pr.h calls for two words. */
+/* What src/base/c11/ck_pr.h calls for two words. */
 bool ckpr_model_cas_2(void *a, const void *old, const void *v)
 {
 	return cas_two((uintptr_t)a, old, v, HERE);

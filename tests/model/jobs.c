@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <stddef.h>
 
-#include "producer.h"
+#include "cleanup/producer.h"
 
 struct job jobs[JOBS];
 int others_from = JOBS;

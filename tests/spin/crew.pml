@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Demand for workers (src/wake.c, src/worker.c, src/crew.c): who is woken or made for a unit,
+ * Demand for workers (src/cleanup/wake.c, src/cleanup/worker.c, src/cleanup/crew.c): who is woken or made for a unit,
  * who is coming, who retires. Producers and workers never end, and every idle limit
  * may pass at any time. The sleeper set is that of sleepers.pml, where its
  * lock is looked at more closely: a waker's hold of it is one step here.
@@ -92,7 +92,7 @@ bool failed_once;
 #define some_thread_is_free (!runs[ATTACHED] || !runs[ATTACHED + 1] || \
 	(CAP > 1 && !runs[THREADS - 1]))
 
-/* ----------------------------------------------------------- wake: src/wake.c */
+/* ----------------------------------------------------------- wake: src/cleanup/wake.c */
 
 /* Made workers only: spawn_some adds to `made` and `live` first. In `k`: how many. */
 inline spawn_some()
@@ -293,7 +293,7 @@ inline cq_wake_published()
 	byte seen_units, seen_made, seen_live, seen_coming, seen_asleep, claims, used, n, k, t; \
 	bool failed, to_unpark[THREADS]
 
-/* ---------------------------------------------------- workers: src/worker.c */
+/* ---------------------------------------------------- workers: src/cleanup/worker.c */
 
 inline take_unit()
 {
@@ -521,7 +521,7 @@ absent:	if
 	goto absent
 }
 
-/* ------------------------------------- producers: src/producer.c, src/open.c */
+/* ------------------------------------- producers: src/cleanup/producer.c, src/cleanup/open.c */
 
 inline publish()
 {

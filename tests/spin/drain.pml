@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Drain (src/drain.c) beside producers and a worker, with the blocks of two
+ * Drain (src/cleanup/drain.c) beside producers and a worker, with the blocks of two
  * parities. A block holds two callbacks, and a callback is a bit, so that a drain
  * knows which of them came before it. How the worker sleeps is in crew.pml, how a
  * claim is made in shutdown.pml: a claim is one step here, and so is a look at
@@ -89,7 +89,7 @@ inline wake_drainers()
 	}
 }
 
-/* ------------------------------------------------------ producers: src/open.c */
+/* ------------------------------------------------------ producers: src/cleanup/open.c */
 
 inline open_block()
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The gatherer's claims (src/open.c, src/gather.c) and shutdown (src/drain.c):
+ * The gatherer's claims (src/cleanup/open.c, src/cleanup/gather.c) and shutdown (src/cleanup/drain.c):
  * one producer, a gatherer beside it (flush_all), a worker, and a shutdown. Blocks
  * are reused, so a slow gatherer may read one that has a new owner. Every callback
  * must run or be handed back, once, if its enqueue returned 0, and never if not.
@@ -170,7 +170,7 @@ active proctype producer()
 	od
 }
 
-/* ---------------------------------------------------- gatherers: src/gather.c */
+/* ---------------------------------------------------- gatherers: src/cleanup/gather.c */
 
 /* With the registry lock held: claims what is open, into one block. */
 inline cq_gather()

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The sleeper set (src/sleepers.c) between producers and workers that never end.
+ * The sleeper set (src/sleepers/sleepers.c) between producers and workers that never end.
  * The queue is a number of units: workq.pml has the rest of it.
  *
  *   holds short safety   TIMEOUTS=1

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The work queue (src/workq.c, src/stack.h, src/stack_dwcas.c, and with LOCKED
- * src/stack_locked.c) between threads that push and pop the same few nodes for
+ * The work queue (src/workq/workq.c, src/workq/stack.h, src/workq/stack_dwcas.c, and with LOCKED
+ * src/workq/stack_locked.c) between threads that push and pop the same few nodes for
  * ever, so that a node comes back while others still read it.
  *
  * The generation grows without end, and a compare-and-swap asks only whether it is

@@ -13,9 +13,9 @@
  */
 #include <errno.h>
 
-#include "barrier.h"
+#include "base/barrier.h"
 #include "producer.h"
-#include "sleepers.h"
+#include "sleepers/sleepers.h"
 
 /* ------------------------------------------------------------------- waiting */
 

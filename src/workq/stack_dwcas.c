@@ -10,7 +10,7 @@
  * generation, the very pair that the generation is to exclude. Here both are
  * loaded anew, the generation first.
  */
-#include "points.h"
+#include "base/points.h"
 #include "stack.h"
 
 const char *cq_pop_name(void)

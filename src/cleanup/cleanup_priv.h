@@ -26,10 +26,10 @@
 #include <signal.h>
 #include <stddef.h>
 
-#include "forking.h"
-#include "inherit.h"
-#include "ordering.h"
-#include "points.h"
+#include "base/forking.h"
+#include "pool/inherit.h"
+#include "base/ordering.h"
+#include "base/points.h"
 
 #define CQ_LIKELY(condition) __builtin_expect((condition), 1)
 

@@ -6,7 +6,7 @@
 #include <errno.h>
 
 #include "cleanup_priv.h"
-#include "sleepers.h"
+#include "sleepers/sleepers.h"
 
 /*
  * Unlocks the registry and wakes a shutdown that waits for the caller to go. It

@@ -6,7 +6,7 @@
  * into the assembly of the real one. Only what ck_stack and libcq use of ck is here.
  *
  * As in ck, loads, stores and read-modify-writes are relaxed, the compiler moves
- * nothing past them (the hot side of src/barrier.h has no other order), and each fence
+ * nothing past them (the hot side of src/base/barrier.h has no other order), and each fence
  * has the order that ck documents for it, rounded up to the next that C11 has.
  *
  * Under ThreadSanitizer it is otherwise, as that knows no fences and would call

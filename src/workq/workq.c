@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include <errno.h>
 
-#include "points.h"
+#include "base/points.h"
 #include "stack.h"
 
 int cq_workq_init(cq_workq_t *q)

@@ -2,9 +2,9 @@
 #include <cq/sleepers.h>
 #include <errno.h>
 
-#include "ordering.h"
-#include "park.h"
-#include "points.h"
+#include "base/ordering.h"
+#include "base/park.h"
+#include "base/points.h"
 #include "sleepers.h"
 
 static const cq_park_ops_t *ops_of(const cq_sleepers_t *set)

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "cleanup_priv.h"
-#include "park.h"
+#include "base/park.h"
 
 #define REGISTERED UINT32_MAX /* no process's id */
 

@@ -8,7 +8,7 @@
 #include <errno.h>
 
 #include "producer.h"
-#include "stack.h"
+#include "workq/stack.h"
 
 void cq_fork_prepare(cq_cleanup_t *q)
 {

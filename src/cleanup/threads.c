@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 #include "cleanup_priv.h"
-#include "thread_name.h"
-#include "tls.h"
+#include "pool/thread_name.h"
+#include "pool/tls.h"
 
 #define STACK_BYTES_MIN ((size_t)16 << 10)
 

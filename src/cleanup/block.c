@@ -2,7 +2,7 @@
 #include <errno.h>
 
 #include "producer.h"
-#include "stack.h"
+#include "workq/stack.h"
 
 static cq_block_t *make(cq_cleanup_t *q)
 {

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "cgroup.h"
-#include "ordering.h"
+#include "base/ordering.h"
 #include "processors.h"
 
 /* The quota, and 1; 0: not read yet. Threads that read it at once find the same. No

@@ -3,10 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "barrier.h"
+#include "base/barrier.h"
 #include "cleanup_priv.h"
-#include "park.h"
-#include "processors.h"
+#include "base/park.h"
+#include "pool/processors.h"
 
 /*
  * How long a worker may be idle, and how large its stack is, by default. 30 s:

@@ -5,7 +5,7 @@
  */
 #include <errno.h>
 
-#include "barrier.h"
+#include "base/barrier.h"
 #include "producer.h"
 
 /* -------------------------------------------------------------------- spares */

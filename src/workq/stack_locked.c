@@ -9,7 +9,7 @@
 #include <pthread.h>
 #include <time.h>
 
-#include "points.h"
+#include "base/points.h"
 #include "stack.h"
 
 /*

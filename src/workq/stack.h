@@ -10,7 +10,7 @@
 #include <ck_stack.h>
 #include <cq/workq.h>
 
-#include "ordering.h"
+#include "base/ordering.h"
 
 _Static_assert(sizeof(cq_stack_t) == sizeof(ck_stack_t) &&
     offsetof(cq_stack_t, head) == offsetof(ck_stack_t, head) &&

@@ -2,7 +2,7 @@
 #include <errno.h>
 
 #include "cleanup_priv.h"
-#include "sleepers.h"
+#include "sleepers/sleepers.h"
 
 /* --------------------------------------------------------- running callbacks */
 
