@@ -246,9 +246,10 @@ Test(fork, queues_need_no_calls)
 
 	cr_assert_eq(pthread_atfork(is_prepared, NULL, NULL), 0);
 	make_to_be_forked((cq_cleanup_config_t){ .max_workers = 1 });
-	put(p, 0, SLOTS);
+	put(p, 0, SLOTS + 1);
 	cr_assert_eq(cq_cleanup_drain(q, wait_limit()), 0);
-	put(p, SLOTS, QUEUED - SLOTS - 1);
+	/* Less than a block: none of it is in a worker's hand at the fork. */
+	put(p, SLOTS + 1, QUEUED - SLOTS - 2);
 	if ((child = fork()) == 0) {
 		alarm(30);
 		cq_cleanup_stats(q, &s);
