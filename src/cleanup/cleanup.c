@@ -116,9 +116,9 @@ static int init_locks(cq_cleanup_t *q)
 	/* If one fails: a mutex of the default kind has nothing to undo. */
 	if ((err = cq_threads_init(&q->threads)) == 0 &&
 	    (err = pthread_mutex_init(&q->registry, NULL)) == 0 &&
-	    (err = cq_sleepers_init(&q->idle, park)) == 0 &&
-	    (err = cq_sleepers_init(&q->drainers, park)) == 0)
-		err = cq_sleepers_init(&q->exits, park);
+	    (err = cq_parked_init(&q->idle, park)) == 0 &&
+	    (err = cq_parked_init(&q->drainers, park)) == 0)
+		err = cq_parked_init(&q->exits, park);
 	return err;
 }
 
@@ -228,9 +228,9 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 		next = b->all_next;
 		cq_free(q, b, q->block_bytes);
 	}
-	cq_sleepers_destroy(&q->idle);
-	cq_sleepers_destroy(&q->drainers);
-	cq_sleepers_destroy(&q->exits);
+	cq_parked_destroy(&q->idle);
+	cq_parked_destroy(&q->drainers);
+	cq_parked_destroy(&q->exits);
 	pthread_mutex_destroy(&q->registry);
 	pthread_cond_destroy(&q->threads.ended);
 	pthread_mutex_destroy(&q->threads.lock);

@@ -20,7 +20,6 @@
 #define CQ_CLEANUP_PRIV_H
 
 #include <cq/cleanup.h>
-#include <cq/sleepers.h>
 #include <cq/workq.h>
 #include <pthread.h>
 #include <signal.h>
@@ -30,6 +29,7 @@
 #include "pool/inherit.h"
 #include "base/ordering.h"
 #include "base/points.h"
+#include "parked.h"
 
 #define CQ_LIKELY(condition) __builtin_expect((condition), 1)
 
@@ -81,7 +81,7 @@ struct frame {
 /* A worker. Its own thread writes; others read under the registry lock. */
 struct cq_worker {
 	cq_cleanup_t *q;
-	cq_sleeper_t sleeper;
+	cq_parked_sleeper_t sleeper;
 	unsigned taken_from;		/* by the look: index of the full queue, or TAKEN_NONE */
 	bool made;			/* by the queue, not attached */
 	uint64_t crew;			/* what it adds to the queue's crew between two looks */
@@ -162,9 +162,9 @@ struct cq_cleanup {
 					   run_some, or with a handle */
 	uint32_t peak;			/* the most that live has been */
 
-	cq_sleepers_t idle CQ_ALIGNED(CQ_LINE);		/* workers */
-	cq_sleepers_t drainers CQ_ALIGNED(CQ_LINE);	/* threads in drain or shutdown */
-	cq_sleepers_t exits CQ_ALIGNED(CQ_LINE);	/* a shutdown that waits for workers */
+	cq_parked_t idle CQ_ALIGNED(CQ_LINE);		/* workers */
+	cq_parked_t drainers CQ_ALIGNED(CQ_LINE);	/* threads in drain or shutdown */
+	cq_parked_t exits CQ_ALIGNED(CQ_LINE);	/* a shutdown that waits for workers */
 
 	cq_block_t *all CQ_ALIGNED(CQ_LINE);	/* every block, by all_next */
 	uint64_t blocks_made CQ_ALIGNED(8);

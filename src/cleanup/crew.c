@@ -6,7 +6,7 @@
 #include <errno.h>
 
 #include "cleanup_priv.h"
-#include "sleepers/sleepers.h"
+#include "parked.h"
 
 /*
  * Unlocks the registry and wakes a shutdown that waits for the caller to go. It
@@ -18,10 +18,10 @@ void cq_leave(cq_cleanup_t *q)
 {
 	const cq_park_ops_t *park = park_of(q);
 	uint32_t n = UINT32_MAX;
-	cq_sleeper_t *taken = cq_sleepers_take(&q->exits, &n);
+	cq_parked_sleeper_t *taken = cq_parked_take(&q->exits, &n);
 
 	pthread_mutex_unlock(&q->registry);
-	cq_sleepers_unpark(park, taken);
+	cq_parked_unpark(park, taken);
 }
 
 /* A record for a worker, which a shutdown waits for from now on. */
@@ -33,7 +33,7 @@ cq_worker_t *cq_worker_new(cq_cleanup_t *q, void *host, int *err)
 	if (w == NULL)
 		return NULL;
 	*w = (cq_worker_t){ .q = q, .frame = { .q = q, .worker = w } };
-	cq_sleeper_init(&w->sleeper, host);
+	cq_parked_sleeper_init(&w->sleeper, host);
 
 	pthread_mutex_lock(&q->registry);
 	if (q->stop != 0) {

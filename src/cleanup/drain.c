@@ -15,7 +15,7 @@
 
 #include "base/barrier.h"
 #include "producer.h"
-#include "sleepers/sleepers.h"
+#include "parked.h"
 
 /* ------------------------------------------------------------------- waiting */
 
@@ -95,10 +95,10 @@ static bool drained_or_hopeless(void *arg)
 
 void cq_notify_drainers(cq_cleanup_t *q, unsigned parity)
 {
-	/* The fence in cq_sleepers_asleep stands between the count of what has run
+	/* The fence in cq_parked_asleep stands between the count of what has run
 	   and this load; it pairs with the announcement of the drain. The units are
 	   a filter: the last block of a parity finds none. */
-	if (cq_sleepers_asleep(&q->drainers) != 0 &&
+	if (cq_parked_asleep(&q->drainers) != 0 &&
 	    cq_workq_units(&q->full[parity].queue) == 0)
 		cq_wake_drainers(q);
 }
@@ -108,22 +108,22 @@ void cq_wake_drainers(cq_cleanup_t *q)
 	if (cq_forking(q))
 		q->fork_wakes = true;
 	else
-		cq_sleepers_wake_all(&q->drainers);
+		cq_parked_wake_all(&q->drainers);
 }
 
 /* Sleeps in `set` until look(arg), or the deadline: ETIMEDOUT. */
-static int wait_until(cq_sleepers_t *set, cq_look_fn *look, void *arg, uint64_t deadline)
+static int wait_until(cq_parked_t *set, cq_parked_look_fn *look, void *arg, uint64_t deadline)
 {
-	cq_sleeper_t me;
+	cq_parked_sleeper_t me;
 
-	cq_sleeper_init(&me, NULL);
+	cq_parked_sleeper_init(&me, NULL);
 	while (!look(arg)) {
-		switch (cq_sleepers_sleep(set, &me, look, arg, deadline)) {
-		case CQ_WORK:
+		switch (cq_parked_sleep(set, &me, look, arg, deadline)) {
+		case CQ_PARKED_WORK:
 			return 0;
-		case CQ_TIMED_OUT:
+		case CQ_PARKED_TIMED_OUT:
 			return ETIMEDOUT;
-		case CQ_WOKEN:
+		case CQ_PARKED_WOKEN:
 			break;
 		}
 	}
@@ -170,7 +170,7 @@ static bool workers_gone(void *arg)
 /* Makes every worker end after the callback that it is in, and waits for that. */
 static int stop_workers(cq_cleanup_t *q, uint32_t stop, uint64_t deadline)
 {
-	cq_sleeper_t *taken;
+	cq_parked_sleeper_t *taken;
 	uint32_t n = UINT32_MAX;
 	int err;
 
@@ -181,10 +181,10 @@ static int stop_workers(cq_cleanup_t *q, uint32_t stop, uint64_t deadline)
 	/* Its fence pairs with that of the announcement: a worker that it does not
 	   find asleep looks at `stop` before it sleeps. Those that it finds are
 	   coming, as after every wake. */
-	taken = cq_sleepers_take(&q->idle, &n);
+	taken = cq_parked_take(&q->idle, &n);
 	cq_crew_add(q, n * CREW_COMING);
-	cq_sleepers_unpark(park_of(q), taken);
-	cq_sleepers_wake_all(&q->drainers);
+	cq_parked_unpark(park_of(q), taken);
+	cq_parked_wake_all(&q->drainers);
 
 	err = wait_until(&q->exits, workers_gone, q, deadline);
 	if (err != 0)

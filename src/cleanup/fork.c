@@ -12,10 +12,10 @@
 
 void cq_fork_prepare(cq_cleanup_t *q)
 {
-	cq_sleepers_fork_prepare(&q->drainers);
-	cq_sleepers_fork_prepare(&q->idle);
+	cq_parked_fork_prepare(&q->drainers);
+	cq_parked_fork_prepare(&q->idle);
 	pthread_mutex_lock(&q->registry);
-	cq_sleepers_fork_prepare(&q->exits);
+	cq_parked_fork_prepare(&q->exits);
 	pthread_mutex_lock(&q->threads.lock);
 	cq_fork_begun(&q->fork);
 }
@@ -36,7 +36,7 @@ void cq_fork_make_up(cq_cleanup_t *q)
 		leaving = next;
 	}
 	if (wakes) {
-		cq_sleepers_wake_all(&q->drainers);
+		cq_parked_wake_all(&q->drainers);
 		if (hands_over(q))
 			cq_take_partial_blocks(q);
 		(void)cq_wake_unless_polled(q);
@@ -47,10 +47,10 @@ void cq_fork_parent(cq_cleanup_t *q)
 {
 	cq_fork_ended(&q->fork);
 	pthread_mutex_unlock(&q->threads.lock);
-	cq_sleepers_fork_parent(&q->exits);
+	cq_parked_fork_parent(&q->exits);
 	pthread_mutex_unlock(&q->registry);
-	cq_sleepers_fork_parent(&q->idle);
-	cq_sleepers_fork_parent(&q->drainers);
+	cq_parked_fork_parent(&q->idle);
+	cq_parked_fork_parent(&q->drainers);
 }
 
 static bool discards(const cq_cleanup_t *q)
@@ -237,10 +237,10 @@ void cq_fork_child(cq_cleanup_t *q)
 	q->fork_leaving = NULL;
 	/* Unlocked, not made anew: so tools that watch locks follow. */
 	pthread_mutex_unlock(&q->threads.lock);
-	cq_sleepers_fork_child(&q->exits);
+	cq_parked_fork_child(&q->exits);
 	pthread_mutex_unlock(&q->registry);
-	cq_sleepers_fork_child(&q->idle);
-	cq_sleepers_fork_child(&q->drainers);
+	cq_parked_fork_child(&q->idle);
+	cq_parked_fork_child(&q->drainers);
 }
 
 /* -------------------------------------------------------------------- by hand */

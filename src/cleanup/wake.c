@@ -136,7 +136,7 @@ static uint32_t spawn_some(cq_cleanup_t *q, uint32_t n, int *err)
 /* Uses claims on sleepers, then on new workers. Returns how many it could not use. */
 static uint32_t use_claims(cq_cleanup_t *q, uint32_t claims, uint32_t asleep, int *err)
 {
-	uint32_t used = cq_sleepers_wake(&q->idle, claims);
+	uint32_t used = cq_parked_wake(&q->idle, claims);
 
 	/* Sleepers that were counted, and are not there, have found work or timed
 	   out: look again, before workers are made in their place. Nor is one made
@@ -173,7 +173,7 @@ static int give_up(cq_cleanup_t *q, int err)
 	cq_u32_store_relaxed(&q->spawn_failed, (uint32_t)err);
 	if (!cq_cleanup_stalled(q))
 		return 0; /* the workers that live are awake, and will find the work */
-	cq_sleepers_wake_all(&q->drainers);
+	cq_parked_wake_all(&q->drainers);
 	return cq_stall_error((uint32_t)err);
 }
 
@@ -185,7 +185,7 @@ static int wake(cq_cleanup_t *q, int err)
 		uint32_t asleep, claims;
 
 		/* The publisher's half; pairs with the fences of a worker that arrived
-		   and found nothing: in cq_sleepers_announce and in retire (crew.c),
+		   and found nothing: in cq_parked_announce and in retire (crew.c),
 		   and with the release in set_busy (worker.c) of one that took a unit.
 		   Without it a worker could leave, looking too early, while it is still
 		   counted on here. */

@@ -2,7 +2,7 @@
 #include <errno.h>
 
 #include "cleanup_priv.h"
-#include "sleepers/sleepers.h"
+#include "parked.h"
 
 /* --------------------------------------------------------- running callbacks */
 
@@ -253,18 +253,18 @@ static cq_block_t *dequeue(cq_worker_t *w, uint64_t idle_ns)
 			}
 		}
 		CQ_POINT("worker.found_nothing");
-		switch (cq_sleepers_sleep(&w->q->idle, &w->sleeper, look, w,
+		switch (cq_parked_sleep(&w->q->idle, &w->sleeper, look, w,
 		    idle_until(w, idle_ns))) {
-		case CQ_WORK:
+		case CQ_PARKED_WORK:
 			if (w->taken_from != TAKEN_NONE)
 				return pop_looked(w);
 			break; /* stopped */
-		case CQ_WOKEN:
+		case CQ_PARKED_WOKEN:
 			cq_worker_arrive(w->q);
 			judge_wait(w);
 			woken = true;
 			break;
-		case CQ_TIMED_OUT:
+		case CQ_PARKED_TIMED_OUT:
 			return NULL;
 		}
 	}

@@ -2,21 +2,35 @@
 #include <cq/sleepers.h>
 #include <errno.h>
 
+#include "base/cpu.h"
 #include "base/ordering.h"
 #include "base/park.h"
 #include "base/points.h"
-#include "sleepers.h"
+
+/*
+ * counts. One word, so that a waker moves those it takes from one side to the other in one
+ * step: who reads "nobody waits" sees in the same load who is on the way.
+ */
+#define WAITER UINT64_C(1)
+#define ON_THE_WAY (UINT64_C(1) << 32)
+static uint32_t waiters_of(uint64_t counts) { return (uint32_t)counts; }
+static uint32_t on_the_way_of(uint64_t counts) { return (uint32_t)(counts >> 32); }
+
+/* How far from the newest a waker looks for a sleeper of its own CPU: a few dozen loads under
+   the lock. With 0 the newest is woken, wherever it ran; without end a wake is as long as the list. */
+#define CHOICES 16
 
 static const cq_park_ops_t *ops_of(const cq_sleepers_t *set)
 {
 	return set->ops != NULL ? set->ops : cq_park_default();
 }
 
-/* The only writes of `asleep`, with the lock held: plain stores, as nobody else writes. */
-static void add_asleep(cq_sleepers_t *set, uint32_t n)
+static uint64_t now(const cq_park_ops_t *ops)
 {
-	cq_u32_store_relaxed(&set->asleep, set->asleep + n);
+	return ops->now(ops->host);
 }
+
+/* ------------------------------------------------------- the list, under the lock */
 
 static void list(cq_sleepers_t *set, cq_sleeper_t *s)
 {
@@ -26,6 +40,7 @@ static void list(cq_sleepers_t *set, cq_sleeper_t *s)
 		s->next->prev = s;
 	set->newest = s;
 	s->listed = true;
+	set->listed++;
 }
 
 static void unlist(cq_sleepers_t *set, cq_sleeper_t *s)
@@ -37,13 +52,27 @@ static void unlist(cq_sleepers_t *set, cq_sleeper_t *s)
 	if (s->next != NULL)
 		s->next->prev = s->prev;
 	s->listed = false;
+	set->listed--;
 }
 
-int cq_sleepers_init(cq_sleepers_t *set, const cq_park_ops_t *ops)
+/* Where the kernel wakes a thread on the CPU on which it slept, this spares a move. */
+static cq_sleeper_t *choose(const cq_sleepers_t *set, uint32_t cpu)
+{
+	cq_sleeper_t *s = set->newest;
+
+	for (int i = 0; i < CHOICES && s != NULL; i++, s = s->next)
+		if (s->cpu == cpu)
+			return s;
+	return set->newest;
+}
+
+/* ------------------------------------------------------------------ sets, sleepers */
+
+int cq_sleepers_init(cq_sleepers_t *set, const cq_park_ops_t *ops, uint32_t spin_ns)
 {
 	if (set == NULL || !cq_park_complete(ops))
 		return EINVAL;
-	*set = (cq_sleepers_t){ .ops = ops };
+	*set = (cq_sleepers_t){ .ops = ops, .spin_ns = spin_ns };
 	return pthread_mutex_init(&set->lock, NULL);
 }
 
@@ -51,7 +80,7 @@ int cq_sleepers_destroy(cq_sleepers_t *set)
 {
 	if (set == NULL)
 		return EINVAL;
-	if (cq_u32_load_relaxed(&set->asleep) != 0)
+	if (cq_u64_load_relaxed(&set->counts) != 0)
 		return EBUSY;
 	return pthread_mutex_destroy(&set->lock);
 }
@@ -61,23 +90,25 @@ void cq_sleeper_init(cq_sleeper_t *s, void *host)
 	*s = (cq_sleeper_t){ .parker = { CQ_PERMIT_NONE, host } };
 }
 
-void cq_sleepers_announce(cq_sleepers_t *set)
+/* ---------------------------------------------------------------------- sleeping */
+
+void cq_sleepers_prepare_wait(cq_sleepers_t *set, cq_sleeper_t *s)
 {
-	pthread_mutex_lock(&set->lock);
-	CQ_POINT("sleepers.announce");
-	add_asleep(set, 1);
+	/* Before the look: whoever raises it afterwards has work that the look may miss. */
+	s->epoch = cq_u32_load_relaxed(&set->epoch);
+	cq_u64_add_relaxed(&set->counts, WAITER);
 	/* The sleeper's half of the handshake; pairs with the fence in
-	   cq_sleepers_asleep. Either the waker reads this announcement, or the look
+	   cq_sleepers_waiters. Either the waker counts this sleeper, or the look
 	   that follows sees what the waker published. Without it both can miss,
 	   and the wake-up is lost. */
 	cq_fence_full();
-	CQ_POINT("sleepers.announced");
+	CQ_POINT("sleepers.prepared");
 }
 
-void cq_sleepers_withdraw(cq_sleepers_t *set)
+void cq_sleepers_cancel_wait(cq_sleepers_t *set, cq_sleeper_t *s)
 {
-	add_asleep(set, (uint32_t)-1);
-	pthread_mutex_unlock(&set->lock);
+	(void)s;
+	cq_u64_add_relaxed(&set->counts, 0 - WAITER);
 }
 
 /* The deadline has passed: leave the list, unless a waker has taken this sleeper. */
@@ -90,81 +121,126 @@ static bool leave(cq_sleepers_t *set, cq_sleeper_t *s)
 	listed = s->listed;
 	if (listed) {
 		unlist(set, s);
-		add_asleep(set, (uint32_t)-1);
+		cq_u64_add_relaxed(&set->counts, 0 - WAITER);
 	}
 	pthread_mutex_unlock(&set->lock);
 	return listed;
 }
 
-cq_sleep_result_t cq_sleepers_commit(cq_sleepers_t *set, cq_sleeper_t *s, uint64_t deadline)
+/* On the own permit: a waker needs no system call meanwhile. */
+static void spin(const cq_sleepers_t *set, const cq_sleeper_t *s, const cq_park_ops_t *ops,
+    uint64_t began)
+{
+	enum { STALLS = 32, SPIN_NS = 100 }; /* a stall takes 3 to 50 ns */
+	uint32_t turns = set->spin_ns / SPIN_NS + 1; /* a clock may stand still */
+
+	do
+		for (int i = 0; i < STALLS; i++) {
+			if (cq_parker_granted(&s->parker))
+				return;
+			cq_stall();
+		}
+	while (--turns != 0 && now(ops) - began < set->spin_ns);
+}
+
+cq_wait_result_t cq_sleepers_commit_wait(cq_sleepers_t *set, cq_sleeper_t *s, uint64_t deadline)
 {
 	const cq_park_ops_t *ops = ops_of(set);
+	uint64_t began = set->spin_ns != 0 ? now(ops) : 0;
+	cq_wait_result_t result;
 
+	s->cpu = cq_cpu();
+	CQ_POINT("sleepers.listing");
+
+	/* 1. Onto the list, unless a waker has been here since prepare_wait: its work may
+	      be what the look has missed, and it found nobody on the list. */
+	pthread_mutex_lock(&set->lock);
+	if (set->stopped != 0 || set->epoch != s->epoch) {
+		result = set->stopped != 0 ? CQ_STOPPED : CQ_AGAIN;
+		pthread_mutex_unlock(&set->lock);
+		cq_sleepers_cancel_wait(set, s);
+		return result;
+	}
 	/* Before it is listed, and under the lock: no waker has seen it yet. */
 	cq_u32_store_relaxed(&s->parker.permit, CQ_PERMIT_NONE);
 	list(set, s);
 	pthread_mutex_unlock(&set->lock);
 	CQ_POINT("sleepers.listed");
 
+	/* 2. Spin, if the last wait was short. */
+	if (set->spin_ns != 0 && !s->waits_long)
+		spin(set, s, ops, began);
+
+	/* 3. Park until the permit or the deadline. */
 	while (!cq_parker_granted(&s->parker)) {
-		if (deadline != CQ_FOREVER && ops->now(ops->host) >= deadline) {
-			if (leave(set, s))
+		if (deadline != CQ_FOREVER && now(ops) >= deadline) {
+			if (leave(set, s)) {
+				s->waits_long = true;
 				return CQ_TIMED_OUT;
+			}
 			deadline = CQ_FOREVER; /* taken: the permit is on its way */
 		}
 		ops->park(ops->host, &s->parker, deadline);
 	}
-	return CQ_WOKEN;
-}
 
-cq_sleep_result_t cq_sleepers_sleep(cq_sleepers_t *set, cq_sleeper_t *s, cq_look_fn *look,
-    void *arg, uint64_t deadline)
-{
-	cq_sleepers_announce(set);
-	if (look(arg)) {
-		cq_sleepers_withdraw(set);
-		return CQ_WORK;
-	}
-	return cq_sleepers_commit(set, s, deadline);
-}
-
-uint32_t cq_sleepers_asleep(cq_sleepers_t *set)
-{
-	/* The waker's half of the handshake; pairs with the fence in
-	   cq_sleepers_announce. It stands between the work that the caller
-	   published and the load of `asleep`. */
+	/* 4. Back. Judged by when the waker came, as a thread takes long to wake up. */
+	s->waits_long = set->spin_ns != 0 && s->granted_at - began > set->spin_ns;
+	cq_u64_add_relaxed(&set->counts, 0 - ON_THE_WAY);
+	/* Pairs with the fence in cq_sleepers_waiters, as that in prepare_wait: a waker
+	   that still finds this sleeper on its way leaves its work to the look
+	   that follows. Without it nobody would see that work. */
 	cq_fence_full();
-	return cq_u32_load_relaxed(&set->asleep);
+	CQ_POINT("sleepers.back");
+	return cq_u32_load_relaxed(&set->stopped) != 0 ? CQ_STOPPED : CQ_WOKEN;
 }
 
-cq_sleeper_t *cq_sleepers_take(cq_sleepers_t *set, uint32_t *n)
+/* ------------------------------------------------------------------------ waking */
+
+uint32_t cq_sleepers_waiters(cq_sleepers_t *set, uint32_t *on_their_way)
 {
-	cq_sleeper_t *s, *taken = NULL, **tail = &taken;
-	uint32_t most = *n;
+	uint64_t counts;
 
-	*n = 0;
-	if (most == 0 || cq_sleepers_asleep(set) == 0)
-		return NULL;
+	/* The waker's half of the handshake; pairs with the fences in prepare_wait and
+	   commit_wait. It stands between the work that the caller published and
+	   the load of the counts. */
+	cq_fence_full();
+	counts = cq_u64_load_relaxed(&set->counts);
+	if (on_their_way != NULL)
+		*on_their_way = on_the_way_of(counts);
+	return waiters_of(counts);
+}
 
-	pthread_mutex_lock(&set->lock);
-	for (; *n < most && set->newest != NULL; ++*n) {
-		s = set->newest;
-		unlist(set, s);
-		*tail = s;
-		tail = &s->next;
+static void take(cq_sleepers_t *set, cq_sleeper_t *s)
+{
+	unlist(set, s);
+	s->next = NULL;
+	cq_u64_add_relaxed(&set->counts, ON_THE_WAY - WAITER);
+}
+
+/* Takes up to n, by `next`. Those who are prepared and not listed look again if the list is too short. */
+static uint32_t take_some(cq_sleepers_t *set, uint32_t n, cq_sleeper_t **taken)
+{
+	uint32_t cpu = cq_cpu(), k;
+
+	for (k = 0; k < n && set->newest != NULL; k++) {
+		*taken = choose(set, cpu);
+		take(set, *taken);
+		taken = &(*taken)->next;
 	}
-	*tail = NULL;
-	/* By the waker, so that no later waker counts on a sleeper that is taken. */
-	add_asleep(set, 0 - *n);
-	cq_u64_store_relaxed(&set->woken, set->woken + *n);
-	pthread_mutex_unlock(&set->lock);
-	return taken;
+	if (k < n && waiters_of(cq_u64_load_relaxed(&set->counts)) != 0)
+		cq_u32_store_relaxed(&set->epoch, set->epoch + 1);
+	return k;
 }
 
-void cq_sleepers_unpark(const cq_park_ops_t *ops, cq_sleeper_t *taken)
+/* The set may be gone by now, but not its table, nor a sleeper that is yet to be unparked. */
+static void unpark(cq_sleeper_t *taken, const cq_park_ops_t *ops, bool timed)
 {
+	uint64_t at = timed && taken != NULL ? now(ops) : 0;
+
+	CQ_POINT("sleepers.taken");
 	for (cq_sleeper_t *s = taken, *next; s != NULL; s = next) {
 		next = s->next; /* the sleeper is gone once it is unparked */
+		s->granted_at = at;
 		ops->unpark(ops->host, &s->parker);
 	}
 }
@@ -172,33 +248,79 @@ void cq_sleepers_unpark(const cq_park_ops_t *ops, cq_sleeper_t *taken)
 uint32_t cq_sleepers_wake(cq_sleepers_t *set, uint32_t n)
 {
 	const cq_park_ops_t *ops = ops_of(set);
-	cq_sleeper_t *taken = cq_sleepers_take(set, &n);
+	bool timed = set->spin_ns != 0;
+	cq_sleeper_t *taken = NULL;
 
-	if (taken == NULL)
+	if (n == 0 || cq_sleepers_waiters(set, NULL) == 0)
 		return 0;
-	CQ_POINT("sleepers.taken");
-	cq_sleepers_unpark(ops, taken);
+	pthread_mutex_lock(&set->lock);
+	n = take_some(set, n, &taken);
+	pthread_mutex_unlock(&set->lock);
+	unpark(taken, ops, timed);
 	return n;
 }
 
-uint32_t cq_sleepers_wake_all(cq_sleepers_t *set)
+uint32_t cq_sleepers_ensure(cq_sleepers_t *set, uint32_t n)
 {
-	return cq_sleepers_wake(set, UINT32_MAX);
-}
+	const cq_park_ops_t *ops = ops_of(set);
+	bool timed = set->spin_ns != 0;
+	cq_sleeper_t *taken = NULL;
+	uint32_t coming;
 
-void cq_sleepers_fork_prepare(cq_sleepers_t *set)
-{
+	if (cq_sleepers_waiters(set, &coming) == 0 || coming >= n)
+		return 0;
 	pthread_mutex_lock(&set->lock);
-}
-
-void cq_sleepers_fork_parent(cq_sleepers_t *set)
-{
+	/* Again: of several wakers at once the first takes those that are missing. */
+	coming = on_the_way_of(cq_u64_load_relaxed(&set->counts));
+	n = coming < n ? take_some(set, n - coming, &taken) : 0;
 	pthread_mutex_unlock(&set->lock);
+	unpark(taken, ops, timed);
+	return n;
 }
 
-void cq_sleepers_fork_child(cq_sleepers_t *set)
+bool cq_sleepers_wake_sleeper(cq_sleepers_t *set, cq_sleeper_t *s)
 {
-	set->newest = NULL;
-	cq_u32_store_relaxed(&set->asleep, 0);
+	const cq_park_ops_t *ops = ops_of(set);
+	bool timed = set->spin_ns != 0;
+	cq_sleeper_t *taken = NULL;
+
+	if (cq_sleepers_waiters(set, NULL) == 0)
+		return false;
+	pthread_mutex_lock(&set->lock);
+	if (s->listed)
+		take(set, taken = s);
+	else
+		cq_u32_store_relaxed(&set->epoch, set->epoch + 1);
+	pthread_mutex_unlock(&set->lock);
+	unpark(taken, ops, timed);
+	return taken != NULL;
+}
+
+void cq_sleepers_stop(cq_sleepers_t *set)
+{
+	const cq_park_ops_t *ops = ops_of(set);
+	bool timed = set->spin_ns != 0;
+	cq_sleeper_t *taken = NULL;
+
+	pthread_mutex_lock(&set->lock);
+	cq_u32_store_relaxed(&set->stopped, 1);
+	take_some(set, UINT32_MAX, &taken);
+	pthread_mutex_unlock(&set->lock);
+	unpark(taken, ops, timed);
+}
+
+/* -------------------------------------------------------------------------- fork */
+
+void cq_sleepers_fork(cq_sleepers_t *set, cq_fork_phase_t phase)
+{
+	if (phase == CQ_FORK_PREPARE) {
+		pthread_mutex_lock(&set->lock);
+		return;
+	}
+	if (phase == CQ_FORK_CHILD) {
+		set->newest = NULL;
+		set->listed = 0;
+		cq_u64_store_relaxed(&set->counts, 0);
+	}
 	pthread_mutex_unlock(&set->lock);
 }

@@ -308,7 +308,7 @@ const cq_park_ops_t model_park = { clock_now, some_park, some_unpark, &m };
 /* The sleeper that has just been listed is the newest of its set. */
 static void listed(struct context *c)
 {
-	const cq_sleepers_t *set = c->kind == WORKER ? &m.q->idle :
+	const cq_parked_t *set = c->kind == WORKER ? &m.q->idle :
 	    !c->flushes && m.q->exits.newest != NULL ? &m.q->exits : &m.q->drainers;
 
 	c->listed = true;
@@ -357,7 +357,7 @@ void model_event(const char *where)
 		const char *where;
 		void (*act)(struct context *c);
 	} events[] = {
-		{ "sleepers.listed", listed }, { "worker.arrived", arrived },
+		{ "parked.listed", listed }, { "worker.arrived", arrived },
 		{ "worker.found_nothing", found_nothing }, { "worker.timed_out", timed_out },
 		{ "worker.retiring", retiring },
 	};

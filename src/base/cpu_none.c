@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "cpu.h"
+
+uint32_t cq_cpu(void)
+{
+	return 0;
+}
