@@ -129,7 +129,7 @@ static bool leave(cq_sleepers_t *set, cq_sleeper_t *s)
 
 /* On the own permit: a waker needs no system call meanwhile. */
 static void spin(const cq_sleepers_t *set, const cq_sleeper_t *s, const cq_park_ops_t *ops,
-    uint64_t began)
+    uint64_t end)
 {
 	enum { STALLS = 32, SPIN_NS = 100 }; /* a stall takes 3 to 50 ns */
 	uint32_t turns = set->spin_ns / SPIN_NS + 1; /* a clock may stand still */
@@ -140,13 +140,13 @@ static void spin(const cq_sleepers_t *set, const cq_sleeper_t *s, const cq_park_
 				return;
 			cq_stall();
 		}
-	while (--turns != 0 && now(ops) - began < set->spin_ns);
+	while (--turns != 0 && now(ops) < end);
 }
 
-cq_wait_result_t cq_sleepers_commit_wait(cq_sleepers_t *set, cq_sleeper_t *s, uint64_t deadline)
+static cq_wait_result_t commit(cq_sleepers_t *set, cq_sleeper_t *s, uint64_t deadline)
 {
 	const cq_park_ops_t *ops = ops_of(set);
-	uint64_t began = set->spin_ns != 0 ? now(ops) : 0;
+	uint64_t began = set->spin_ns != 0 ? now(ops) : 0, spin_end = began + set->spin_ns;
 	cq_wait_result_t result;
 
 	s->cpu = cq_cpu();
@@ -169,7 +169,7 @@ cq_wait_result_t cq_sleepers_commit_wait(cq_sleepers_t *set, cq_sleeper_t *s, ui
 
 	/* 2. Spin, if the last wait was short. */
 	if (set->spin_ns != 0 && !s->waits_long)
-		spin(set, s, ops, began);
+		spin(set, s, ops, deadline < spin_end ? deadline : spin_end);
 
 	/* 3. Park until the permit or the deadline. */
 	while (!cq_parker_granted(&s->parker)) {
@@ -186,12 +186,19 @@ cq_wait_result_t cq_sleepers_commit_wait(cq_sleepers_t *set, cq_sleeper_t *s, ui
 	/* 4. Back. Judged by when the waker came, as a thread takes long to wake up. */
 	s->waits_long = set->spin_ns != 0 && s->granted_at - began > set->spin_ns;
 	cq_u64_add_relaxed(&set->counts, 0 - ON_THE_WAY);
+	return cq_u32_load_relaxed(&set->stopped) != 0 ? CQ_STOPPED : CQ_WOKEN;
+}
+
+cq_wait_result_t cq_sleepers_commit_wait(cq_sleepers_t *set, cq_sleeper_t *s, uint64_t deadline)
+{
+	cq_wait_result_t result = commit(set, s, deadline);
+
 	/* Pairs with the fence in cq_sleepers_waiters, as that in prepare_wait: a waker
-	   that still finds this sleeper on its way leaves its work to the look
-	   that follows. Without it nobody would see that work. */
+	   that still counts this sleeper, as one that waits or is on its way, leaves its
+	   work to the look that follows. Without it nobody would see that work. */
 	cq_fence_full();
 	CQ_POINT("sleepers.back");
-	return cq_u32_load_relaxed(&set->stopped) != 0 ? CQ_STOPPED : CQ_WOKEN;
+	return result;
 }
 
 /* ------------------------------------------------------------------------ waking */
