@@ -238,20 +238,26 @@ Test(errors, failures_are_returned_and_errno_is_kept)
 
 /* ------------------------------------------------------------- layers 1 and 2 */
 
-static bool nothing(void *unused)
-{
-	(void)unused;
-	return false;
-}
+/* On spin_ns too, so that the clock is read on both sides. */
+static cq_sleepers_t set = CQ_SLEEPERS_INITIALIZER_WITH(NULL, 1000);
 
-static cq_sleepers_t set = CQ_SLEEPERS_INITIALIZER;
+static bool someone_is_listed(void)
+{
+	uint32_t n;
+
+	pthread_mutex_lock(&set.lock);
+	n = set.listed;
+	pthread_mutex_unlock(&set.lock);
+	return n != 0;
+}
 
 static void *sleep_until_woken(void *unused)
 {
 	cq_sleeper_t me;
 
 	cq_sleeper_init(&me, NULL);
-	KEEPS(cq_sleepers_sleep(&set, &me, nothing, NULL, CQ_FOREVER), CQ_WOKEN);
+	KEEPS_VOID(cq_sleepers_prepare_wait(&set, &me));
+	KEEPS(cq_sleepers_commit_wait(&set, &me, CQ_FOREVER), CQ_WOKEN);
 	return unused;
 }
 
@@ -261,9 +267,22 @@ Test(errors, a_sleep_and_its_wake_keep_errno)
 	pthread_t other;
 
 	cq_sleeper_init(&me, NULL);
-	KEEPS(cq_sleepers_sleep(&set, &me, nothing, NULL, cq_deadline_in(1000000)), CQ_TIMED_OUT);
+	KEEPS_VOID(cq_sleepers_prepare_wait(&set, &me));
+	KEEPS(cq_sleepers_wake_sleeper(&set, &me), false);
+	KEEPS(cq_sleepers_commit_wait(&set, &me, CQ_FOREVER), CQ_AGAIN);
+	KEEPS_VOID(cq_sleepers_prepare_wait(&set, &me));
+	KEEPS(cq_sleepers_commit_wait(&set, &me, cq_deadline_in(1000000)), CQ_TIMED_OUT);
 	other = start(sleep_until_woken, NULL);
-	AWAIT(cq_sleepers_asleep(&set) == 1);
+	AWAIT(someone_is_listed());
+	KEEPS(cq_sleepers_ensure(&set, 1), 1);
+	join(other);
+	other = start(sleep_until_woken, NULL);
+	AWAIT(someone_is_listed());
 	KEEPS(cq_sleepers_wake(&set, 1), 1);
 	join(other);
+	KEEPS_VOID(cq_sleepers_prepare_wait(&set, &me));
+	KEEPS(cq_sleepers_waiters(&set, NULL), 1);
+	KEEPS_VOID(cq_sleepers_cancel_wait(&set, &me));
+	KEEPS_VOID(cq_sleepers_stop(&set));
+	KEEPS(cq_sleepers_destroy(&set), 0);
 }

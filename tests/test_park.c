@@ -141,8 +141,8 @@ Test(park, a_deadline_ends_a_park_and_never_early)
 
 		cq_sleeper_init(&s, NULL);
 		deadline = cq_deadline_in(ms * MS);
-		cq_sleepers_announce(&set);
-		cr_assert_eq(cq_sleepers_commit(&set, &s, deadline), CQ_TIMED_OUT);
+		cq_sleepers_prepare_wait(&set, &s);
+		cr_assert_eq(cq_sleepers_commit_wait(&set, &s, deadline), CQ_TIMED_OUT);
 		cr_assert_geq(cq_now(), deadline);
 	}
 }

@@ -393,7 +393,7 @@ Test(worker, a_unit_for_which_a_sleeper_was_taken_wakes_no_other)
 {
 	open_managed(CAP);
 	bring_workers(CAP);
-	at_point("sleepers.taken", see_one_coming_and_wake_again, NULL);
+	at_point("parked.taken", see_one_coming_and_wake_again, NULL);
 	publish_records(1);
 	fake_wait_blocked(&park, CAP);
 	cr_assert_eq(park.unparks, 1);
@@ -441,7 +441,7 @@ Test(worker, a_wake_whose_unit_another_took_is_counted_as_useless)
 	open_with((cq_cleanup_config_t){ .max_workers = 1, .spawn = start_thread });
 	publish_records(1);
 	fake_wait_blocked(&park, 1);
-	at_point("sleepers.taken", run_one_here, NULL);
+	at_point("parked.taken", run_one_here, NULL);
 	publish_records(1);
 	fake_wait_blocked(&park, 1);
 	cr_assert_eq(ran, 2);
@@ -470,7 +470,7 @@ Test(worker, work_published_after_a_worker_found_nothing_is_not_slept_over)
 Test(worker, work_published_after_a_worker_is_listed_wakes_it)
 {
 	open_managed(1);
-	at_point("sleepers.listed", publish_full_block, NULL);
+	at_point("parked.listed", publish_full_block, NULL);
 	publish_records(1);
 	AWAIT(ran == 1 + SLOTS);
 	fake_wait_blocked(&park, 1);
@@ -577,7 +577,7 @@ Test(worker, no_worker_is_made_for_a_unit_that_the_second_look_found)
 {
 	/* The wake counts the announced worker, and then finds it gone to work. */
 	open_managed(CAP);
-	at_point("sleepers.announced", announced_then_wait_for_the_claim, NULL);
+	at_point("parked.announced", announced_then_wait_for_the_claim, NULL);
 	publish_records(1);
 	gate_wait(&handshake.announced);
 	at_point("wake.claimed", gate_open, &handshake.claimed);
@@ -788,7 +788,7 @@ Test(worker, a_worker_that_is_woken_as_it_times_out_runs_the_work)
 	open_retiring(1, NULL);
 	publish_records(1);
 	fake_wait_blocked(&park, 1);
-	at_point("sleepers.timed_out", publish_full_block, NULL);
+	at_point("parked.timed_out", publish_full_block, NULL);
 	fake_advance(&park, IDLE_NS);
 	AWAIT(ran == 1 + SLOTS);
 	cr_assert_eq(stats().wakes, 1);
@@ -919,7 +919,7 @@ Test(worker, a_drain_does_not_give_up_while_a_worker_may_come_back)
 	host.err = EAGAIN;
 	at_point("worker.timed_out", publish_full_block, NULL);
 	at_point("worker.retiring", hold_retiring, NULL);
-	at_point("sleepers.announced", let_the_worker_leave, NULL);
+	at_point("parked.announced", let_the_worker_leave, NULL);
 	drainer = start(drain, NULL);
 	gate_wait(&retiring.left);
 	AWAIT(park.blocked == 1 || drain_result != -1);
