@@ -174,8 +174,8 @@ Test(fork, managed_child_makes_workers_of_its_own)
 	/* The parent's worker is outside the queue, so that nothing runs yet. */
 	make_with((cq_cleanup_config_t){ .max_workers = 1, .flags = CQ_POLLED });
 	q->config.spawn = cq_threads_spawn;
-	q->spawn_host = q;
-	cq_threads_note_creator(q);
+	q->spawn_host = &q->threads;
+	cq_threads_note_creator(&q->threads);
 	cr_assert_eq(cq_worker_attach(q, NULL, &w), 0);
 	put(p, 0, QUEUED - 1);
 	q->config.flags = CQ_NO_ATFORK;

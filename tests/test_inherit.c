@@ -206,10 +206,10 @@ static bool be_as_it_is(void) { return true; }
 Test(inherit, a_worker_is_bound_as_the_creator_was)
 {
 	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
-	q->creator = last_cpu();
+	q->threads.creator = last_cpu();
 	maker.become = be_as_it_is;
 	join(start(flush_first, NULL));
-	cr_assert(same_cpus(&worker.on, &q->creator));
+	cr_assert(same_cpus(&worker.on, &q->threads.creator));
 	shut_down();
 }
 
@@ -217,8 +217,8 @@ Test(inherit, a_worker_is_bound_as_the_creator_was)
 Test(inherit, a_creators_processors_that_are_gone_are_ignored)
 {
 	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
-	memset(q->creator.cpus, 0, sizeof(q->creator.cpus));
-	((unsigned char *)q->creator.cpus)[q->creator.cpus_bytes - 1] = 0x80;
+	memset(q->threads.creator.cpus, 0, sizeof(q->threads.creator.cpus));
+	((unsigned char *)q->threads.creator.cpus)[q->threads.creator.cpus_bytes - 1] = 0x80;
 	maker.become = be_bound;
 	join(start(flush_first, NULL));
 	cr_assert(maker.is);

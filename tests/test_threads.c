@@ -714,7 +714,7 @@ Test(threads, a_stack_below_the_minimum_is_raised)
 	cr_assert_geq(left, (size_t)16 << 10);
 	cr_assert_geq(left, (size_t)PTHREAD_STACK_MIN);
 	/* glibc has a minimum of its own on top of the storage. */
-	cr_assert_geq(asked.bytes - q->stack_overhead, (size_t)16 << 10);
+	cr_assert_geq(asked.bytes - q->threads.stack_overhead, (size_t)16 << 10);
 	end_queue();
 }
 

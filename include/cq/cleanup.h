@@ -118,6 +118,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <cq/allocator.h>
 #include <cq/cc.h>
 #include <cq/park.h>
 
@@ -132,18 +133,6 @@ typedef struct cq_block cq_block_t;	  /* some callbacks, dequeued */
 typedef void cq_callback_fn(void *arg);
 
 /* ------------------------------------------------------------------ making */
-
-/**
- * Where the queue's memory comes from. alloc returns `bytes` bytes aligned to
- * `align` (a power of two), or NULL; free gets the same `bytes`. Both may be
- * called by any thread that calls the queue, sometimes with a lock of the queue
- * held: they must not call the queue.
- */
-typedef struct cq_allocator {
-	void *(*alloc)(void *host, size_t bytes, size_t align);
-	void (*free)(void *host, void *memory, size_t bytes);
-	void *host;
-} cq_allocator_t;
 
 /**
  * How the host makes a worker: run body(arg) on a thread (or green thread) of

@@ -10,7 +10,9 @@
 #ifndef CQ_CQ_H
 #define CQ_CQ_H
 
+#include <cq/allocator.h>
 #include <cq/cleanup.h>
+#include <cq/fork.h>
 #include <cq/park.h>
 #include <cq/sleepers.h>
 #include <cq/workq.h>

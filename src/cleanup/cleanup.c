@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/barrier.h"
@@ -20,21 +19,6 @@
 /* The smallest blocks that may share one function. */
 #define SHARED_BYTES_MIN 1024
 
-static void *default_alloc(void *host, size_t bytes, size_t align)
-{
-	void *memory;
-
-	(void)host;
-	return posix_memalign(&memory, align, bytes) == 0 ? memory : NULL;
-}
-
-static void default_free(void *host, void *memory, size_t bytes)
-{
-	(void)host;
-	(void)bytes;
-	free(memory);
-}
-
 void cq_lock(cq_cleanup_t *q)
 {
 	if (!cq_forking(q))
@@ -45,26 +29,6 @@ void cq_unlock(cq_cleanup_t *q)
 {
 	if (!cq_forking(q))
 		pthread_mutex_unlock(&q->registry);
-}
-
-static const cq_allocator_t default_allocator = { default_alloc, default_free, NULL };
-
-/* No call of the library changes errno, whatever those that it makes do. */
-void *cq_alloc(cq_cleanup_t *q, size_t bytes)
-{
-	int saved = errno;
-	void *memory = q->allocator.alloc(q->allocator.host, bytes, CQ_LINE);
-
-	errno = saved;
-	return memory;
-}
-
-void cq_free(cq_cleanup_t *q, void *memory, size_t bytes)
-{
-	int saved = errno;
-
-	q->allocator.free(q->allocator.host, memory, bytes);
-	errno = saved;
 }
 
 /* A quarter of the processors, as in Go: cleanups are to keep up, not to take over. */
@@ -100,12 +64,24 @@ static bool complete(cq_cleanup_config_t *c)
 	if (c->name == NULL)
 		c->name = "cq-cleanup";
 	if (c->allocator == NULL)
-		c->allocator = &default_allocator;
+		c->allocator = &cq_default_allocator;
 	return (c->flags & ~known) == 0 && c->max_workers <= CQ_MAX_WORKERS &&
 	    c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX &&
 	    c->spin_ns >= CQ_NO_SPIN && c->spin_ns <= CQ_SPIN_NS_MAX &&
 	    strlen(c->name) < sizeof(((cq_cleanup_t *)NULL)->name) && cq_park_complete(c->park) &&
 	    c->allocator->alloc != NULL && c->allocator->free != NULL;
+}
+
+static int init_threads(cq_cleanup_t *q)
+{
+	int err = cq_threads_init(&q->threads);
+
+	q->threads.allocator = &q->allocator;
+	q->threads.name = q->name;
+	q->threads.stack_bytes = q->config.stack_bytes;
+	if (err == 0 && is_managed(q))
+		cq_threads_note_creator(&q->threads);
+	return err;
 }
 
 static int init_locks(cq_cleanup_t *q)
@@ -114,8 +90,7 @@ static int init_locks(cq_cleanup_t *q)
 	int err;
 
 	/* If one fails: a mutex of the default kind has nothing to undo. */
-	if ((err = cq_threads_init(&q->threads)) == 0 &&
-	    (err = pthread_mutex_init(&q->registry, NULL)) == 0 &&
+	if ((err = init_threads(q)) == 0 && (err = pthread_mutex_init(&q->registry, NULL)) == 0 &&
 	    (err = cq_parked_init(&q->idle, park)) == 0 &&
 	    (err = cq_parked_init(&q->drainers, park)) == 0)
 		err = cq_parked_init(&q->exits, park);
@@ -135,8 +110,7 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config)
 	q->spawn_host = config->host;
 	if (config->spawn == NULL && (config->flags & CQ_POLLED) == 0) {
 		q->config.spawn = cq_threads_spawn;
-		q->spawn_host = q;
-		cq_threads_note_creator(q);
+		q->spawn_host = &q->threads;
 	}
 
 	q->slots = (uint32_t)((config->block_bytes - sizeof(cq_block_t)) / sizeof(cq_callback_t));
@@ -148,7 +122,7 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *config)
 	if ((err = cq_workq_init(&q->full[0].queue)) == 0 &&
 	    (err = cq_workq_init(&q->full[1].queue)) == 0 && (err = init_locks(q)) == 0 &&
 	    (config->flags & CQ_NO_ATFORK) == 0)
-		err = cq_fork_register(q);
+		err = cq_fork_register(&q->fork_client, &cq_cleanup_fork_ops, true);
 	return err;
 }
 
@@ -181,12 +155,12 @@ static int create_queue(const cq_cleanup_config_t *config, size_t bytes, cq_clea
 	if (out == NULL || !complete(&c))
 		return EINVAL;
 	allocator = c.allocator;
-	q = allocator->alloc(allocator->host, sizeof(*q), CQ_LINE);
+	q = cq_allocate(allocator, sizeof(*q));
 	if (q == NULL)
 		return ENOMEM;
 	err = (uintptr_t)q % CQ_LINE == 0 ? init(q, &c) : EINVAL;
 	if (err != 0) {
-		allocator->free(allocator->host, q, sizeof(*q));
+		cq_release(allocator, q, sizeof(*q));
 		return err;
 	}
 	*out = q;
@@ -222,7 +196,7 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 		return EBUSY;
 
 	if ((q->config.flags & CQ_NO_ATFORK) == 0)
-		cq_fork_unregister(q);
+		cq_fork_unregister(&q->fork_client);
 	cq_threads_join(&q->threads);
 	for (cq_block_t *b = q->all, *next; b != NULL; b = next) {
 		next = b->all_next;
@@ -232,10 +206,9 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 	cq_parked_destroy(&q->drainers);
 	cq_parked_destroy(&q->exits);
 	pthread_mutex_destroy(&q->registry);
-	pthread_cond_destroy(&q->threads.ended);
-	pthread_mutex_destroy(&q->threads.lock);
+	cq_threads_destroy(&q->threads);
 	allocator = q->allocator;
-	allocator.free(allocator.host, q, sizeof(*q));
+	cq_release(&allocator, q, sizeof(*q));
 	errno = saved;
 	return 0;
 }

@@ -5,10 +5,9 @@
  *   cleanup.c   create, destroy        wake.c     needs_wake, wake, making workers
  *   block.c     blocks, trim           worker.c   taking, running, sleeping
  *   open.c      a producer's block     crew.c     the life of a worker
- *   producer.c  enqueue, flush         threads.c  managed threads
- *   gather.c    flush_all              drain.c    drain, shutdown
- *   stats.c     statistics             fork.c     fork
- *   atfork.c    all queues at a fork
+ *   producer.c  enqueue, flush         drain.c    drain, shutdown
+ *   gather.c    flush_all              fork.c     fork
+ *   stats.c     statistics             parked.c   sleeping
  *
  * Locks, in the order in which they may be held together:
  *   that of atfork.c  ->  drainers.lock, idle.lock  ->  registry  ->  exits.lock  ->
@@ -22,22 +21,19 @@
 #include <cq/cleanup.h>
 #include <cq/workq.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stddef.h>
 
-#include "base/forking.h"
-#include "pool/inherit.h"
+#include "base/alloc.h"
+#include "base/atfork.h"
 #include "base/ordering.h"
 #include "base/points.h"
 #include "parked.h"
+#include "pool/threads.h"
 
 #define CQ_LIKELY(condition) __builtin_expect((condition), 1)
 
 /* Keeps the rare path out of the hot one, which then saves no registers for it. */
 #define CQ_RARE __attribute__((noinline))
-
-/* The unit in which processors share memory: 64 bytes on most of them. */
-#define CQ_LINE 64
 
 /*
  * A block of callbacks. At every instant it is in one place: the free stack, a
@@ -109,23 +105,13 @@ enum { STOP_DRAINED = 1, STOP_WITH_WORK_LEFT };
 
 enum shutdown_phase { SHUTDOWN_NONE, SHUTDOWN_ACTIVE, SHUTDOWN_TRIED, SHUTDOWN_DONE };
 
-/* Managed threads: how many run, and the last that ended and is to be joined. */
-struct cq_threads {
-	pthread_mutex_t lock;
-	pthread_cond_t ended;
-	unsigned running;
-	bool has_last;
-	pthread_t last;
-	unsigned forks;		/* between the first process and this one */
-};
-
 /* Words that different threads write are on different cache lines. */
 struct cq_cleanup {
 	/* Read by all, written rarely. */
 	cq_cleanup_config_t config;	/* with the defaults filled in */
 	cq_allocator_t allocator;
 	char name[16];
-	void *spawn_host;		/* config.host; of managed workers: the queue */
+	void *spawn_host;		/* config.host; of managed workers: threads */
 	uint32_t slots;			/* callbacks per block */
 	uint32_t args;			/* per block that shares its function. 0: none does */
 	size_t block_bytes;
@@ -183,7 +169,7 @@ struct cq_cleanup {
 	uint64_t handed_back, useless_wakes, failed_sleeps, flushes;
 	enum shutdown_phase shutdown;
 	bool sealed;			/* a shutdown has claimed all that was accepted */
-	cq_cleanup_t *fork_next;	/* not CQ_NO_ATFORK; under the lock of atfork.c */
+	struct cq_fork_client fork_client;	/* not CQ_NO_ATFORK */
 	/*
 	 * A fork under way: the queue's locks are held from prepare to parent or child.
 	 * Meanwhile handlers of others may call the queue, on the same thread: what needs a
@@ -194,10 +180,6 @@ struct cq_cleanup {
 	cq_worker_t *fork_leaving;	/* handles to be detached */
 
 	struct cq_threads threads;
-	/* Of managed threads, written at create: */
-	struct cq_creator creator;
-	sigset_t blocked;
-	size_t stack_overhead;		/* bytes of a stack that no callback gets */
 };
 
 /* crew */
@@ -211,13 +193,6 @@ static inline uint32_t crew_coming(uint64_t crew) { return (uint32_t)crew & 0xff
 static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static inline uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
-/* threads.c */
-int cq_threads_init(struct cq_threads *t);
-void cq_threads_fork_child(struct cq_threads *t, unsigned running);
-void cq_threads_join(struct cq_threads *t);
-void cq_threads_note_creator(cq_cleanup_t *q);
-int cq_threads_spawn(void *q, void (*body)(void *), void *arg);
-
 /* The threads are the library's own. */
 static inline bool is_managed(const cq_cleanup_t *q)
 {
@@ -229,6 +204,16 @@ static inline bool hands_over(const cq_cleanup_t *q)
 	return (q->config.flags & CQ_HANDOVER) != 0;
 }
 
+static inline void *cq_alloc(cq_cleanup_t *q, size_t bytes)
+{
+	return cq_allocate(&q->allocator, bytes);
+}
+
+static inline void cq_free(cq_cleanup_t *q, void *memory, size_t bytes)
+{
+	cq_release(&q->allocator, memory, bytes);
+}
+
 static inline const cq_park_ops_t *park_of(const cq_cleanup_t *q)
 {
 	return q->config.park != NULL ? q->config.park : cq_park_default();
@@ -237,8 +222,6 @@ static inline const cq_park_ops_t *park_of(const cq_cleanup_t *q)
 /* cleanup.c. cq_lock: the registry's, which a thread that is forking has already. */
 void cq_lock(cq_cleanup_t *q);
 void cq_unlock(cq_cleanup_t *q);
-void *cq_alloc(cq_cleanup_t *q, size_t bytes);
-void cq_free(cq_cleanup_t *q, void *memory, size_t bytes);
 
 /* block.c */
 CQ_NODE_CONTAINER(struct cq_block, node, block_of)
@@ -291,13 +274,8 @@ void cq_notify_drainers(cq_cleanup_t *q, unsigned parity);
 void cq_wake_drainers(cq_cleanup_t *q);
 void cq_server_left(cq_cleanup_t *q);
 
-/* fork.c, atfork.c. cq_forking: the calling thread is between q's prepare and its end. */
+/* fork.c. cq_forking: the calling thread is between q's prepare and its end. */
 bool cq_forking(const cq_cleanup_t *q);
-void cq_fork_prepare(cq_cleanup_t *q);
-void cq_fork_parent(cq_cleanup_t *q);
-void cq_fork_make_up(cq_cleanup_t *q);
-void cq_fork_child(cq_cleanup_t *q);
-int cq_fork_register(cq_cleanup_t *q);
-void cq_fork_unregister(cq_cleanup_t *q);
+extern const struct cq_fork_ops cq_cleanup_fork_ops;
 
 #endif /* CQ_CLEANUP_PRIV_H */

@@ -10,7 +10,7 @@
 #include "producer.h"
 #include "workq/stack.h"
 
-void cq_fork_prepare(cq_cleanup_t *q)
+static void prepare(cq_cleanup_t *q)
 {
 	cq_parked_fork_prepare(&q->drainers);
 	cq_parked_fork_prepare(&q->idle);
@@ -21,8 +21,8 @@ void cq_fork_prepare(cq_cleanup_t *q)
 }
 
 /* What handlers of others asked for and this thread could not do, as it held the locks. In a
-   child there is nothing: cq_fork_child has forgotten it. */
-void cq_fork_make_up(cq_cleanup_t *q)
+   child there is nothing: in_child has forgotten it. */
+static void make_up(cq_cleanup_t *q)
 {
 	bool wakes = q->fork_wakes;
 	cq_worker_t *leaving = q->fork_leaving;
@@ -43,7 +43,7 @@ void cq_fork_make_up(cq_cleanup_t *q)
 	}
 }
 
-void cq_fork_parent(cq_cleanup_t *q)
+static void in_parent(cq_cleanup_t *q)
 {
 	cq_fork_ended(&q->fork);
 	pthread_mutex_unlock(&q->threads.lock);
@@ -229,7 +229,7 @@ static void rebuild(cq_cleanup_t *q)
 		q->shutdown = SHUTDOWN_TRIED;
 }
 
-void cq_fork_child(cq_cleanup_t *q)
+static void in_child(cq_cleanup_t *q)
 {
 	rebuild(q);
 	q->fork = (struct cq_fork){ 0 };
@@ -243,6 +243,30 @@ void cq_fork_child(cq_cleanup_t *q)
 	cq_parked_fork_child(&q->drainers);
 }
 
+static cq_cleanup_t *queue_of(struct cq_fork_client *client)
+{
+	return (cq_cleanup_t *)(void *)((char *)client - offsetof(cq_cleanup_t, fork_client));
+}
+
+static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
+{
+	static void (*const phases[])(cq_cleanup_t *) = { prepare, in_parent, in_child };
+
+	phases[phase](queue_of(client));
+}
+
+static void fork_make_up(struct cq_fork_client *client)
+{
+	make_up(queue_of(client));
+}
+
+const struct cq_fork_ops cq_cleanup_fork_ops = { fork_phase, fork_make_up };
+
+bool cq_forking(const cq_cleanup_t *q)
+{
+	return cq_fork_is_mine(&q->fork);
+}
+
 /* -------------------------------------------------------------------- by hand */
 
 static bool by_hand(const cq_cleanup_t *q)
@@ -253,7 +277,7 @@ static bool by_hand(const cq_cleanup_t *q)
 void cq_cleanup_fork_prepare(cq_cleanup_t *q)
 {
 	if (by_hand(q) && cq_fork_begins(&q->fork))
-		cq_fork_prepare(q);
+		prepare(q);
 }
 
 static void end_by_hand(cq_cleanup_t *q, bool child)
@@ -261,10 +285,10 @@ static void end_by_hand(cq_cleanup_t *q, bool child)
 	enum fork_end end = by_hand(q) ? cq_fork_ends(&q->fork, child) : FORK_GOES_ON;
 
 	if (end == FORK_IN_CHILD) {
-		cq_fork_child(q);
+		in_child(q);
 	} else if (end == FORK_IN_PARENT) {
-		cq_fork_parent(q);
-		cq_fork_make_up(q);
+		in_parent(q);
+		make_up(q);
 	}
 }
 

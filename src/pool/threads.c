@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Managed workers: pthreads that take no signals but their own, not to be cancelled,
- * named, and joined. A thread that ends joins the one that ended before it and leaves
- * itself to the next, so at most one ended thread waits to be joined.
+ * A thread that ends joins the one that ended before it and leaves itself to the next, so at
+ * most one ended thread waits to be joined.
  */
 #include <errno.h>
 #include <limits.h>
+#include <stdint.h>
 #include <unistd.h>
 
-#include "cleanup_priv.h"
-#include "pool/thread_name.h"
-#include "pool/tls.h"
+#include "base/alloc.h"
+#include "thread_name.h"
+#include "threads.h"
+#include "tls.h"
 
 #define STACK_BYTES_MIN ((size_t)16 << 10)
 
@@ -25,7 +26,7 @@ static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 static long max_long(long a, long b) { return a > b ? a : b; }
 
 struct start {
-	cq_cleanup_t *q;
+	struct cq_threads *threads;
 	void (*body)(void *);
 	void *arg;
 	unsigned forks;
@@ -40,7 +41,12 @@ int cq_threads_init(struct cq_threads *t)
 	return err != 0 ? err : pthread_cond_init(&t->ended, NULL);
 }
 
-/* running: 1 if the calling thread is one of them, which alone is left in a forked child. */
+void cq_threads_destroy(struct cq_threads *t)
+{
+	pthread_cond_destroy(&t->ended);
+	pthread_mutex_destroy(&t->lock);
+}
+
 void cq_threads_fork_child(struct cq_threads *t, unsigned running)
 {
 	t->running = running;
@@ -49,7 +55,8 @@ void cq_threads_fork_child(struct cq_threads *t, unsigned running)
 	pthread_cond_init(&t->ended, NULL); /* whoever waited isn't here */
 }
 
-/* Nobody but a callback knows the thread, and what it is in by then may be another. */
+/* Only a callback can learn this thread's id; when it cancels the thread, another callback may be
+   running. */
 static void disable_cancellation(void)
 {
 	int old;
@@ -61,7 +68,7 @@ static void disable_cancellation(void)
 static void thread_ends(void *arg)
 {
 	const struct start *start = arg;
-	struct cq_threads *t = &start->q->threads;
+	struct cq_threads *t = start->threads;
 	pthread_t before = pthread_self();
 	bool joins_before = false;
 
@@ -79,7 +86,7 @@ static void thread_ends(void *arg)
 	t->running--;
 	pthread_cond_signal(&t->ended);
 	pthread_mutex_unlock(&t->lock);
-	/* From here on only this thread's stack is used: the queue may be gone
+	/* From here on only this thread's stack is used: the pool may be gone
 	   once it is joined, or runs no more and can't be. */
 	if (joins_before)
 		pthread_join(before, NULL);
@@ -104,30 +111,30 @@ static void fill_but_synchronous(sigset_t *set)
  * the program takes it in another way (sigwait, signalfd), and on a worker its default
  * action would end the process.
  */
-void cq_threads_note_creator(cq_cleanup_t *q)
+void cq_threads_note_creator(struct cq_threads *t)
 {
 	static const int own[] = { SIGABRT, SIGPROF, SIGVTALRM };
 	sigset_t creator;
 
-	cq_creator_note(&q->creator);
+	cq_creator_note(&t->creator);
 	sigemptyset(&creator);
 	pthread_sigmask(SIG_SETMASK, NULL, &creator);
-	q->stack_overhead = STACK_OWN_BYTES + cq_tls_in_stack();
-	fill_but_synchronous(&q->blocked);
+	t->stack_overhead = STACK_OWN_BYTES + cq_tls_in_stack();
+	fill_but_synchronous(&t->blocked);
 	for (size_t i = 0; i < sizeof(own) / sizeof(*own); i++)
 		if (sigismember(&creator, own[i]) == 0)
-			sigdelset(&q->blocked, own[i]);
+			sigdelset(&t->blocked, own[i]);
 }
 
 static void *thread_main(void *arg)
 {
 	struct start start = *(struct start *)arg;
 
-	cq_free(start.q, arg, sizeof(start));
-	pthread_sigmask(SIG_SETMASK, &start.q->blocked, NULL);
+	cq_release(start.threads->allocator, arg, sizeof(start));
+	pthread_sigmask(SIG_SETMASK, &start.threads->blocked, NULL);
 	disable_cancellation();
-	cq_thread_name(start.q->name);
-	cq_creator_follow(&start.q->creator);
+	cq_thread_name(start.threads->name);
+	cq_creator_follow(&start.threads->creator);
 	pthread_cleanup_push(thread_ends, &start);
 	start.body(start.arg);
 	pthread_cleanup_pop(1);
@@ -135,16 +142,16 @@ static void *thread_main(void *arg)
 }
 
 /*
- * What to ask for, so that a callback gets config.stack_bytes. The system's minimum may
+ * What to ask for, so that a callback gets stack_bytes. The system's minimum may
  * be next to nothing (2 KiB with musl): a callback needs some too. Some systems want
  * whole pages, and glibc before 2.27 takes the guard out of the stack.
  */
-static size_t stack_of(const cq_cleanup_t *q)
+static size_t stack_of(const struct cq_threads *t)
 {
 	size_t least = max_size((size_t)max_long(sysconf(_SC_THREAD_STACK_MIN), 0), STACK_BYTES_MIN);
-	size_t stack = max_size(q->config.stack_bytes, least);
+	size_t stack = max_size(t->stack_bytes, least);
 	size_t page = (size_t)max_long(sysconf(_SC_PAGESIZE), 1);
-	size_t more = q->stack_overhead + 2 * page; /* the guard, and what rounding takes off */
+	size_t more = t->stack_overhead + 2 * page; /* the guard, and what rounding takes off */
 
 	return stack > SIZE_MAX - more ? stack : (stack + more) / page * page;
 }
@@ -193,9 +200,9 @@ static size_t systems_stack(void)
  * EINVAL: too small, for a reason that isn't known here. Then with more, and at last with
  * the system's own, if that is no less. (Whatever else is wrong is wrong with these too.)
  */
-static int create_with_stack(const cq_cleanup_t *q, pthread_t *thread, struct start *start)
+static int create_with_stack(const struct cq_threads *t, pthread_t *thread, struct start *start)
 {
-	size_t wanted = stack_of(q), stack = wanted, most;
+	size_t wanted = stack_of(t), stack = wanted, most;
 	int err = create(thread, start, stack);
 
 	if (err != EINVAL)
@@ -208,31 +215,30 @@ static int create_with_stack(const cq_cleanup_t *q, pthread_t *thread, struct st
 	return err == EINVAL && wanted <= most ? create(thread, start, SYSTEMS_STACK) : err;
 }
 
-int cq_threads_spawn(void *host, void (*body)(void *), void *arg)
+int cq_threads_spawn(void *threads, void (*body)(void *), void *arg)
 {
-	cq_cleanup_t *q = host;
-	struct start *start = cq_alloc(q, sizeof(*start));
+	struct cq_threads *t = threads;
+	struct start *start = cq_allocate(t->allocator, sizeof(*start));
 	pthread_t thread;
 	int err;
 
 	if (start == NULL)
 		return ENOMEM;
-	*start = (struct start){ q, body, arg, q->threads.forks };
-	pthread_mutex_lock(&q->threads.lock);
-	q->threads.running++;
-	pthread_mutex_unlock(&q->threads.lock);
-	err = create_with_stack(q, &thread, start);
+	*start = (struct start){ t, body, arg, t->forks };
+	pthread_mutex_lock(&t->lock);
+	t->running++;
+	pthread_mutex_unlock(&t->lock);
+	err = create_with_stack(t, &thread, start);
 	if (err != 0) {
-		pthread_mutex_lock(&q->threads.lock);
-		q->threads.running--;
-		pthread_cond_signal(&q->threads.ended);
-		pthread_mutex_unlock(&q->threads.lock);
-		cq_free(q, start, sizeof(*start));
+		pthread_mutex_lock(&t->lock);
+		t->running--;
+		pthread_cond_signal(&t->ended);
+		pthread_mutex_unlock(&t->lock);
+		cq_release(t->allocator, start, sizeof(*start));
 	}
 	return err;
 }
 
-/* Waits until no managed thread is in the library. Their bodies have returned, or are about to. */
 void cq_threads_join(struct cq_threads *t)
 {
 	pthread_t last = pthread_self();

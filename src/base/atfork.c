@@ -1,28 +1,23 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * The fork handlers of the process: they prepare all queues but those with
- * CQ_NO_ATFORK. Registered once, when the first of these is made.
- */
+/* The fork handlers of the process. Registered once, by the first client that wants them. */
 #include <errno.h>
+#include <pthread.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "cleanup_priv.h"
-#include "base/park.h"
+#include "atfork.h"
+#include "ordering.h"
+#include "park.h"
+#include "points.h"
 
 #define REGISTERED UINT32_MAX /* no process's id */
 
 static struct {
 	pthread_mutex_t lock;	/* held from prepare to parent or child */
 	struct cq_fork fork;
-	cq_cleanup_t *queues;	/* under the lock */
+	struct cq_fork_client *newest, *oldest; /* under the lock */
 	uint32_t registered;	/* 0, REGISTERED, or the id of the process that is about to */
 } all = { .lock = PTHREAD_MUTEX_INITIALIZER };
-
-bool cq_forking(const cq_cleanup_t *q)
-{
-	return cq_fork_is_mine(&q->fork);
-}
 
 static void prepare_all(void)
 {
@@ -30,8 +25,8 @@ static void prepare_all(void)
 		return;
 	pthread_mutex_lock(&all.lock);
 	cq_fork_begun(&all.fork);
-	for (cq_cleanup_t *q = all.queues; q != NULL; q = q->fork_next)
-		cq_fork_prepare(q);
+	for (struct cq_fork_client *c = all.newest; c != NULL; c = c->older)
+		c->ops->phase(c, CQ_FORK_PREPARE);
 }
 
 static void end_all(bool child)
@@ -40,17 +35,25 @@ static void end_all(bool child)
 
 	if (end == FORK_GOES_ON)
 		return;
-	for (cq_cleanup_t *q = all.queues; q != NULL; q = q->fork_next)
-		(end == FORK_IN_CHILD ? cq_fork_child : cq_fork_parent)(q);
+	for (struct cq_fork_client *c = all.oldest; c != NULL; c = c->newer)
+		c->ops->phase(c, end == FORK_IN_CHILD ? CQ_FORK_CHILD : CQ_FORK_PARENT);
 	/* When all are unlocked: what makes a worker of one may call another. */
-	for (cq_cleanup_t *q = all.queues; q != NULL; q = q->fork_next)
-		cq_fork_make_up(q);
+	for (struct cq_fork_client *c = all.oldest; c != NULL; c = c->newer)
+		c->ops->make_up(c);
 	cq_fork_ended(&all.fork);
 	pthread_mutex_unlock(&all.lock);
 }
 
 static void parent_all(void) { end_all(false); }
 static void child_all(void) { end_all(true); }
+
+void cq_fork(cq_fork_phase_t phase)
+{
+	if (phase == CQ_FORK_PREPARE)
+		prepare_all();
+	else
+		end_all(phase == CQ_FORK_CHILD);
+}
 
 /*
  * By one thread: with a second set, handlers of others that lie between the two would turn the
@@ -91,29 +94,31 @@ static int register_handlers(void)
 	return err;
 }
 
-int cq_fork_register(cq_cleanup_t *q)
+int cq_fork_register(struct cq_fork_client *c, const struct cq_fork_ops *ops, bool by_atfork)
 {
 	int err;
 
 	if (cq_fork_is_mine(&all.fork))
 		return EDEADLK;
-	if ((err = register_handlers()) != 0)
+	if (by_atfork && (err = register_handlers()) != 0)
 		return err;
+	c->ops = ops;
+	c->newer = NULL;
 	pthread_mutex_lock(&all.lock);
-	q->fork_next = all.queues;
-	all.queues = q;
+	c->older = all.newest;
+	if (c->older != NULL)
+		c->older->newer = c;
+	else
+		all.oldest = c;
+	all.newest = c;
 	pthread_mutex_unlock(&all.lock);
 	return 0;
 }
 
-void cq_fork_unregister(cq_cleanup_t *q)
+void cq_fork_unregister(struct cq_fork_client *c)
 {
 	pthread_mutex_lock(&all.lock);
-	for (cq_cleanup_t **link = &all.queues; *link != NULL; link = &(*link)->fork_next) {
-		if (*link == q) {
-			*link = q->fork_next;
-			break;
-		}
-	}
+	*(c->newer != NULL ? &c->newer->older : &all.newest) = c->older;
+	*(c->older != NULL ? &c->older->newer : &all.oldest) = c->newer;
 	pthread_mutex_unlock(&all.lock);
 }
