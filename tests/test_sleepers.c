@@ -2,7 +2,7 @@
 /*
  * Layer 2, with a plain counter for work and a fake park table. Most races are
  * steered in one thread: what the other thread would do happens at a schedule
- * point, in the look or inside park. Where that can't be, gates hold threads.
+ * point, inside park, or before the set's lock. Where that can't be, gates hold threads.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -12,22 +12,46 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/cpu.h"
 #include "support.h"
 
 TestSuite(sleepers, .timeout = 60);
 
-enum { DEADLINE = 1000, SLEEPERS = 5 };
+enum { DEADLINE = 1000, SPIN = 1000, SLEEPERS = 5 };
 
 static cq_sleepers_t set;
 static fake_park_t park;
 static cq_sleeper_t me;
-static unsigned work, looks;
+static unsigned work;
 
 static void setup(void)
 {
 	fake_init(&park);
-	cr_assert_eq(cq_sleepers_init(&set, &park.ops), 0);
+	cr_assert_eq(cq_sleepers_init(&set, &park.ops, 0), 0);
 	cq_sleeper_init(&me, NULL);
+}
+
+/* Each thread runs on the CPU on which it says it does. */
+static _Thread_local uint32_t my_cpu;
+
+uint32_t __wrap_cq_cpu(void);
+uint32_t __wrap_cq_cpu(void)
+{
+	return my_cpu;
+}
+
+/* The next one to lock the set does this first. */
+static test_act_fn *_Atomic before_lock;
+
+int __real_pthread_mutex_lock(pthread_mutex_t *lock);
+int __wrap_pthread_mutex_lock(pthread_mutex_t *lock);
+int __wrap_pthread_mutex_lock(pthread_mutex_t *lock)
+{
+	test_act_fn *act = lock == &set.lock ? atomic_exchange(&before_lock, NULL) : NULL;
+
+	if (act != NULL)
+		act(NULL);
+	return __real_pthread_mutex_lock(lock);
 }
 
 static bool lock_is_free(void)
@@ -48,23 +72,48 @@ static uint32_t listed(void)
 	return n;
 }
 
-static bool take(void *unused)
+static uint32_t waiters(void)
 {
-	(void)unused;
-	looks++;
+	return cq_sleepers_waiters(&set, NULL);
+}
+
+static uint32_t on_their_way(void)
+{
+	uint32_t n;
+
+	cq_sleepers_waiters(&set, &n);
+	return n;
+}
+
+static uint32_t wake_all(void)
+{
+	return cq_sleepers_wake(&set, UINT32_MAX);
+}
+
+static bool take(void)
+{
 	return work > 0 && work--;
 }
 
-static bool nothing(void *unused)
+static void prepare(void)
 {
-	(void)unused;
-	looks++;
-	return false;
+	cq_sleepers_prepare_wait(&set, &me);
 }
 
-static cq_sleep_result_t sleep_until(uint64_t deadline)
+static cq_wait_result_t commit(uint64_t deadline)
 {
-	return cq_sleepers_sleep(&set, &me, take, NULL, deadline);
+	return cq_sleepers_commit_wait(&set, &me, deadline);
+}
+
+static cq_wait_result_t wait_as(cq_sleeper_t *s, uint64_t deadline)
+{
+	cq_sleepers_prepare_wait(&set, s);
+	return cq_sleepers_commit_wait(&set, s, deadline);
+}
+
+static cq_wait_result_t wait_until(uint64_t deadline)
+{
+	return wait_as(&me, deadline);
 }
 
 /* Steps of a waker. */
@@ -80,12 +129,6 @@ static void wake_nobody(void *unused)
 	CHECK(cq_sleepers_wake(&set, 1) == 0);
 }
 
-static void publish_and_wake(void *woken)
-{
-	work++;
-	*(uint32_t *)woken = cq_sleepers_wake(&set, 1);
-}
-
 static void pass_deadline(void *unused)
 {
 	(void)unused;
@@ -94,223 +137,30 @@ static void pass_deadline(void *unused)
 
 static void check_nobody_is_left(void)
 {
-	cr_assert_eq(cq_sleepers_asleep(&set), 0);
+	cr_assert_eq(waiters(), 0);
+	cr_assert_eq(on_their_way(), 0);
 	cr_assert_eq(listed(), 0);
+	cr_assert_eq(set.listed, 0);
 	cr_assert(lock_is_free());
-	cr_assert_eq(cq_sleepers_wake_all(&set), 0);
+	cr_assert_eq(wake_all(), 0);
 	cr_assert_eq(cq_sleepers_destroy(&set), 0);
 }
-
-/* ----------------------------------------------------------- init, destroy */
-
-Test(sleepers, init_refuses_null_and_incomplete_tables)
-{
-	cq_park_ops_t ops;
-
-	fake_init(&park);
-	cr_assert_eq(cq_sleepers_init(NULL, &park.ops), EINVAL);
-	ops = park.ops;
-	ops.now = NULL;
-	cr_assert_eq(cq_sleepers_init(&set, &ops), EINVAL);
-	ops = park.ops;
-	ops.park = NULL;
-	cr_assert_eq(cq_sleepers_init(&set, &ops), EINVAL);
-	ops = park.ops;
-	ops.unpark = NULL;
-	cr_assert_eq(cq_sleepers_init(&set, &ops), EINVAL);
-	ops = park.ops;
-	ops.host = NULL;
-	cr_assert_eq(cq_sleepers_init(&set, &ops), 0);
-	cr_assert_eq(cq_sleepers_destroy(&set), 0);
-	cr_assert_eq(cq_sleepers_destroy(NULL), EINVAL);
-}
-
-Test(sleepers, static_initializer_is_an_empty_set_on_the_default_table)
-{
-	static cq_sleepers_t fresh = CQ_SLEEPERS_INITIALIZER;
-	uint64_t deadline = cq_deadline_in(2000000);
-
-	cq_sleeper_init(&me, NULL);
-	cr_assert_eq(cq_sleepers_asleep(&fresh), 0);
-	cr_assert_eq(cq_sleepers_wake_all(&fresh), 0);
-	cr_assert_eq(cq_sleepers_sleep(&fresh, &me, nothing, NULL, deadline), CQ_TIMED_OUT);
-	cr_assert_geq(cq_now(), deadline);
-	cr_assert_eq(cq_sleepers_destroy(&fresh), 0);
-}
-
-Test(sleepers, init_without_a_table_takes_the_default)
-{
-	cr_assert_eq(cq_sleepers_init(&set, NULL), 0);
-	cq_sleeper_init(&me, NULL);
-	cr_assert_eq(sleep_until(cq_now()), CQ_TIMED_OUT);
-	check_nobody_is_left();
-}
-
-static void destroy_is_busy(void *unused)
-{
-	(void)unused;
-	CHECK(cq_sleepers_destroy(&set) == EBUSY);
-	wake_one(NULL);
-}
-
-Test(sleepers, destroy_refuses_while_someone_is_announced_or_asleep, .init = setup)
-{
-	cq_sleepers_announce(&set);
-	cr_assert_eq(cq_sleepers_destroy(&set), EBUSY);
-	cq_sleepers_withdraw(&set);
-
-	park.script = destroy_is_busy;
-	cr_assert_eq(sleep_until(CQ_FOREVER), CQ_WOKEN);
-	check_nobody_is_left();
-}
-
-/* ---------------------------------------------------------- the handshake */
-
-Test(sleepers, work_that_is_there_prevents_the_sleep, .init = setup)
-{
-	work = 1;
-	cr_assert_eq(sleep_until(CQ_FOREVER), CQ_WORK);
-	cr_assert_eq(work, 0);
-	cr_assert_eq(looks, 1);
-	cr_assert_eq(park.parks, 0);
-	check_nobody_is_left();
-}
-
-/* golang/go#73642: the first look failed, then work came, then the thread slept. */
-static void work_is_waiting_and_nobody_knows(void *woken)
-{
-	CHECK(work == 0 || *(uint32_t *)woken > 0);
-	wake_one(NULL);
-}
-
-Test(sleepers, work_published_before_the_announcement_is_found_by_the_second_look, .init = setup)
-{
-	uint32_t woken = 0;
-
-	cr_assert_not(take(NULL));
-	at_point("sleepers.announce", publish_and_wake, &woken);
-	park.script = work_is_waiting_and_nobody_knows;
-	park.ctx = &woken;
-	cr_assert_eq(sleep_until(CQ_FOREVER), CQ_WORK);
-	cr_assert_eq(woken, 0);
-	cr_assert_eq(park.parks, 0);
-	check_nobody_is_left();
-}
-
-/* The publisher comes right after the look has read "no work", and reads `asleep`. */
-static bool look_then_publish(void *seen)
-{
-	bool found = take(NULL);
-
-	work++;
-	*(uint32_t *)seen = cq_sleepers_asleep(&set);
-	return found;
-}
-
-static void the_publisher_saw_the_sleeper(void *seen)
-{
-	CHECK(work == 1);
-	CHECK(*(uint32_t *)seen == 1);
-	wake_one(NULL);
-}
-
-Test(sleepers, a_publisher_that_the_look_misses_sees_the_sleeper, .init = setup)
-{
-	uint32_t seen = 0;
-
-	park.script = the_publisher_saw_the_sleeper;
-	park.ctx = &seen;
-	cr_assert_eq(cq_sleepers_sleep(&set, &me, look_then_publish, &seen, CQ_FOREVER), CQ_WOKEN);
-	cr_assert_eq(park.parks, 1);
-	check_nobody_is_left();
-}
-
-static bool look_under_the_lock(void *unused)
-{
-	(void)unused;
-	looks++;
-	CHECK(cq_sleepers_asleep(&set) == 1);
-	CHECK(!lock_is_free());
-	return work > 0;
-}
-
-Test(sleepers, the_look_comes_once_after_the_announcement, .init = setup)
-{
-	cr_assert_eq(cq_sleepers_sleep(&set, &me, look_under_the_lock, NULL, 0), CQ_TIMED_OUT);
-	cr_assert_eq(looks, 1);
-	work = 1;
-	cr_assert_eq(cq_sleepers_sleep(&set, &me, look_under_the_lock, NULL, 0), CQ_WORK);
-	cr_assert_eq(looks, 2);
-	check_nobody_is_left();
-}
-
-static void lock_must_be_free(void *unused)
-{
-	(void)unused;
-	CHECK(lock_is_free());
-	CHECK(cq_sleepers_asleep(&set) == 1 && listed() == 1);
-	wake_one(NULL);
-}
-
-Test(sleepers, the_steps_are_the_same_as_sleep, .init = setup)
-{
-	cq_sleepers_announce(&set);
-	cr_assert_eq(cq_sleepers_asleep(&set), 1);
-	cr_assert_not(lock_is_free());
-	cq_sleepers_withdraw(&set);
-	cr_assert_eq(cq_sleepers_asleep(&set), 0);
-	cr_assert(lock_is_free());
-
-	park.script = lock_must_be_free;
-	cq_sleepers_announce(&set);
-	cr_assert_eq(cq_sleepers_commit(&set, &me, CQ_FOREVER), CQ_WOKEN);
-	cq_sleepers_announce(&set);
-	park.script = pass_deadline;
-	cr_assert_eq(cq_sleepers_commit(&set, &me, DEADLINE), CQ_TIMED_OUT);
-	check_nobody_is_left();
-}
-
-/* S1, at every point. Only a thread before its decision may be counted and not listed. */
-static void check_s1(const char *where, void *steps)
-{
-	uint32_t n = listed();
-
-	CHECK(set.asleep >= n);
-	CHECK(set.asleep == n || strcmp(where, "sleepers.announced") == 0);
-	++*(unsigned *)steps;
-}
-
-Test(sleepers, asleep_is_never_below_the_sleepers_listed, .init = setup)
-{
-	unsigned steps = 0;
-
-	at_every_point(check_s1, &steps);
-	park.script = wake_one;
-	cr_assert_eq(sleep_until(CQ_FOREVER), CQ_WOKEN);
-	park.script = pass_deadline;
-	cr_assert_eq(sleep_until(DEADLINE), CQ_TIMED_OUT);
-	work = 1;
-	cr_assert_eq(sleep_until(CQ_FOREVER), CQ_WORK);
-	cr_assert_geq(steps, 8);
-	check_nobody_is_left();
-}
-
-/* ----------------------------------------------------------------- waking */
 
 /* Real threads that sleep until woken. Sleeper i+1 is listed after sleeper i. */
 static struct {
 	cq_sleeper_t sleeper;
 	pthread_t thread;
 	uint64_t deadline;
-	cq_sleep_result_t result;
+	uint32_t cpu;
+	cq_wait_result_t result;
 } crowd[SLEEPERS];
 
 static void *crowd_body(void *index)
 {
 	size_t i = (size_t)index;
 
-	crowd[i].result = cq_sleepers_sleep(&set, &crowd[i].sleeper, nothing, NULL,
-	    crowd[i].deadline);
+	my_cpu = crowd[i].cpu;
+	crowd[i].result = wait_as(&crowd[i].sleeper, crowd[i].deadline);
 	return NULL;
 }
 
@@ -328,25 +178,348 @@ static void crowd_start(const uint64_t deadlines[SLEEPERS])
 		crowd_join_in(i, deadlines != NULL ? deadlines[i] : CQ_FOREVER);
 }
 
-static cq_sleep_result_t crowd_join(size_t i)
+static cq_wait_result_t crowd_join(size_t i)
 {
 	join(crowd[i].thread);
 	return crowd[i].result;
 }
 
+static void crowd_was(cq_wait_result_t result)
+{
+	for (size_t i = 0; i < SLEEPERS; i++)
+		cr_assert_eq(crowd_join(i), result);
+}
+
+/* ----------------------------------------------------------- init, destroy */
+
+Test(sleepers, init_refuses_null_and_incomplete_tables)
+{
+	cq_park_ops_t ops;
+
+	fake_init(&park);
+	cr_assert_eq(cq_sleepers_init(NULL, &park.ops, 0), EINVAL);
+	ops = park.ops;
+	ops.now = NULL;
+	cr_assert_eq(cq_sleepers_init(&set, &ops, 0), EINVAL);
+	ops = park.ops;
+	ops.park = NULL;
+	cr_assert_eq(cq_sleepers_init(&set, &ops, 0), EINVAL);
+	ops = park.ops;
+	ops.unpark = NULL;
+	cr_assert_eq(cq_sleepers_init(&set, &ops, 0), EINVAL);
+	ops = park.ops;
+	ops.host = NULL;
+	cr_assert_eq(cq_sleepers_init(&set, &ops, 0), 0);
+	cr_assert_eq(cq_sleepers_destroy(&set), 0);
+	cr_assert_eq(cq_sleepers_destroy(NULL), EINVAL);
+}
+
+Test(sleepers, static_initializer_is_an_empty_set_on_the_default_table)
+{
+	static cq_sleepers_t fresh = CQ_SLEEPERS_INITIALIZER;
+	uint64_t deadline = cq_deadline_in(2000000);
+
+	cq_sleeper_init(&me, NULL);
+	cr_assert_eq(cq_sleepers_waiters(&fresh, NULL), 0);
+	cr_assert_eq(cq_sleepers_wake(&fresh, 1), 0);
+	cr_assert_eq(fresh.spin_ns, 0);
+	cq_sleepers_prepare_wait(&fresh, &me);
+	cr_assert_eq(cq_sleepers_commit_wait(&fresh, &me, deadline), CQ_TIMED_OUT);
+	cr_assert_geq(cq_now(), deadline);
+	cr_assert_eq(cq_sleepers_destroy(&fresh), 0);
+}
+
+Test(sleepers, static_initializer_with_a_table_is_as_init_makes_it)
+{
+	static cq_sleepers_t fresh = CQ_SLEEPERS_INITIALIZER_WITH(&park.ops, 7);
+
+	fake_init(&park);
+	cr_assert_eq(cq_sleepers_init(&set, &park.ops, 7), 0);
+	cr_assert_eq(fresh.ops, set.ops);
+	cr_assert_eq(fresh.spin_ns, set.spin_ns);
+	cr_assert_eq(fresh.counts, set.counts);
+	cr_assert_eq(fresh.epoch, set.epoch);
+	cr_assert_eq(fresh.stopped, set.stopped);
+	cr_assert_null(fresh.newest);
+	cq_sleeper_init(&me, NULL);
+	park.script = pass_deadline;
+	cq_sleepers_prepare_wait(&fresh, &me);
+	cr_assert_eq(cq_sleepers_commit_wait(&fresh, &me, DEADLINE), CQ_TIMED_OUT);
+	cr_assert_eq(park.parks, 1);
+	cr_assert_eq(cq_sleepers_destroy(&fresh), 0);
+}
+
+Test(sleepers, init_without_a_table_takes_the_default)
+{
+	cr_assert_eq(cq_sleepers_init(&set, NULL, 0), 0);
+	cq_sleeper_init(&me, NULL);
+	cr_assert_eq(wait_until(cq_now()), CQ_TIMED_OUT);
+	check_nobody_is_left();
+}
+
+static void destroy_is_busy_before_and_after_a_wake(void *unused)
+{
+	(void)unused;
+	CHECK(cq_sleepers_destroy(&set) == EBUSY);
+	wake_one(NULL);
+	CHECK(waiters() == 0 && on_their_way() == 1);
+	CHECK(cq_sleepers_destroy(&set) == EBUSY);
+}
+
+Test(sleepers, destroy_refuses_while_someone_is_prepared_listed_or_on_the_way, .init = setup)
+{
+	prepare();
+	cr_assert_eq(cq_sleepers_destroy(&set), EBUSY);
+	cq_sleepers_cancel_wait(&set, &me);
+
+	park.script = destroy_is_busy_before_and_after_a_wake;
+	cr_assert_eq(wait_until(CQ_FOREVER), CQ_WOKEN);
+	check_nobody_is_left();
+}
+
+/* ---------------------------------------------------------- the handshake */
+
+/* golang/go#73642: the first look failed, then work came, then the thread slept. */
+Test(sleepers, work_published_before_prepare_wait_is_found_by_the_second_look, .init = setup)
+{
+	cr_assert_not(take());
+	work++;
+	cr_assert_eq(cq_sleepers_ensure(&set, 1), 0);
+	prepare();
+	cr_assert(take());
+	cq_sleepers_cancel_wait(&set, &me);
+	check_nobody_is_left();
+}
+
+/* The publisher comes when the second look has read "no work". */
+Test(sleepers, a_publisher_that_the_look_misses_sees_who_is_prepared, .init = setup)
+{
+	prepare();
+	cr_assert_not(take());
+	work++;
+	cr_assert_eq(waiters(), 1);
+	cr_assert_eq(cq_sleepers_ensure(&set, 1), 0);
+	cr_assert_eq(commit(CQ_FOREVER), CQ_AGAIN);
+	cr_assert_eq(park.parks, 0);
+	cr_assert(take());
+	check_nobody_is_left();
+}
+
+static void published_at_the_last_moment(void *unused)
+{
+	(void)unused;
+	work++;
+	CHECK(cq_sleepers_ensure(&set, 1) == 0);
+}
+
+Test(sleepers, whoever_is_about_to_be_listed_looks_again, .init = setup)
+{
+	at_point("sleepers.listing", published_at_the_last_moment, NULL);
+	cr_assert_eq(wait_until(CQ_FOREVER), CQ_AGAIN);
+	before_lock = wake_nobody;
+	cr_assert_eq(wait_until(CQ_FOREVER), CQ_AGAIN);
+	cr_assert_eq(park.parks, 0);
+	cr_assert_eq(work, 1);
+	check_nobody_is_left();
+}
+
+Test(sleepers, every_waker_makes_a_prepared_one_look_again_and_does_not_count_it, .init = setup)
+{
+	prepare();
+	cr_assert_eq(cq_sleepers_ensure(&set, 1), 0);
+	cr_assert_eq(commit(CQ_FOREVER), CQ_AGAIN);
+	prepare();
+	cr_assert_eq(cq_sleepers_wake(&set, 1), 0);
+	cr_assert_eq(commit(CQ_FOREVER), CQ_AGAIN);
+	prepare();
+	cr_assert_eq(wake_all(), 0);
+	cr_assert_eq(commit(CQ_FOREVER), CQ_AGAIN);
+	prepare();
+	cr_assert_not(cq_sleepers_wake_sleeper(&set, &me));
+	cr_assert_eq(commit(CQ_FOREVER), CQ_AGAIN);
+	cr_assert_eq(on_their_way(), 0);
+	cr_assert_eq(park.parks, 0);
+	check_nobody_is_left();
+}
+
+/* It was an answer to those who were prepared then: not to who comes afterwards. */
+Test(sleepers, a_waker_that_was_here_before_prepare_wait_ends_no_wait, .init = setup)
+{
+	prepare();
+	wake_nobody(NULL);
+	cq_sleepers_cancel_wait(&set, &me);
+	park.script = pass_deadline;
+	cr_assert_eq(wait_until(DEADLINE), CQ_TIMED_OUT);
+	cr_assert_eq(park.parks, 1);
+	check_nobody_is_left();
+}
+
+Test(sleepers, a_waker_that_finds_enough_on_the_list_leaves_the_prepared_alone, .init = setup)
+{
+	crowd_start(NULL);
+	prepare();
+	cr_assert_eq(cq_sleepers_ensure(&set, 1), 1);
+	cr_assert_eq(cq_sleepers_wake(&set, SLEEPERS - 1), SLEEPERS - 1);
+	crowd_was(CQ_WOKEN);
+	park.parks = 0;
+	park.script = pass_deadline;
+	cr_assert_eq(commit(DEADLINE), CQ_TIMED_OUT);
+	cr_assert_eq(park.parks, 1);
+	check_nobody_is_left();
+}
+
+Test(sleepers, a_waker_that_finds_too_few_on_the_list_wakes_them_and_makes_the_others_look, .init = setup)
+{
+	crowd_start(NULL);
+	prepare();
+	cr_assert_eq(waiters(), SLEEPERS + 1);
+	cr_assert_eq(cq_sleepers_ensure(&set, SLEEPERS + 1), SLEEPERS);
+	cr_assert_eq(commit(CQ_FOREVER), CQ_AGAIN);
+	crowd_was(CQ_WOKEN);
+	check_nobody_is_left();
+}
+
+/* All that others do meanwhile is done by the time that the look ends. */
+static void *sleep_and_be_woken(void *unused)
+{
+	cq_sleeper_t s;
+
+	(void)unused;
+	cq_sleeper_init(&s, NULL);
+	cq_sleepers_prepare_wait(&set, &s);
+	cq_sleepers_cancel_wait(&set, &s);
+	CHECK(wait_as(&s, CQ_FOREVER) == CQ_WOKEN);
+	return NULL;
+}
+
+Test(sleepers, a_long_look_holds_no_lock, .init = setup)
+{
+	pthread_t other;
+
+	prepare();
+	cr_assert(lock_is_free());
+	cr_assert_eq(waiters(), 1);
+	other = start(sleep_and_be_woken, NULL);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(waiters(), 2);
+	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
+	join(other);
+	park.script = pass_deadline;
+	cr_assert_eq(commit(DEADLINE), CQ_TIMED_OUT);
+	check_nobody_is_left();
+}
+
+/* This kind of lock is refused to its owner, so that a call that takes it gives it back. */
+static void lock_it(void)
+{
+	pthread_mutexattr_t attr;
+
+	cr_assert_eq(pthread_mutexattr_init(&attr), 0);
+	cr_assert_eq(pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ERRORCHECK), 0);
+	cr_assert_eq(pthread_mutex_destroy(&set.lock), 0);
+	cr_assert_eq(pthread_mutex_init(&set.lock, &attr), 0);
+	pthread_mutex_lock(&set.lock);
+}
+
+Test(sleepers, prepare_wait_and_cancel_wait_take_no_lock, .init = setup)
+{
+	lock_it();
+	prepare();
+	cr_assert_not(lock_is_free());
+	cr_assert_eq(waiters(), 1);
+	cq_sleepers_cancel_wait(&set, &me);
+	cr_assert_not(lock_is_free());
+	pthread_mutex_unlock(&set.lock);
+	check_nobody_is_left();
+}
+
+Test(sleepers, a_thread_may_be_prepared_in_several_sets, .init = setup)
+{
+	cq_sleepers_t other;
+	cq_sleeper_t there;
+
+	cr_assert_eq(cq_sleepers_init(&other, &park.ops, 0), 0);
+	cq_sleeper_init(&there, NULL);
+	prepare();
+	cq_sleepers_prepare_wait(&other, &there);
+	cr_assert_eq(cq_sleepers_ensure(&set, 1), 0);
+	cr_assert_eq(commit(CQ_FOREVER), CQ_AGAIN);
+	cr_assert_eq(cq_sleepers_waiters(&other, NULL), 1);
+	park.script = pass_deadline;
+	cr_assert_eq(cq_sleepers_commit_wait(&other, &there, DEADLINE), CQ_TIMED_OUT);
+
+	/* And one after the other with one sleeper. */
+	park.script = wake_one;
+	cr_assert_eq(wait_as(&there, CQ_FOREVER), CQ_WOKEN);
+	cr_assert_eq(cq_sleepers_destroy(&other), 0);
+	check_nobody_is_left();
+}
+
+/* S1, S2, and that one step moves a sleeper from one count to the other, at every point. */
+static void check_counts(const char *where, void *steps)
+{
+	uint32_t way, n = cq_sleepers_waiters(&set, &way);
+	bool back = strcmp(where, "sleepers.back") == 0;
+
+	CHECK(n >= set.listed && set.listed == listed());
+	CHECK(n + way == (back ? 0 : 1));
+	if (strcmp(where, "sleepers.listed") == 0)
+		CHECK(set.listed == 1);
+	++*(unsigned *)steps;
+}
+
+Test(sleepers, waiters_and_on_their_way_are_one_snapshot_and_never_too_low, .init = setup)
+{
+	unsigned steps = 0;
+
+	at_every_point(check_counts, &steps);
+	park.script = wake_one;
+	cr_assert_eq(wait_until(CQ_FOREVER), CQ_WOKEN);
+	park.script = pass_deadline;
+	cr_assert_eq(wait_until(DEADLINE), CQ_TIMED_OUT);
+	prepare();
+	wake_nobody(NULL);
+	cr_assert_eq(commit(CQ_FOREVER), CQ_AGAIN);
+	cr_assert_geq(steps, 12);
+	check_nobody_is_left();
+}
+
+static void on_its_way_until_it_is_back(void *unused)
+{
+	(void)unused;
+	wake_one(NULL);
+	CHECK(waiters() == 0 && on_their_way() == 1);
+}
+
+static void no_longer_on_its_way(void *unused)
+{
+	(void)unused;
+	CHECK(on_their_way() == 0);
+	CHECK(cq_sleepers_ensure(&set, 1) == 0); /* nobody: there is none to wake */
+}
+
+Test(sleepers, a_sleeper_is_on_its_way_until_commit_wait_returns, .init = setup)
+{
+	park.script = on_its_way_until_it_is_back;
+	at_point("sleepers.back", no_longer_on_its_way, NULL);
+	cr_assert_eq(wait_until(CQ_FOREVER), CQ_WOKEN);
+	check_nobody_is_left();
+}
+
+/* ----------------------------------------------------------------- waking */
+
 Test(sleepers, wake_returns_how_many, .init = setup)
 {
 	crowd_start(NULL);
-	cr_assert_eq(cq_sleepers_asleep(&set), SLEEPERS);
+	cr_assert_eq(waiters(), SLEEPERS);
 	cr_assert_eq(cq_sleepers_wake(&set, 0), 0);
-	cr_assert_eq(cq_sleepers_asleep(&set), SLEEPERS);
+	cr_assert_eq(waiters(), SLEEPERS);
 	cr_assert_eq(cq_sleepers_wake(&set, 2), 2);
-	cr_assert_eq(cq_sleepers_asleep(&set), SLEEPERS - 2);
+	cr_assert_eq(waiters(), SLEEPERS - 2);
 	cr_assert_eq(cq_sleepers_wake(&set, SLEEPERS), SLEEPERS - 2);
-	cr_assert_eq(cq_sleepers_asleep(&set), 0);
+	cr_assert_eq(waiters(), 0);
 	cr_assert_eq(cq_sleepers_wake(&set, 1), 0);
-	for (size_t i = 0; i < SLEEPERS; i++)
-		cr_assert_eq(crowd_join(i), CQ_WOKEN);
+	crowd_was(CQ_WOKEN);
 	cr_assert_eq(park.unparks, SLEEPERS);
 	check_nobody_is_left();
 }
@@ -357,7 +530,7 @@ Test(sleepers, wake_takes_the_newest_first, .init = setup)
 	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
 	cr_assert_eq(park.unparked[0], (void *)SLEEPERS);
 	cr_assert_eq(crowd_join(4), CQ_WOKEN);
-	cr_assert_eq(cq_sleepers_wake(&set, 3), 3);
+	cr_assert_eq(cq_sleepers_ensure(&set, 3), 3);
 	for (int i = 3; i >= 1; i--)
 		cr_assert_eq(crowd_join((size_t)i), CQ_WOKEN);
 	cr_assert_eq(listed(), 1);
@@ -368,35 +541,36 @@ Test(sleepers, wake_takes_the_newest_first, .init = setup)
 	check_nobody_is_left();
 }
 
-Test(sleepers, those_that_are_woken_are_counted_and_no_others, .init = setup)
+Test(sleepers, a_waker_prefers_who_slept_on_its_cpu, .init = setup)
 {
-	static const uint64_t deadlines[SLEEPERS] = {
-		1, CQ_FOREVER, CQ_FOREVER, CQ_FOREVER, CQ_FOREVER
-	};
+	static const uint32_t cpus[SLEEPERS] = { 3, 7, 3, 7, 5 };
+	/* The newest of CPU 3; ensure of two more: the other of 3, then the newest of all. */
+	static const size_t order[SLEEPERS] = { 2, 0, 4, 1, 3 };
 
-	cr_assert_eq(set.woken, 0);
-	work = 1;
-	cr_assert_eq(sleep_until(CQ_FOREVER), CQ_WORK);
-	crowd_start(deadlines);
-	fake_advance(&park, 1);
-	cr_assert_eq(crowd_join(0), CQ_TIMED_OUT);
-	cr_assert_eq(set.woken, 0);
+	for (size_t i = 0; i < SLEEPERS; i++)
+		crowd[i].cpu = cpus[i];
+	crowd_start(NULL);
+	my_cpu = 3;
 	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
-	cr_assert_eq(set.woken, 1);
-	cr_assert_eq(cq_sleepers_wake_all(&set), 3);
-	cr_assert_eq(cq_sleepers_wake_all(&set), 0);
-	cr_assert_eq(set.woken, 4);
-	for (size_t i = 1; i < SLEEPERS; i++)
-		cr_assert_eq(crowd_join(i), CQ_WOKEN);
+	cr_assert_eq(crowd_join(2), CQ_WOKEN);
+	cr_assert_eq(cq_sleepers_ensure(&set, 2), 2);
+	cr_assert_eq(crowd_join(0), CQ_WOKEN);
+	cr_assert_eq(crowd_join(4), CQ_WOKEN);
+	my_cpu = 9; /* nobody's: the newest */
+	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
+	cr_assert_eq(crowd_join(3), CQ_WOKEN);
+	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
+	cr_assert_eq(crowd_join(1), CQ_WOKEN);
+	for (size_t i = 0; i < 3; i++)
+		cr_assert_eq(park.unparked[i], (void *)(order[i] + 1));
 	check_nobody_is_left();
 }
 
-Test(sleepers, wake_all_wakes_all, .init = setup)
+Test(sleepers, wake_of_uint32_max_wakes_all, .init = setup)
 {
 	crowd_start(NULL);
-	cr_assert_eq(cq_sleepers_wake_all(&set), SLEEPERS);
-	for (size_t i = 0; i < SLEEPERS; i++)
-		cr_assert_eq(crowd_join(i), CQ_WOKEN);
+	cr_assert_eq(wake_all(), SLEEPERS);
+	crowd_was(CQ_WOKEN);
 	cr_assert_eq(park.unparks, SLEEPERS);
 	check_nobody_is_left();
 }
@@ -405,46 +579,48 @@ Test(sleepers, a_sleeper_is_unparked_once_and_outside_the_lock, .init = setup)
 {
 	park.free_lock = &set.lock;
 	crowd_start(NULL);
-	cr_assert_eq(cq_sleepers_wake(&set, 2), 2);
-	cr_assert_eq(cq_sleepers_wake_all(&set), 3);
-	for (size_t i = 0; i < SLEEPERS; i++) {
-		crowd_join(i);
+	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
+	cr_assert(cq_sleepers_wake_sleeper(&set, &crowd[1].sleeper));
+	cr_assert_eq(crowd_join(SLEEPERS - 1), CQ_WOKEN);
+	cr_assert_eq(crowd_join(1), CQ_WOKEN);
+	cr_assert_eq(cq_sleepers_ensure(&set, 1), 1);
+	cr_assert_eq(crowd_join(SLEEPERS - 2), CQ_WOKEN);
+	cq_sleepers_stop(&set);
+	cr_assert_eq(crowd_join(0), CQ_STOPPED);
+	cr_assert_eq(crowd_join(2), CQ_STOPPED);
+	for (size_t i = 0; i < SLEEPERS; i++)
 		for (size_t j = 0; j < i; j++)
 			cr_assert_neq(park.unparked[i], park.unparked[j]);
-	}
 	cr_assert_eq(park.unparks, SLEEPERS);
 	check_nobody_is_left();
 }
 
-static void nobody_is_asleep(void *unused)
+static void nobody_waits(void *unused)
 {
 	(void)unused;
-	CHECK(cq_sleepers_asleep(&set) == 0);
+	CHECK(waiters() == 0);
 	wake_nobody(NULL);
 }
 
-Test(sleepers, a_sleeper_that_is_taken_is_no_longer_counted, .init = setup)
+Test(sleepers, a_sleeper_that_is_taken_no_longer_waits, .init = setup)
 {
 	park.script = wake_one;
-	at_point("sleepers.taken", nobody_is_asleep, NULL);
-	cr_assert_eq(sleep_until(CQ_FOREVER), CQ_WOKEN);
+	at_point("sleepers.taken", nobody_waits, NULL);
+	cr_assert_eq(wait_until(CQ_FOREVER), CQ_WOKEN);
 	cr_assert_eq(park.unparks, 1);
 	check_nobody_is_left();
 }
 
-/* This kind of lock is refused to its owner, so that a wake that takes it gives it back. */
-Test(sleepers, wake_of_nobody_takes_no_lock, .init = setup)
+Test(sleepers, a_waker_that_finds_nobody_takes_no_lock, .init = setup)
 {
-	pthread_mutexattr_t attr;
-
-	cr_assert_eq(pthread_mutexattr_init(&attr), 0);
-	cr_assert_eq(pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ERRORCHECK), 0);
-	cr_assert_eq(pthread_mutex_destroy(&set.lock), 0);
-	cr_assert_eq(pthread_mutex_init(&set.lock, &attr), 0);
-	pthread_mutex_lock(&set.lock);
+	lock_it();
 	cr_assert_eq(cq_sleepers_wake(&set, 1), 0);
 	cr_assert_not(lock_is_free());
-	cr_assert_eq(cq_sleepers_wake_all(&set), 0);
+	cr_assert_eq(wake_all(), 0);
+	cr_assert_not(lock_is_free());
+	cr_assert_eq(cq_sleepers_ensure(&set, 1), 0);
+	cr_assert_not(lock_is_free());
+	cr_assert_not(cq_sleepers_wake_sleeper(&set, &me));
 	cr_assert_not(lock_is_free());
 	pthread_mutex_unlock(&set.lock);
 	check_nobody_is_left();
@@ -460,11 +636,10 @@ static void wake_on_the_fourth(void *unused)
 Test(sleepers, spurious_returns_are_absorbed, .init = setup)
 {
 	park.script = wake_on_the_fourth;
-	cr_assert_eq(sleep_until(CQ_FOREVER), CQ_WOKEN);
+	cr_assert_eq(wait_until(CQ_FOREVER), CQ_WOKEN);
 	cr_assert_eq(park.parks, 4);
-	cr_assert_eq(sleep_until(DEADLINE), CQ_WOKEN);
+	cr_assert_eq(wait_until(DEADLINE), CQ_WOKEN);
 	cr_assert_eq(park.parks, 8);
-	cr_assert_eq(looks, 2);
 	check_nobody_is_left();
 }
 
@@ -474,38 +649,207 @@ Test(sleepers, spurious_returns_wake_none_of_many, .init = setup)
 	for (int i = 0; i < 20; i++) {
 		fake_disturb(&park);
 		fake_wait_blocked(&park, SLEEPERS);
-		cr_assert_eq(cq_sleepers_asleep(&set), SLEEPERS);
+		cr_assert_eq(waiters(), SLEEPERS);
 	}
-	cr_assert_eq(cq_sleepers_wake_all(&set), SLEEPERS);
-	for (size_t i = 0; i < SLEEPERS; i++)
+	cr_assert_eq(wake_all(), SLEEPERS);
+	crowd_was(CQ_WOKEN);
+	check_nobody_is_left();
+}
+
+Test(sleepers, a_permit_is_not_left_over_for_the_next_wait, .init = setup)
+{
+	park.script = wake_one;
+	for (unsigned i = 1; i <= 3; i++) {
+		cr_assert_eq(wait_until(CQ_FOREVER), CQ_WOKEN);
+		cr_assert_eq(park.parks, i, "it went on without a wake");
+	}
+	park.script = pass_deadline;
+	cr_assert_eq(wait_until(DEADLINE), CQ_TIMED_OUT);
+	check_nobody_is_left();
+}
+
+/* ----------------------------------------------------------------- ensure */
+
+/* Those that are woken wait for it before they return: they are on their way. */
+static gate_t leave = GATE_INITIALIZER;
+
+static void setup_with_the_way_blocked(void)
+{
+	setup();
+	park.leave = &leave;
+	crowd_start(NULL);
+}
+
+Test(sleepers, ensure_wakes_those_that_are_missing_and_returns_how_many,
+    .init = setup_with_the_way_blocked)
+{
+	cr_assert_eq(cq_sleepers_ensure(&set, 0), 0);
+	cr_assert_eq(cq_sleepers_ensure(&set, 2), 2);
+	cr_assert_eq(cq_sleepers_ensure(&set, 2), 0);
+	cr_assert_eq(cq_sleepers_ensure(&set, 1), 0);
+	cr_assert_eq(cq_sleepers_ensure(&set, 3), 1);
+	cr_assert_eq(waiters(), SLEEPERS - 3);
+	cr_assert_eq(on_their_way(), 3);
+	cr_assert_eq(cq_sleepers_ensure(&set, UINT32_MAX), SLEEPERS - 3);
+	cr_assert_eq(cq_sleepers_ensure(&set, UINT32_MAX), 0);
+	cr_assert_eq(on_their_way(), SLEEPERS);
+	gate_open(&leave);
+	crowd_was(CQ_WOKEN);
+	cr_assert_eq(park.unparks, SLEEPERS);
+	check_nobody_is_left();
+}
+
+Test(sleepers, ensure_counts_whoever_is_on_the_way_by_whatever_call,
+    .init = setup_with_the_way_blocked)
+{
+	cr_assert(cq_sleepers_wake_sleeper(&set, &crowd[0].sleeper));
+	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
+	cr_assert_eq(cq_sleepers_ensure(&set, 2), 0);
+	cr_assert_eq(park.unparks, 2);
+	gate_open(&leave);
+	cr_assert_eq(crowd_join(0), CQ_WOKEN);
+	cr_assert_eq(crowd_join(SLEEPERS - 1), CQ_WOKEN);
+	/* They are back, and count no longer. */
+	cr_assert_eq(cq_sleepers_ensure(&set, 2), 2);
+	cr_assert_eq(wake_all(), 1);
+	for (size_t i = 1; i < SLEEPERS - 1; i++)
 		cr_assert_eq(crowd_join(i), CQ_WOKEN);
 	check_nobody_is_left();
 }
 
-Test(sleepers, a_permit_is_not_left_over_for_the_next_sleep, .init = setup)
+Test(sleepers, wake_wakes_more_whoever_is_on_the_way, .init = setup_with_the_way_blocked)
 {
-	park.script = wake_one;
-	for (unsigned i = 1; i <= 3; i++) {
-		cr_assert_eq(sleep_until(CQ_FOREVER), CQ_WOKEN);
-		cr_assert_eq(park.parks, i, "it went on without a wake");
+	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
+	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
+	cr_assert_eq(cq_sleepers_wake(&set, 2), 2);
+	cr_assert_eq(on_their_way(), 4);
+	cr_assert_eq(cq_sleepers_wake(&set, 2), 1);
+	gate_open(&leave);
+	crowd_was(CQ_WOKEN);
+	check_nobody_is_left();
+}
+
+Test(sleepers, ensure_with_enough_on_the_way_takes_no_lock, .init = setup_with_the_way_blocked)
+{
+	cr_assert_eq(cq_sleepers_ensure(&set, 2), 2);
+	lock_it();
+	cr_assert_eq(cq_sleepers_ensure(&set, 2), 0);
+	cr_assert_not(lock_is_free());
+	pthread_mutex_unlock(&set.lock);
+	cr_assert_eq(wake_all(), SLEEPERS - 2);
+	gate_open(&leave);
+	crowd_was(CQ_WOKEN);
+	check_nobody_is_left();
+}
+
+static void ensure_two_meanwhile(void *unused)
+{
+	(void)unused;
+	CHECK(cq_sleepers_ensure(&set, 2) == 2);
+}
+
+/* Both have seen that nobody is on the way. */
+Test(sleepers, of_two_that_ensure_at_once_the_second_wakes_only_what_the_first_did_not,
+    .init = setup_with_the_way_blocked)
+{
+	before_lock = ensure_two_meanwhile;
+	cr_assert_eq(cq_sleepers_ensure(&set, 2), 0);
+	cr_assert_eq(on_their_way(), 2);
+	cr_assert_eq(cq_sleepers_ensure(&set, 2), 0);
+	cr_assert_eq(wake_all(), SLEEPERS - 2);
+	gate_open(&leave);
+	crowd_was(CQ_WOKEN);
+	check_nobody_is_left();
+}
+
+/* ----------------------------------------------------------- wake_sleeper */
+
+Test(sleepers, wake_sleeper_wakes_this_one_and_no_other, .init = setup)
+{
+	/* From the middle of the list, then its newest, then its oldest. */
+	static const size_t order[SLEEPERS] = { 2, 4, 0, 3, 1 };
+
+	crowd_start(NULL);
+	for (size_t i = 0; i < SLEEPERS; i++) {
+		cr_assert(cq_sleepers_wake_sleeper(&set, &crowd[order[i]].sleeper));
+		cr_assert_eq(crowd_join(order[i]), CQ_WOKEN);
+		cr_assert_eq(park.unparked[i], (void *)(order[i] + 1));
+		cr_assert_eq(waiters(), SLEEPERS - 1 - i);
+		/* It exists, but isn't listed. */
+		cr_assert_not(cq_sleepers_wake_sleeper(&set, &crowd[order[i]].sleeper));
 	}
-	park.script = pass_deadline;
-	cr_assert_eq(sleep_until(DEADLINE), CQ_TIMED_OUT);
+	cr_assert_eq(park.unparks, SLEEPERS);
+	check_nobody_is_left();
+}
+
+static void wake_me_twice(void *unused)
+{
+	(void)unused;
+	CHECK(cq_sleepers_wake_sleeper(&set, &me));
+	CHECK(!cq_sleepers_wake_sleeper(&set, &me));
+}
+
+Test(sleepers, wake_sleeper_of_one_that_is_on_its_way_is_false, .init = setup)
+{
+	park.script = wake_me_twice;
+	cr_assert_eq(wait_until(CQ_FOREVER), CQ_WOKEN);
+	cr_assert_eq(park.unparks, 1);
+	check_nobody_is_left();
+}
+
+/* ------------------------------------------------------------------- stop */
+
+Test(sleepers, stop_ends_all_waits_and_those_that_come_later, .init = setup)
+{
+	crowd_start(NULL);
+	prepare();
+	cq_sleepers_stop(&set);
+	crowd_was(CQ_STOPPED);
+	cr_assert_eq(commit(CQ_FOREVER), CQ_STOPPED);
+	cr_assert_eq(park.parks, SLEEPERS);
+	for (int i = 0; i < 3; i++)
+		cr_assert_eq(wait_until(CQ_FOREVER), CQ_STOPPED);
+	cr_assert_eq(wait_until(0), CQ_STOPPED);
+	cr_assert_eq(cq_sleepers_ensure(&set, 1), 0);
+	cq_sleepers_stop(&set);
+	cr_assert_eq(wait_until(CQ_FOREVER), CQ_STOPPED);
+	cr_assert_eq(park.parks, SLEEPERS);
+	check_nobody_is_left();
+}
+
+static void wake_then_stop(void *unused)
+{
+	(void)unused;
+	wake_one(NULL);
+	cq_sleepers_stop(&set);
+}
+
+Test(sleepers, stopped_may_come_in_place_of_woken_or_again, .init = setup)
+{
+	park.script = wake_then_stop;
+	cr_assert_eq(wait_until(CQ_FOREVER), CQ_STOPPED);
+	cr_assert_eq(park.unparks, 1);
+	prepare();
+	wake_nobody(NULL);
+	cr_assert_eq(commit(CQ_FOREVER), CQ_STOPPED);
 	check_nobody_is_left();
 }
 
 /* -------------------------------------------------------------- deadlines */
 
-Test(sleepers, a_deadline_in_the_past_still_looks, .init = setup)
+Test(sleepers, a_deadline_in_the_past_ends_a_wait_without_a_park, .init = setup)
 {
 	fake_advance(&park, DEADLINE);
-	cr_assert_eq(sleep_until(0), CQ_TIMED_OUT);
-	cr_assert_eq(sleep_until(DEADLINE - 1), CQ_TIMED_OUT);
-	cr_assert_eq(sleep_until(DEADLINE), CQ_TIMED_OUT);
-	cr_assert_eq(looks, 3);
-	work = 1;
-	cr_assert_eq(sleep_until(0), CQ_WORK);
+	cr_assert_eq(wait_until(0), CQ_TIMED_OUT);
+	cr_assert_eq(wait_until(DEADLINE - 1), CQ_TIMED_OUT);
+	cr_assert_eq(wait_until(DEADLINE), CQ_TIMED_OUT);
 	cr_assert_eq(park.parks, 0);
+	/* A waker comes first, all the same. */
+	prepare();
+	wake_nobody(NULL);
+	cr_assert_eq(commit(0), CQ_AGAIN);
+	at_point("sleepers.listed", wake_one, NULL);
+	cr_assert_eq(wait_until(0), CQ_WOKEN);
 	check_nobody_is_left();
 }
 
@@ -519,7 +863,7 @@ static void later_and_later(void *unused)
 Test(sleepers, early_returns_do_not_move_the_deadline, .init = setup)
 {
 	park.script = later_and_later;
-	cr_assert_eq(sleep_until(DEADLINE), CQ_TIMED_OUT);
+	cr_assert_eq(wait_until(DEADLINE), CQ_TIMED_OUT);
 	cr_assert_eq(park.parks, 4);
 	cr_assert_eq(park.now, DEADLINE);
 	check_nobody_is_left();
@@ -537,7 +881,7 @@ static void long_after(void *unused)
 Test(sleepers, forever_has_no_end_and_needs_no_clock, .init = setup)
 {
 	park.script = long_after;
-	cr_assert_eq(sleep_until(CQ_FOREVER), CQ_WOKEN);
+	cr_assert_eq(wait_until(CQ_FOREVER), CQ_WOKEN);
 	cr_assert_eq(park.parks, 3);
 	cr_assert_eq(park.clock_reads, 0);
 	check_nobody_is_left();
@@ -548,7 +892,7 @@ Test(sleepers, timeout_racing_wake_is_not_lost, .init = setup)
 {
 	park.script = pass_deadline;
 	at_point("sleepers.timed_out", wake_one, NULL);
-	cr_assert_eq(sleep_until(DEADLINE), CQ_WOKEN);
+	cr_assert_eq(wait_until(DEADLINE), CQ_WOKEN);
 	cr_assert_eq(park.unparks, 1);
 	check_nobody_is_left();
 }
@@ -601,7 +945,7 @@ Test(sleepers, a_sleeper_that_is_taken_waits_for_its_permit_past_the_deadline, .
 	park.script = deadline_then_forever;
 	at_point("sleepers.timed_out", open_and_wait_until_taken, NULL);
 	at_point("sleepers.taken", wait_until_parked_again, NULL);
-	cr_assert_eq(sleep_until(DEADLINE), CQ_WOKEN);
+	cr_assert_eq(wait_until(DEADLINE), CQ_WOKEN);
 	cr_assert_geq(park.parks, 2);
 	join(waker);
 	check_nobody_is_left();
@@ -611,8 +955,8 @@ Test(sleepers, a_sleeper_that_is_taken_waits_for_its_permit_past_the_deadline, .
 Test(sleepers, wake_after_a_timeout_wakes_nobody, .init = setup)
 {
 	park.script = pass_deadline;
-	cr_assert_eq(sleep_until(DEADLINE), CQ_TIMED_OUT);
-	cr_assert_eq(cq_sleepers_asleep(&set), 0);
+	cr_assert_eq(wait_until(DEADLINE), CQ_TIMED_OUT);
+	cr_assert_eq(waiters(), 0);
 	cr_assert_eq(cq_sleepers_wake(&set, 1), 0);
 	cr_assert_eq(park.unparks, 0);
 	check_nobody_is_left();
@@ -628,13 +972,197 @@ Test(sleepers, a_timeout_leaves_the_others_listed, .init = setup)
 	for (unsigned i = 0; i < 3; i++) {
 		fake_advance(&park, 1);
 		cr_assert_eq(crowd_join(leaves[i]), CQ_TIMED_OUT);
-		cr_assert_eq(cq_sleepers_asleep(&set), SLEEPERS - 1 - i);
+		cr_assert_eq(waiters(), SLEEPERS - 1 - i);
 		cr_assert_eq(listed(), SLEEPERS - 1 - i);
 	}
 	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
 	cr_assert_eq(crowd_join(3), CQ_WOKEN);
-	cr_assert_eq(cq_sleepers_wake_all(&set), 1);
+	cr_assert_eq(wake_all(), 1);
 	cr_assert_eq(crowd_join(1), CQ_WOKEN);
+	check_nobody_is_left();
+}
+
+/*
+ * THE RULE. A waker has counted a sleeper, whose wait then ends by itself: when the waker
+ * gets the lock nobody is listed. So it has woken nobody, and the work is left to whoever
+ * has just returned. A thread that left here without a look would leave the work behind.
+ */
+static struct {
+	gate_t counted, sleeper_is_gone;
+	uint32_t woken;
+} rule = { GATE_INITIALIZER, GATE_INITIALIZER, 1 };
+
+static void between_count_and_lock(void *unused)
+{
+	(void)unused;
+	gate_open(&rule.counted);
+	gate_wait(&rule.sleeper_is_gone);
+}
+
+static void *publish_and_ensure(void *unused)
+{
+	(void)unused;
+	work++;
+	before_lock = between_count_and_lock;
+	rule.woken = cq_sleepers_ensure(&set, 1);
+	return NULL;
+}
+
+static void pass_deadline_when_counted(void *waker)
+{
+	*(pthread_t *)waker = start(publish_and_ensure, NULL);
+	gate_wait(&rule.counted);
+	fake_advance(&park, DEADLINE);
+}
+
+Test(sleepers, work_is_lost_without_a_look_after_a_time_out, .init = setup)
+{
+	pthread_t waker;
+
+	park.script = pass_deadline_when_counted;
+	park.ctx = &waker;
+	cr_assert_eq(wait_until(DEADLINE), CQ_TIMED_OUT);
+	gate_open(&rule.sleeper_is_gone);
+	join(waker);
+	cr_assert_eq(rule.woken, 0);
+	cr_assert_eq(waiters(), 0);
+	cr_assert_eq(on_their_way(), 0); /* nobody else will do it */
+	cr_assert_eq(work, 1);
+	cr_assert(take());
+	check_nobody_is_left();
+}
+
+/* ---------------------------------------------------------------- spinning */
+
+/* As the fake, but that the waker comes at one of the sleeper's looks at the clock. */
+static unsigned wake_at_read;
+static uint64_t (*fake_clock)(void *host);
+
+static uint64_t clock_that_wakes(void *host)
+{
+	uint64_t now = fake_clock(host);
+
+	if (wake_at_read != 0 && park.clock_reads == wake_at_read) {
+		wake_at_read = 0;
+		wake_one(NULL);
+	}
+	return now;
+}
+
+static void setup_to_spin(void)
+{
+	fake_init(&park);
+	fake_clock = park.ops.now;
+	park.ops.now = clock_that_wakes;
+	cr_assert_eq(cq_sleepers_init(&set, &park.ops, SPIN), 0);
+	cq_sleeper_init(&me, NULL);
+}
+
+Test(sleepers, a_spinner_is_woken_without_a_park, .init = setup_to_spin)
+{
+	for (int i = 0; i < 3; i++) {
+		wake_at_read = park.clock_reads + 3; /* the first is before the spin */
+		cr_assert_eq(wait_until(CQ_FOREVER), CQ_WOKEN);
+	}
+	cr_assert_eq(park.unparks, 3);
+	cr_assert_eq(park.parks, 0);
+	check_nobody_is_left();
+}
+
+static unsigned reads_before_park;
+
+static void wake_after_a_long_time(void *unused)
+{
+	(void)unused;
+	reads_before_park = park.clock_reads;
+	fake_advance(&park, SPIN + 1);
+	wake_one(NULL);
+}
+
+static void wake_now(void *unused)
+{
+	(void)unused;
+	reads_before_park = park.clock_reads;
+	wake_one(NULL);
+}
+
+/* Reads of the clock before the park: one for when the wait began, the others are the spin's. */
+static unsigned reads_of(uint64_t deadline, cq_wait_result_t expected)
+{
+	park.clock_reads = 0;
+	cr_assert_eq(wait_until(deadline), expected);
+	return reads_before_park;
+}
+
+Test(sleepers, spinning_stops_after_a_long_wait_and_returns_after_a_short_one,
+    .init = setup_to_spin)
+{
+	park.script = wake_after_a_long_time;
+	cr_assert_gt(reads_of(CQ_FOREVER, CQ_WOKEN), 1);
+	cr_assert_eq(reads_of(CQ_FOREVER, CQ_WOKEN), 1);
+	park.script = wake_now;
+	cr_assert_eq(reads_of(CQ_FOREVER, CQ_WOKEN), 1, "the last wait was long");
+	cr_assert_gt(reads_of(CQ_FOREVER, CQ_WOKEN), 1, "the last wait was short");
+	check_nobody_is_left();
+}
+
+Test(sleepers, a_wait_that_timed_out_was_long, .init = setup_to_spin)
+{
+	park.script = pass_deadline;
+	cr_assert_eq(wait_until(DEADLINE), CQ_TIMED_OUT);
+	park.script = wake_now;
+	cr_assert_eq(reads_of(CQ_FOREVER, CQ_WOKEN), 1);
+	check_nobody_is_left();
+}
+
+static uint64_t clock_that_runs(void *host)
+{
+	fake_advance(host, 1);
+	return fake_clock(host);
+}
+
+Test(sleepers, a_spin_ends_at_spin_ns_and_at_the_deadline, .init = setup_to_spin)
+{
+	/* The clock stands still: by the number of turns. */
+	park.script = wake_now;
+	cr_assert_lt(reads_of(CQ_FOREVER, CQ_WOKEN), SPIN);
+	/* It runs by 1 at each look. */
+	park.ops.now = clock_that_runs;
+	set.spin_ns = 5;
+	cr_assert_leq(reads_of(CQ_FOREVER, CQ_WOKEN), 1 + 5);
+	set.spin_ns = SPIN;
+	me.waits_long = false;
+	park.clock_reads = 0;
+	cr_assert_eq(wait_until(park.now + 3), CQ_TIMED_OUT);
+	cr_assert_leq(park.clock_reads, 1 + 3 + 1);
+	check_nobody_is_left();
+}
+
+/* ------------------------------------------------------ from within the table */
+
+static void use_the_set(void *unused)
+{
+	cq_sleeper_t other;
+	uint32_t way;
+
+	(void)unused;
+	park.script = NULL; /* what parks in here passes its deadline first */
+	cq_sleeper_init(&other, NULL);
+	CHECK(cq_sleepers_waiters(&set, &way) == 1 && way == 0);
+	cq_sleepers_prepare_wait(&set, &other);
+	CHECK(waiters() == 2);
+	cq_sleepers_cancel_wait(&set, &other);
+	CHECK(wait_as(&other, 0) == CQ_TIMED_OUT);
+	CHECK(!cq_sleepers_wake_sleeper(&set, &other));
+	CHECK(cq_sleepers_destroy(&set) == EBUSY);
+	CHECK(cq_sleepers_ensure(&set, 1) == 1);
+	CHECK(cq_sleepers_wake(&set, 1) == 0);
+}
+
+Test(sleepers, park_may_use_and_wake_its_own_set, .init = setup)
+{
+	park.script = use_the_set;
+	cr_assert_eq(wait_until(CQ_FOREVER), CQ_WOKEN);
 	check_nobody_is_left();
 }
 
@@ -670,7 +1198,7 @@ static void *sleep_and_unmap(void *unused)
 	(void)unused;
 	CHECK(s != MAP_FAILED);
 	cq_sleeper_init(s, NULL);
-	CHECK(cq_sleepers_sleep(&set, s, nothing, NULL, CQ_FOREVER) == CQ_WOKEN);
+	CHECK(wait_as(s, CQ_FOREVER) == CQ_WOKEN);
 	CHECK(munmap(s, sizeof(*s)) == 0);
 	gate_open(&life.unmapped);
 	return NULL;
@@ -684,7 +1212,7 @@ Test(sleepers, a_sleeper_may_be_unmapped_while_its_waker_still_runs)
 	    "park.parking" : "sleepers.listed";
 	pthread_t sleeper;
 
-	cr_assert_eq(cq_sleepers_init(&set, NULL), 0);
+	cr_assert_eq(cq_sleepers_init(&set, NULL, 0), 0);
 	at_point(held, ready_then_wait_for_the_grant, NULL);
 	at_point("park.granted", granted_then_wait_for_the_end, NULL);
 	sleeper = start(sleep_and_unmap, NULL);
@@ -718,7 +1246,7 @@ static void *sleep_and_go(void *arg)
 
 	CHECK(s != MAP_FAILED);
 	cq_sleeper_init(s, guest);
-	CHECK(cq_sleepers_sleep(&set, s, nothing, NULL, CQ_FOREVER) == CQ_WOKEN);
+	CHECK(wait_as(s, CQ_FOREVER) == CQ_WOKEN);
 	CHECK(munmap(s, sizeof(*s)) == 0);
 	gate_open(&guest->gone);
 	return NULL;
@@ -733,7 +1261,7 @@ Test(sleepers, a_waker_touches_no_sleeper_that_it_has_unparked, .init = setup)
 		guests[i].thread = start(sleep_and_go, &guests[i]);
 		fake_wait_blocked(&park, i + 1);
 	}
-	cr_assert_eq(cq_sleepers_wake_all(&set), SLEEPERS);
+	cr_assert_eq(wake_all(), SLEEPERS);
 	for (unsigned i = 0; i < SLEEPERS; i++)
 		join(guests[i].thread);
 	check_nobody_is_left();
@@ -746,46 +1274,50 @@ static int child_of_fork(void)
 {
 	alarm(20);
 	fake_init(&park); /* the parent's threads wait on its condition variable */
-	cq_sleepers_fork_child(&set);
-	if (cq_sleepers_asleep(&set) != 0 || listed() != 0)
+	cq_sleepers_fork(&set, CQ_FORK_CHILD);
+	if (waiters() != 0 || on_their_way() != 0 || listed() != 0 || set.listed != 0)
 		return 1;
 	if (!lock_is_free())
 		return 2;
-	if (cq_sleepers_wake_all(&set) != 0)
+	if (wake_all() != 0 || cq_sleepers_ensure(&set, 1) != 0)
 		return 3;
-	work = 1;
-	if (sleep_until(CQ_FOREVER) != CQ_WORK)
-		return 4;
+	cq_sleeper_init(&me, NULL);
 	park.script = wake_one;
-	if (sleep_until(CQ_FOREVER) != CQ_WOKEN)
+	if (wait_until(CQ_FOREVER) != CQ_WOKEN)
+		return 4;
+	if (wait_until(0) != CQ_TIMED_OUT)
 		return 5;
-	if (sleep_until(0) != CQ_TIMED_OUT)
+	cq_sleepers_stop(&set);
+	if (wait_until(CQ_FOREVER) != CQ_STOPPED)
 		return 6;
 	return cq_sleepers_destroy(&set) == 0 ? 0 : 7;
 }
 
-Test(sleepers, fork_keeps_the_parents_set_and_empties_the_childs, .init = setup)
+/* One is on its way meanwhile, the others are listed. */
+Test(sleepers, fork_keeps_the_parents_set_and_empties_the_childs,
+    .init = setup_with_the_way_blocked)
 {
 	int status;
 	pid_t pid;
 
-	crowd_start(NULL);
-	cq_sleepers_fork_prepare(&set);
+	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
+	cq_sleepers_fork(&set, CQ_FORK_PREPARE);
 	cr_assert_not(lock_is_free());
 	pid = fork();
 	if (pid == 0)
 		_exit(child_of_fork());
 	cr_assert_gt(pid, 0);
-	cq_sleepers_fork_parent(&set);
+	cq_sleepers_fork(&set, CQ_FORK_PARENT);
 	cr_assert(lock_is_free());
 	cr_assert_eq(waitpid(pid, &status, 0), pid);
 	cr_assert(WIFEXITED(status));
 	cr_assert_eq(WEXITSTATUS(status), 0);
 
-	cr_assert_eq(cq_sleepers_asleep(&set), SLEEPERS);
-	cr_assert_eq(cq_sleepers_wake_all(&set), SLEEPERS);
-	for (size_t i = 0; i < SLEEPERS; i++)
-		cr_assert_eq(crowd_join(i), CQ_WOKEN);
+	cr_assert_eq(on_their_way(), 1);
+	cr_assert_eq(waiters(), SLEEPERS - 1);
+	cr_assert_eq(wake_all(), SLEEPERS - 1);
+	gate_open(&leave);
+	crowd_was(CQ_WOKEN);
 	check_nobody_is_left();
 }
 
@@ -799,24 +1331,16 @@ static struct {
 	atomic_ulong units, added, taken, woken, wakes;
 	atomic_uint producing;
 	uint64_t end;
-} pool = { .set = CQ_SLEEPERS_INITIALIZER, .producing = PRODUCERS };
+} pool = { .set = CQ_SLEEPERS_INITIALIZER_WITH(NULL, 2000), .producing = PRODUCERS };
 
-static bool take_unit(void *unused)
+static bool take_unit(void)
 {
 	unsigned long n = pool.units;
 
-	(void)unused;
 	while (n > 0 && !atomic_compare_exchange_weak(&pool.units, &n, n - 1))
 		;
+	pool.taken += n > 0;
 	return n > 0;
-}
-
-static bool take_unit_or_end(void *ended)
-{
-	if (take_unit(NULL))
-		return true;
-	*(bool *)ended = pool.producing == 0;
-	return *(bool *)ended;
 }
 
 static void produce(rng_t *r)
@@ -829,35 +1353,34 @@ static void produce(rng_t *r)
 			sched_yield();
 		pool.added += n;
 		pool.units += n;
-		pool.wakes += cq_sleepers_wake(&pool.set, (uint32_t)n);
+		pool.wakes += cq_sleepers_ensure(&pool.set, 1);
 	}
 	if (--pool.producing == 0)
-		pool.wakes += cq_sleepers_wake_all(&pool.set);
+		cq_sleepers_stop(&pool.set);
 }
 
-static void consume(rng_t *r)
+/* Takes a unit, if one comes in time, and wakes who takes the next. False: stopped, and none is left. */
+static bool consume_one(rng_t *r)
 {
-	uint64_t deadline;
-	bool ended = false;
+	uint64_t deadline = rng_below(r, 2) == 0 ? CQ_FOREVER : cq_deadline_in(rng_below(r, 50000));
+	cq_wait_result_t result = CQ_AGAIN;
+	cq_sleeper_t s;
+	bool found;
 
-	for (;;) {
-		cq_sleeper_t s;
-		cq_sleep_result_t result;
-
-		if (take_unit(NULL)) {
-			pool.taken++;
-			continue;
+	cq_sleeper_init(&s, NULL);
+	while (!(found = take_unit()) && result != CQ_STOPPED && result != CQ_TIMED_OUT) {
+		cq_sleepers_prepare_wait(&pool.set, &s);
+		if ((found = take_unit())) {
+			cq_sleepers_cancel_wait(&pool.set, &s);
+			break;
 		}
-		if (ended)
-			return;
-		cq_sleeper_init(&s, NULL);
-		deadline = rng_below(r, 2) == 0 ? CQ_FOREVER : cq_deadline_in(rng_below(r, 50000));
-		result = cq_sleepers_sleep(&pool.set, &s, take_unit_or_end, &ended, deadline);
+		result = cq_sleepers_commit_wait(&pool.set, &s, deadline);
 		pool.woken += result == CQ_WOKEN;
-		/* The look took a unit, or saw none and then the end. */
-		pool.taken += result == CQ_WORK && !ended;
-		memset(&s, 0xdb, sizeof(s));
 	}
+	memset(&s, 0xdb, sizeof(s));
+	if (found && pool.units > 0)
+		pool.wakes += cq_sleepers_ensure(&pool.set, 1);
+	return found || result != CQ_STOPPED;
 }
 
 static void produce_or_consume(void *unused, unsigned index)
@@ -868,7 +1391,8 @@ static void produce_or_consume(void *unused, unsigned index)
 	if (index < PRODUCERS)
 		produce(&r);
 	else
-		consume(&r);
+		while (consume_one(&r))
+			;
 }
 
 Test(sleepers, threads_lose_no_wake_up_and_no_unit)
@@ -877,8 +1401,8 @@ Test(sleepers, threads_lose_no_wake_up_and_no_unit)
 	run_threads(PRODUCERS + WORKERS, produce_or_consume, NULL);
 	cr_assert_eq(pool.units, 0);
 	cr_assert_eq(pool.taken, pool.added);
-	cr_assert_eq(pool.woken, pool.wakes, "each wake is one return of CQ_WOKEN");
+	cr_assert_leq(pool.woken, pool.wakes, "each return of CQ_WOKEN is one wake");
+	cr_assert_leq(pool.wakes, pool.woken + WORKERS, "all others ended by the stop");
 	cr_assert_gt(pool.added, 0);
-	cr_assert_eq(cq_sleepers_asleep(&pool.set), 0);
 	cr_assert_eq(cq_sleepers_destroy(&pool.set), 0);
 }
