@@ -34,7 +34,8 @@
  *
  * MEMORY ORDER: all that a thread did before ensure or wake is visible to the sleepers
  * that this call woke or found on their way. All that it did before ensure, wake or waiters
- * is visible to the second look of every sleeper that the call did not count.
+ * is visible to the second look of every sleeper that the call did not count, and to
+ * the look by THE RULE of every one that it did.
  *
  * BLOCKING: commit_wait parks, with no lock held, so the park function of a table may
  * call the same set. commit_wait, and a waker that finds a waiter, take the set's lock for a

@@ -185,8 +185,9 @@ static cq_wait_result_t commit(cq_sleepers_t *set, cq_sleeper_t *s, uint64_t dea
 
 	/* 4. Back. Judged by when the waker came, as a thread takes long to wake up. */
 	s->waits_long = set->spin_ns != 0 && s->granted_at - began > set->spin_ns;
-	cq_u64_add_relaxed(&set->counts, 0 - ON_THE_WAY);
-	return cq_u32_load_relaxed(&set->stopped) != 0 ? CQ_STOPPED : CQ_WOKEN;
+	result = cq_u32_load_relaxed(&set->stopped) != 0 ? CQ_STOPPED : CQ_WOKEN;
+	cq_u64_add_relaxed(&set->counts, 0 - ON_THE_WAY); /* the last access to the set */
+	return result;
 }
 
 cq_wait_result_t cq_sleepers_commit_wait(cq_sleepers_t *set, cq_sleeper_t *s, uint64_t deadline)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Scenarios of layer 2, the sleeper set, and of parking. A lost wake-up is a deadlock. */
+/* Scenarios of layer 2, the event count, and of parking. A lost wake-up is a deadlock. */
 #include <cq/sleepers.h>
 #include <cq/workq.h>
 #include <stdlib.h>
@@ -11,36 +11,59 @@ enum { SOON = 5, LETTER = 42 };
 static cq_sleepers_t set;
 
 /* What each waker was told, and how often each sleeper was: the sums are equal. */
-static uint32_t counted[3], woken[2];
+static uint32_t counted[4], woken[2];
 
-static void begin(const cq_park_ops_t *park)
+static void begin_with(const cq_park_ops_t *park, uint32_t spin_ns)
 {
-	CHECK(cq_sleepers_init(&set, park) == 0);
+	CHECK(cq_sleepers_init(&set, park, spin_ns) == 0);
 }
 
-/* Every wake that was counted has woken somebody, and nobody is left. */
+static void begin(void)
+{
+	begin_with(NULL, 0);
+}
+
+/* Every wake that was counted has woken somebody, and nobody is left or on the way. */
 static void finish(void)
 {
+	uint32_t on_their_way;
+
 	join_all();
-	CHECK(counted[0] + counted[1] + counted[2] == woken[0] + woken[1]);
-	CHECK(cq_sleepers_asleep(&set) == 0);
+	CHECK(counted[0] + counted[1] + counted[2] + counted[3] == woken[0] + woken[1]);
+	CHECK(cq_sleepers_waiters(&set, &on_their_way) == 0 && on_their_way == 0);
 	CHECK(cq_sleepers_destroy(&set) == 0);
 }
 
-/* Sleeps once. The sleeper's memory ends with the sleep, whoever is still waking it. */
-static cq_sleep_result_t sleep_once(cq_look_fn *look, uint64_t deadline, void *host,
-    uint32_t *n_woken)
+typedef bool look_fn(void *arg);
+
+/* Waits once, and says why that ended in *result; true: `look` found something before.
+   The sleeper's memory ends with the wait, whoever is still waking it. */
+static bool wait_once(look_fn *look, void *arg, uint64_t deadline, void *host, uint32_t *n_woken,
+    cq_wait_result_t *result)
 {
 	cq_sleeper_t *me = malloc(sizeof(*me));
-	cq_sleep_result_t result;
+	bool found;
 
 	cq_sleeper_init(me, host);
-	result = cq_sleepers_sleep(&set, me, look, NULL, deadline);
+	cq_sleepers_prepare_wait(&set, me);
+	found = look(arg);
+	if (found)
+		cq_sleepers_cancel_wait(&set, me);
+	else
+		*result = cq_sleepers_commit_wait(&set, me, deadline);
 	free(me);
-	if (result == CQ_WOKEN)
+	if (found)
+		return true;
+	if (*result == CQ_WOKEN)
 		++*n_woken;
-	CHECK(result != CQ_TIMED_OUT || deadline != CQ_FOREVER);
-	return result;
+	CHECK(*result != CQ_TIMED_OUT || deadline != CQ_FOREVER);
+	return false;
+}
+
+/* One that has passed, or one to come. */
+static uint64_t some_deadline(void)
+{
+	return choose(2) == 0 ? 0 : cq_deadline_in(SOON);
 }
 
 static bool look_away(void *arg)
@@ -80,43 +103,90 @@ static void pop(void)
 	item->payload = 0;
 }
 
+/* Takes one unit. Its thread then ends: to the others that is a callback that hangs. */
+static void worker_on(void *host, uint32_t *n_woken)
+{
+	cq_wait_result_t result;
+
+	while (!cq_workq_try_take_work(&q) &&
+	    !wait_once(take, NULL, CQ_FOREVER, host, n_woken, &result))
+		CHECK(result == CQ_WOKEN || result == CQ_AGAIN);
+	pop();
+}
+
 static void worker(void *n_woken)
 {
-	while (!cq_workq_try_take_work(&q))
-		if (sleep_once(take, CQ_FOREVER, NULL, n_woken) == CQ_WORK)
-			break;
-	pop();
+	worker_on(NULL, n_woken);
+}
+
+/* The chain, before what it took would run. */
+static void worker_in_a_chain(void *n_woken)
+{
+	worker(n_woken);
+	if (cq_workq_units(&q) != 0)
+		counted[2 + ((uint32_t *)n_woken - woken)] += cq_sleepers_ensure(&set, 1);
 }
 
 static void adder_of_0(void *arg)
 {
 	(void)arg;
 	push(0);
-	counted[0] += cq_sleepers_wake(&set, 1);
+	counted[0] += cq_sleepers_ensure(&set, 1);
 }
 
 static void adder_of_1(void *arg)
 {
 	(void)arg;
 	push(1);
-	counted[1] += cq_sleepers_wake(&set, 1);
+	counted[1] += cq_sleepers_ensure(&set, 1);
+}
+
+static void adder_that_wakes(void *arg)
+{
+	(void)arg;
+	push(0);
+	counted[0] += cq_sleepers_wake(&set, 1);
 }
 
 static void adder_of_both(void *arg)
 {
-	adder_of_0(arg);
-	adder_of_1(arg);
+	(void)arg;
+	push(0);
+	counted[0] += cq_sleepers_ensure(&set, 1);
+	push(1);
+	counted[0] += cq_sleepers_ensure(&set, 1);
 }
 
-/* Both, and one wake for the two: of two or of all. */
-static void adder_of_a_chain(void *arg)
+/* Without a chain: all that waits. */
+static void adder_of_both_that_ensures_the_total(void *arg)
+{
+	(void)arg;
+	items[0].payload = 100;
+	items[1].payload = 101;
+	counted[0] += cq_sleepers_ensure(&set, (uint32_t)cq_workq_push(&q, &items[0].node) + 1);
+	counted[0] += cq_sleepers_ensure(&set, (uint32_t)cq_workq_push(&q, &items[1].node) + 1);
+}
+
+/* Both, and one call for the two: two, or all. */
+static void adder_of_a_pair(void *arg)
 {
 	(void)arg;
 	items[0].payload = 100;
 	items[1].payload = 101;
 	items[0].node.next = &items[1].node;
 	cq_workq_push_chain(&q, &items[0].node, &items[1].node, 2);
-	counted[0] = choose(2) == 0 ? cq_sleepers_wake(&set, 2) : cq_sleepers_wake_all(&set);
+	counted[0] = choose(2) == 0 ? cq_sleepers_ensure(&set, 2) :
+	    cq_sleepers_wake(&set, UINT32_MAX);
+}
+
+static void adder_of_a_pair_that_ensures_one(void *arg)
+{
+	(void)arg;
+	items[0].payload = 100;
+	items[1].payload = 101;
+	items[0].node.next = &items[1].node;
+	cq_workq_push_chain(&q, &items[0].node, &items[1].node, 2);
+	counted[0] = cq_sleepers_ensure(&set, 1);
 }
 
 static void finish_empty(void)
@@ -126,17 +196,25 @@ static void finish_empty(void)
 	CHECK(cq_workq_destroy(&q) == 0);
 }
 
-static void add_against_sleep(void)
+static void prepare_against_ensure(void)
 {
-	begin(NULL);
+	begin();
 	spawn(adder_of_0, NULL);
+	worker(&woken[0]);
+	finish_empty();
+}
+
+static void prepare_against_wake(void)
+{
+	begin();
+	spawn(adder_that_wakes, NULL);
 	worker(&woken[0]);
 	finish_empty();
 }
 
 static void two_add_one_sleeps_twice(void)
 {
-	begin(NULL);
+	begin();
 	spawn(adder_of_0, NULL);
 	spawn(adder_of_1, NULL);
 	worker(&woken[0]);
@@ -146,8 +224,17 @@ static void two_add_one_sleeps_twice(void)
 
 static void one_adds_twice_two_sleep(void)
 {
-	begin(NULL);
+	begin();
 	spawn(adder_of_both, NULL);
+	spawn(worker_in_a_chain, &woken[1]);
+	worker_in_a_chain(&woken[0]);
+	finish_empty();
+}
+
+static void the_total_needs_no_chain(void)
+{
+	begin();
+	spawn(adder_of_both_that_ensures_the_total, NULL);
 	spawn(worker, &woken[1]);
 	worker(&woken[0]);
 	finish_empty();
@@ -155,78 +242,160 @@ static void one_adds_twice_two_sleep(void)
 
 static void two_add_two_sleep(void)
 {
-	begin(NULL);
+	begin();
 	spawn(adder_of_0, NULL);
 	spawn(adder_of_1, NULL);
+	spawn(worker_in_a_chain, &woken[1]);
+	worker_in_a_chain(&woken[0]);
+	finish_empty();
+}
+
+static void one_call_wakes_two(void)
+{
+	begin();
+	spawn(adder_of_a_pair, NULL);
 	spawn(worker, &woken[1]);
 	worker(&woken[0]);
 	finish_empty();
 }
 
-static void a_chain_wakes_two(void)
+static void the_chain_wakes_the_next(void)
 {
-	begin(NULL);
-	spawn(adder_of_a_chain, NULL);
-	spawn(worker, &woken[1]);
-	worker(&woken[0]);
+	begin();
+	spawn(adder_of_a_pair_that_ensures_one, NULL);
+	spawn(worker_in_a_chain, &woken[1]);
+	worker_in_a_chain(&woken[0]);
 	finish_empty();
 }
 
-/* The sleep in its steps, and the look between them. */
-static void worker_in_steps(uint32_t *n_woken)
-{
-	cq_sleeper_t *me = malloc(sizeof(*me));
+/* ------------------------------------------------------------------ THE RULE */
 
-	cq_sleeper_init(me, NULL);
+/*
+ * One waits once, without a look between, looks when it is back, and goes. Whoever has
+ * published and then finds it counted relies on that look, whatever the wait returned.
+ */
+static uint32_t posted;
+static bool relied_on, found;
+
+static void post(void *arg)
+{
+	uint32_t on_their_way;
+
+	(void)arg;
+	__atomic_store_n(&posted, 1, __ATOMIC_RELAXED);
+	relied_on = cq_sleepers_waiters(&set, &on_their_way) + on_their_way != 0;
+}
+
+static bool look_for_the_post(void *arg)
+{
+	(void)arg;
+	return __atomic_load_n(&posted, __ATOMIC_RELAXED) != 0;
+}
+
+static cq_wait_result_t wait_and_look_once(uint64_t deadline)
+{
+	cq_wait_result_t result;
+
+	wait_once(look_away, NULL, deadline, NULL, &woken[0], &result);
+	found = look_for_the_post(NULL);
+	return result;
+}
+
+static void finish_the_rule(void)
+{
+	finish();
+	CHECK(found || !relied_on);
+}
+
+static void waker(void *n_counted)
+{
+	*(uint32_t *)n_counted += cq_sleepers_wake(&set, 1);
+}
+
+/* Woken, or sent back, and with a deadline behind both. */
+static void post_relies_on_one_that_a_waker_meets(void)
+{
+	begin();
+	spawn(post, NULL);
+	spawn(waker, &counted[0]);
+	wait_and_look_once(cq_deadline_in(SOON));
+	finish_the_rule();
+}
+
+static void post_relies_on_one_that_times_out(void)
+{
+	begin();
+	spawn(post, NULL);
+	CHECK(wait_and_look_once(some_deadline()) == CQ_TIMED_OUT);
+	finish_the_rule();
+}
+
+static void stop(void *arg)
+{
+	(void)arg;
+	cq_sleepers_stop(&set);
+}
+
+static void post_relies_on_one_that_is_stopped(void)
+{
+	begin();
+	spawn(post, NULL);
+	spawn(stop, NULL);
+	CHECK(wait_and_look_once(CQ_FOREVER) != CQ_TIMED_OUT);
+	woken[0] = 0; /* stop doesn't count */
+	finish_the_rule();
+}
+
+/* A worker of a pool: whatever is published before the stop has run when all have gone. */
+static void worker_until_stopped(void *n_woken)
+{
+	cq_wait_result_t result = CQ_AGAIN;
+
 	for (;;) {
-		cq_sleepers_announce(&set);
-		CHECK(cq_sleepers_asleep(&set) != 0);
 		if (cq_workq_try_take_work(&q))
-			break;
-		CHECK(cq_sleepers_commit(&set, me, CQ_FOREVER) == CQ_WOKEN);
-		++*n_woken;
+			pop();
+		else if (result == CQ_STOPPED)
+			return;
+		else if (wait_once(take, NULL, CQ_FOREVER, NULL, n_woken, &result))
+			pop();
 	}
-	cq_sleepers_withdraw(&set);
-	free(me);
-	pop();
 }
 
-static void add_against_the_steps(void)
-{
-	begin(NULL);
-	spawn(adder_of_0, NULL);
-	worker_in_steps(&woken[0]);
-	finish_empty();
-}
-
-/* Who has work wakes the next: one wake for two nodes is enough. */
-static void worker_that_relays(void *n_woken)
-{
-	worker(n_woken);
-	counted[1 + ((uint32_t *)n_woken - woken)] = cq_sleepers_wake(&set, 1);
-}
-
-static void adder_that_wakes_once(void *arg)
+static void add_and_stop(void *arg)
 {
 	(void)arg;
 	push(0);
-	push(1);
-	counted[0] = cq_sleepers_wake(&set, 1);
+	cq_sleepers_ensure(&set, 1);
+	cq_sleepers_stop(&set);
 }
 
-static void the_woken_wakes_the_next(void)
+static void finish_stopped(void)
 {
-	begin(NULL);
-	spawn(adder_that_wakes_once, NULL);
-	spawn(worker_that_relays, &woken[1]);
-	worker_that_relays(&woken[0]);
+	join_all();
+	woken[0] = woken[1] = 0;
 	finish_empty();
+}
+
+static void stop_against_one_that_works(void)
+{
+	begin();
+	spawn(add_and_stop, NULL);
+	worker_until_stopped(&woken[0]);
+	finish_stopped();
+}
+
+static void stop_against_two_that_prepare(void)
+{
+	begin();
+	spawn(stop, NULL);
+	spawn(worker_until_stopped, &woken[1]);
+	worker_until_stopped(&woken[0]);
+	finish_stopped();
 }
 
 /* ------------------------------------------------------------ wakes and timeouts */
 
 static int letter; /* plain: who was woken may read it */
-static uint32_t posted;
 
 static void letter_writer(void *arg)
 {
@@ -236,40 +405,29 @@ static void letter_writer(void *arg)
 	counted[0] = cq_sleepers_wake(&set, 1);
 }
 
-static bool look_for_the_post(void *arg)
-{
-	(void)arg;
-	return __atomic_load_n(&posted, __ATOMIC_RELAXED) != 0;
-}
-
-/* One that has passed, or one to come. */
-static uint64_t some_deadline(void)
-{
-	return choose(2) == 0 ? 0 : cq_deadline_in(SOON);
-}
-
 static void timed_sleeper(void *n_woken)
 {
-	sleep_once(look_away, some_deadline(), NULL, n_woken);
+	cq_wait_result_t result;
+
+	wait_once(look_away, NULL, some_deadline(), NULL, n_woken, &result);
 }
 
+/* Woken, or sent back by an epoch that the waker raised. */
 static void timeout_against_wake(void)
 {
-	begin(NULL);
+	cq_wait_result_t result;
+
+	begin();
 	spawn(letter_writer, NULL);
-	if (sleep_once(look_away, some_deadline(), NULL, &woken[0]) == CQ_WOKEN)
+	wait_once(look_away, NULL, some_deadline(), NULL, &woken[0], &result);
+	if (result != CQ_TIMED_OUT)
 		CHECK(letter == LETTER);
 	finish();
 }
 
-static void waker(void *n_counted)
-{
-	*(uint32_t *)n_counted += cq_sleepers_wake(&set, 1);
-}
-
 static void two_wake_one_times_out(void)
 {
-	begin(NULL);
+	begin();
 	spawn(waker, &counted[0]);
 	spawn(waker, &counted[1]);
 	timed_sleeper(&woken[0]);
@@ -279,12 +437,12 @@ static void two_wake_one_times_out(void)
 
 static void waker_of_all(void *n_counted)
 {
-	*(uint32_t *)n_counted += cq_sleepers_wake_all(&set);
+	*(uint32_t *)n_counted += cq_sleepers_wake(&set, UINT32_MAX);
 }
 
 static void wake_all_against_two_timeouts(void)
 {
-	begin(NULL);
+	begin();
 	spawn(waker_of_all, &counted[0]);
 	spawn(timed_sleeper, &woken[1]);
 	timed_sleeper(&woken[0]);
@@ -293,7 +451,7 @@ static void wake_all_against_two_timeouts(void)
 
 static void one_wakes_two_time_out(void)
 {
-	begin(NULL);
+	begin();
 	spawn(waker, &counted[0]);
 	spawn(timed_sleeper, &woken[1]);
 	timed_sleeper(&woken[0]);
@@ -306,25 +464,56 @@ static void permits_are_not_left_over(void)
 {
 	cq_sleeper_t me;
 
-	begin(NULL);
+	begin();
 	cq_sleeper_init(&me, NULL);
 	spawn(waker, &counted[0]);
-	for (int i = 0; i < 2; i++)
-		woken[0] += cq_sleepers_sleep(&set, &me, look_away, NULL,
-		    cq_deadline_in(SOON)) == CQ_WOKEN;
+	for (int i = 0; i < 2; i++) {
+		cq_sleepers_prepare_wait(&set, &me);
+		woken[0] += cq_sleepers_commit_wait(&set, &me, cq_deadline_in(SOON)) == CQ_WOKEN;
+	}
 	finish();
 }
 
-/* ---------------------------------------------------------------- invariant S1 */
+/* ------------------------------------------------------------------- this one alone */
 
-static uint32_t listed(void)
+static cq_sleeper_t addressees[2];
+static uint32_t mail[2];
+
+static void addressee(void *n_woken)
 {
-	uint32_t n = 0;
+	int i = (int)((uint32_t *)n_woken - woken);
 
-	for (const cq_sleeper_t *s = set.newest; s != NULL; s = s->next)
-		n++;
-	return n;
+	while (__atomic_load_n(&mail[i], __ATOMIC_RELAXED) == 0) {
+		cq_sleepers_prepare_wait(&set, &addressees[i]);
+		if (__atomic_load_n(&mail[i], __ATOMIC_RELAXED) != 0) {
+			cq_sleepers_cancel_wait(&set, &addressees[i]);
+			return;
+		}
+		woken[i] += cq_sleepers_commit_wait(&set, &addressees[i], CQ_FOREVER) == CQ_WOKEN;
+	}
 }
+
+static void postman(void *arg)
+{
+	(void)arg;
+	for (int i = 0; i < 2; i++) {
+		__atomic_store_n(&mail[i], 1, __ATOMIC_RELAXED);
+		counted[0] += cq_sleepers_wake_sleeper(&set, &addressees[i]);
+	}
+}
+
+static void each_is_woken_for_its_own(void)
+{
+	begin();
+	cq_sleeper_init(&addressees[0], NULL);
+	cq_sleeper_init(&addressees[1], NULL);
+	spawn(postman, NULL);
+	spawn(addressee, &woken[1]);
+	addressee(&woken[0]);
+	finish();
+}
+
+/* ------------------------------------------------------------------ S1 and S2 */
 
 /* Not instrumented: it looks without being there, between any two steps of the others. */
 static __attribute__((no_sanitize("thread"))) bool too_low(void)
@@ -333,46 +522,54 @@ static __attribute__((no_sanitize("thread"))) bool too_low(void)
 
 	for (const cq_sleeper_t *s = set.newest; s != NULL; s = s->next)
 		n++;
-	return set.asleep < n;
+	return (uint32_t)set.counts < n || (set.counts >> 32) > 1;
 }
 
+/* Neither count is ever too low, nor goes below zero. */
 static void observer(void *arg)
 {
+	uint32_t n = 0, on_their_way;
+
 	(void)arg;
 	if (choose(2) == 0) {
-		cq_sleepers_asleep(&set); /* an instant of any other thread */
+		cq_sleepers_waiters(&set, NULL); /* an instant of any other thread */
 		CHECK(!too_low());
 		return;
 	}
 	pthread_mutex_lock(&set.lock);
-	CHECK(cq_sleepers_asleep(&set) == listed());
+	for (const cq_sleeper_t *s = set.newest; s != NULL; s = s->next)
+		n++;
+	CHECK(n == set.listed);
+	CHECK(cq_sleepers_waiters(&set, &on_their_way) >= n && on_their_way <= 1);
 	pthread_mutex_unlock(&set.lock);
 }
 
-static bool look_for_nothing_or_find(void *arg)
+static bool find_or_not(void *arg)
 {
 	(void)arg;
 	return choose(2) == 1;
 }
 
-static void asleep_is_never_below_the_listed(void)
+static void the_counts_are_never_too_low(void)
 {
-	begin(NULL);
+	cq_wait_result_t result;
+
+	begin();
 	spawn(observer, NULL);
 	spawn(waker, &counted[0]);
-	sleep_once(look_for_nothing_or_find, some_deadline(), NULL, &woken[0]);
+	wait_once(find_or_not, NULL, some_deadline(), NULL, &woken[0], &result);
 	finish();
 }
 
 /* ----------------------------------------------------------- where threads park */
 
-/* Only yields: the permit itself must carry what the waker did. */
 static uint64_t no_time(void *host)
 {
 	(void)host;
 	return 0;
 }
 
+/* Only yields: the permit itself must carry what the waker did. */
 static void park_by_yielding(void *host, cq_parker_t *parker, uint64_t deadline)
 {
 	(void)host;
@@ -387,14 +584,48 @@ static void unpark_by_granting(void *host, cq_parker_t *parker)
 	cq_parker_grant(parker);
 }
 
+static void read_the_letter_on(const cq_park_ops_t *park, uint32_t spin_ns)
+{
+	cq_wait_result_t result;
+
+	begin_with(park, spin_ns);
+	spawn(letter_writer, NULL);
+	if (!wait_once(look_for_the_post, NULL, CQ_FOREVER, NULL, &woken[0], &result))
+		CHECK(letter == LETTER);
+	finish();
+}
+
 static void park_by_yielding_sees_the_letter(void)
 {
 	static const cq_park_ops_t yields = { no_time, park_by_yielding, unpark_by_granting, NULL };
 
-	begin(&yields);
-	spawn(letter_writer, NULL);
-	if (sleep_once(look_for_the_post, CQ_FOREVER, NULL, &woken[0]) == CQ_WOKEN)
-		CHECK(letter == LETTER);
+	read_the_letter_on(&yields, 0);
+}
+
+/* One turn of the spin, then parked. */
+static void a_spinner_sees_the_letter(void)
+{
+	read_the_letter_on(NULL, 1);
+}
+
+/* A park that may wake others of its own set, or the one that is about to park. */
+static void park_that_wakes(void *host, cq_parker_t *parker, uint64_t deadline)
+{
+	(void)host;
+	(void)deadline;
+	counted[2] += cq_sleepers_wake(&set, 1);
+	while (!cq_parker_granted(parker))
+		sched_yield();
+}
+
+static void a_park_may_wake_its_own_set(void)
+{
+	static const cq_park_ops_t wakes = { no_time, park_that_wakes, unpark_by_granting, NULL };
+	cq_wait_result_t result;
+
+	begin_with(&wakes, 0);
+	spawn(waker, &counted[0]);
+	wait_once(look_away, NULL, CQ_FOREVER, NULL, &woken[0], &result);
 	finish();
 }
 
@@ -437,22 +668,19 @@ static void host_worker(void *thread)
 {
 	struct host_thread *t = thread;
 
-	while (!cq_workq_try_take_work(&q))
-		if (sleep_once(take, CQ_FOREVER, t, &woken[t - host_threads]) == CQ_WORK)
-			break;
-	pop();
+	worker_on(t, &woken[t - host_threads]);
 }
 
 static void a_host_parks_its_own_threads(void)
 {
 	static const cq_park_ops_t host = { host_now, host_park, host_unpark, host_threads };
 
-	begin(&host);
+	begin_with(&host, 0);
 	for (int i = 0; i < 2; i++) {
 		pthread_mutex_init(&host_threads[i].lock, NULL);
 		pthread_cond_init(&host_threads[i].granted, NULL);
 	}
-	spawn(adder_of_a_chain, NULL);
+	spawn(adder_of_a_pair, NULL);
 	spawn(host_worker, &host_threads[1]);
 	host_worker(&host_threads[0]);
 	finish_empty();
@@ -483,20 +711,23 @@ static void neighbour(void *n_woken)
 	cq_sleeper_t *me = neighbours[(uint32_t *)n_woken - woken];
 
 	while (!cq_workq_try_take_work(&q)) {
-		if (cq_sleepers_sleep(&set, me, take, NULL, CQ_FOREVER) == CQ_WORK)
+		cq_sleepers_prepare_wait(&set, me);
+		if (cq_workq_try_take_work(&q)) {
+			cq_sleepers_cancel_wait(&set, me);
 			break;
-		++*(uint32_t *)n_woken;
+		}
+		*(uint32_t *)n_woken += cq_sleepers_commit_wait(&set, me, CQ_FOREVER) == CQ_WOKEN;
 	}
 	pop();
 }
 
 static void neighbours_are_woken_for_each_other(void)
 {
-	begin(NULL);
+	begin();
 	find_neighbours();
 	cq_sleeper_init(neighbours[0], NULL);
 	cq_sleeper_init(neighbours[1], NULL);
-	spawn(adder_of_both, NULL);
+	spawn(adder_of_both_that_ensures_the_total, NULL);
 	spawn(neighbour, &woken[1]);
 	neighbour(&woken[0]);
 	finish_empty();
@@ -505,21 +736,31 @@ static void neighbours_are_woken_for_each_other(void)
 #define ALL { UNBOUNDED, UNBOUNDED, 1 }
 
 const struct scenario sleepers_scenarios[] = {
-	{ "sleepers_add_against_sleep", add_against_sleep, ALL, ALL },
-	{ "sleepers_add_against_the_steps", add_against_the_steps, ALL, ALL },
+	{ "sleepers_prepare_against_ensure", prepare_against_ensure, ALL, ALL },
+	{ "sleepers_prepare_against_wake", prepare_against_wake, ALL, ALL },
 	{ "sleepers_timeout_against_wake", timeout_against_wake, ALL, ALL },
 	{ "sleepers_permits_are_not_left_over", permits_are_not_left_over, ALL, ALL },
 	{ "sleepers_park_by_yielding_sees_the_letter", park_by_yielding_sees_the_letter, ALL, ALL },
-	{ "sleepers_asleep_is_never_below_the_listed", asleep_is_never_below_the_listed,
-	    SOME(2, 1), ALL },
-	{ "sleepers_two_wake_one_times_out", two_wake_one_times_out, SOME(2, 1), ALL },
+	{ "sleepers_a_spinner_sees_the_letter", a_spinner_sees_the_letter, SOME(2, 1), SOME(3, 2) },
+	{ "sleepers_a_park_may_wake_its_own_set", a_park_may_wake_its_own_set, ALL, ALL },
+	{ "sleepers_post_relies_on_one_that_times_out", post_relies_on_one_that_times_out, ALL, ALL },
+	{ "sleepers_post_relies_on_one_that_a_waker_meets", post_relies_on_one_that_a_waker_meets,
+	    ALL, ALL },
+	{ "sleepers_post_relies_on_one_that_is_stopped", post_relies_on_one_that_is_stopped,
+	    ALL, ALL },
+	{ "sleepers_stop_against_one_that_works", stop_against_one_that_works, ALL, ALL },
+	{ "sleepers_stop_against_two_that_prepare", stop_against_two_that_prepare, SOME(2, 1), ALL },
+	{ "sleepers_the_counts_are_never_too_low", the_counts_are_never_too_low, ALL, ALL },
+	{ "sleepers_two_wake_one_times_out", two_wake_one_times_out, ALL, ALL },
 	{ "sleepers_one_wakes_two_time_out", one_wakes_two_time_out, SOME(2, 1), ALL },
 	{ "sleepers_wake_all_against_two_timeouts", wake_all_against_two_timeouts,
 	    SOME(2, 1), ALL },
+	{ "sleepers_each_is_woken_for_its_own", each_is_woken_for_its_own, SOME(2, 1), ALL },
 	{ "sleepers_two_add_one_sleeps_twice", two_add_one_sleeps_twice, SOME(2, 1), ALL },
 	{ "sleepers_one_adds_twice_two_sleep", one_adds_twice_two_sleep, SOME(2, 1), ALL },
-	{ "sleepers_a_chain_wakes_two", a_chain_wakes_two, SOME(2, 1), ALL },
-	{ "sleepers_the_woken_wakes_the_next", the_woken_wakes_the_next, SOME(2, 1), ALL },
+	{ "sleepers_the_total_needs_no_chain", the_total_needs_no_chain, SOME(2, 1), ALL },
+	{ "sleepers_one_call_wakes_two", one_call_wakes_two, SOME(2, 1), ALL },
+	{ "sleepers_the_chain_wakes_the_next", the_chain_wakes_the_next, SOME(2, 1), ALL },
 	{ "sleepers_a_host_parks_its_own_threads", a_host_parks_its_own_threads,
 	    SOME(2, 1), ALL },
 	{ "sleepers_neighbours_are_woken_for_each_other", neighbours_are_woken_for_each_other,
