@@ -143,7 +143,7 @@ static void spin(const cq_sleepers_t *set, const cq_sleeper_t *s, const cq_park_
 	while (--turns != 0 && now(ops) < end);
 }
 
-static cq_wait_result_t commit(cq_sleepers_t *set, cq_sleeper_t *s, uint64_t deadline)
+static cq_wait_result_t list_and_park(cq_sleepers_t *set, cq_sleeper_t *s, uint64_t deadline)
 {
 	const cq_park_ops_t *ops = ops_of(set);
 	uint64_t began = set->spin_ns != 0 ? now(ops) : 0, spin_end = began + set->spin_ns;
@@ -192,7 +192,7 @@ static cq_wait_result_t commit(cq_sleepers_t *set, cq_sleeper_t *s, uint64_t dea
 
 cq_wait_result_t cq_sleepers_commit_wait(cq_sleepers_t *set, cq_sleeper_t *s, uint64_t deadline)
 {
-	cq_wait_result_t result = commit(set, s, deadline);
+	cq_wait_result_t result = list_and_park(set, s, deadline);
 
 	/* Pairs with the fence in cq_sleepers_waiters, as that in prepare_wait: a waker
 	   that still counts this sleeper, as one that waits or is on its way, leaves its
