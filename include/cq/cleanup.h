@@ -121,6 +121,7 @@
 #include <cq/allocator.h>
 #include <cq/cc.h>
 #include <cq/park.h>
+#include <cq/pool.h>
 
 CQ_BEGIN_DECLS
 
@@ -133,17 +134,6 @@ typedef struct cq_block cq_block_t;	  /* some callbacks, dequeued */
 typedef void cq_callback_fn(void *arg);
 
 /* ------------------------------------------------------------------ making */
-
-/**
- * How the host makes a worker: run body(arg) on a thread (or green thread) of
- * the host's, soon, exactly once, and not from within spawn: it returns when the
- * worker retires (or the thread ends within it: see above). Returns 0, and then body
- * must run even if a shutdown has begun, which waits for it; or an error: then body is not
- * run, and the queue asks again later (EAGAIN, or what STALLED says). Called by whoever wakes
- * the queue, with no lock held. When a shutdown returns, body may still be in its
- * last instructions, none of which touch the queue: join the thread before dlclose.
- */
-typedef int cq_spawn_fn(void *host, void (*body)(void *arg), void *arg);
 
 /**
  * What a host wants of each worker thread that the library makes: worker_start(host)

@@ -14,7 +14,9 @@
 #include <cq/cleanup.h>
 #include <cq/fork.h>
 #include <cq/park.h>
+#include <cq/pool.h>
 #include <cq/sleepers.h>
+#include <cq/stats.h>
 #include <cq/workq.h>
 
 CQ_BEGIN_DECLS

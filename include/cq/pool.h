@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * cq/pool.h - layer 3, the worker pool: threads that come and go, and run tasks.
+ *
+ * A task is whatever has work now and then: a queue, a job list, a cleaner of caches. Where
+ * its work lies is its own business: a cq_workq_t, or a locked list where order or removal
+ * matters. The task says "I have some" (signal), a worker calls its function, which takes
+ * one piece and runs it. Many tasks share the workers of one pool, and take turns.
+ *
+ * INVARIANTS
+ *   After a signal of a task that is open, its function is called once more at least, and
+ *   the call begins after the signal did: it sees the work.
+ *   Made workers <= workers_max. While fewer are made, one is idle, on its way or being
+ *   made, so that a piece that hangs holds nothing else back.
+ *   At most `parallel` runs of a task go on at once.
+ *
+ * A TASK'S FUNCTION takes one piece of its work. If more is left it calls cq_run_more
+ * BEFORE it runs the piece; then it says what it has in hand (cq_run_piece), and runs it:
+ *
+ *     static void run_jobs(cq_run_t *run, void *arg)
+ *     {
+ *             struct jobs *jobs = (struct jobs *)arg;
+ *             cq_node_t *node;
+ *
+ *             while ((node = cq_workq_try_pop(&jobs->waiting)) != NULL) {
+ *                     if (cq_workq_units(&jobs->waiting) != 0)
+ *                             cq_run_more(run);
+ *                     cq_run_piece(run, node);
+ *                     job_of(node)->function(job_of(node));
+ *                     cq_run_piece(run, NULL);
+ *                     if (!cq_run_may_continue(run))
+ *                             break;
+ *             }
+ *     }
+ *
+ * It may be called when nothing is left, as others were faster. It may call everything of the
+ * pool's and of other pools', but not wait for its own pool: EDEADLK. It returns on the
+ * thread that called it. On a managed worker it may end its thread (pthread_exit, a
+ * cancellation): the piece in hand goes to `lost`, and the worker is replaced. Elsewhere,
+ * and by an exception or a longjmp, nothing may leave it.
+ *
+ * CALLS THAT MAY RUN TOGETHER: all, but destroy excludes all others on the pool, and the return
+ * of close those on the task.
+ *
+ * MEMORY ORDER: all that a thread did before signal happens before the run that it caused. All
+ * that a run did happens before the return of a close that waited for it.
+ *
+ * STALLED: no worker lives and none can be made. signal then says so: EAGAIN if the next
+ * attempt may succeed, or the error that it will meet again, such as EINVAL. What has been
+ * signalled stays signalled; the next signal tries again.
+ *
+ * CANCELLATION: no call is a cancellation point but for what the task's function does. SIGNAL
+ * HANDLERS call nothing of the pool. ERRORS are errno's values, returned; errno is kept.
+ *
+ * Source: the four rules by which workers are made and retire are those of Linux's
+ * concurrency-managed workqueues; the two stacks that change places are libcq's own.
+ */
+#ifndef CQ_POOL_H
+#define CQ_POOL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cq/allocator.h>
+#include <cq/cc.h>
+#include <cq/fork.h>
+#include <cq/park.h>
+
+CQ_BEGIN_DECLS
+
+typedef struct cq_pool cq_pool_t;
+typedef struct cq_task cq_task_t;
+typedef struct cq_run cq_run_t;	/* one call of a task's function, until it returns */
+
+/**
+ * How the host makes a worker: run body(arg) on a thread (or green thread) of its own, soon, once,
+ * and not from within spawn: it returns when the worker retires or the pool ends. Returns 0, and
+ * then body must run even if the pool is being destroyed, which waits for it; or an error, and then
+ * body isn't run. Called with no lock held by whoever signals, or by a worker. When destroy returns,
+ * body may still be in its last instructions, which don't touch the pool: join it before dlclose.
+ */
+typedef int cq_spawn_fn(void *host, void (*body)(void *arg), void *arg);
+
+#define CQ_POOL_POLLED 1u	/* a signal wakes nobody: the host asks needs_wake, and calls
+				   wake or run_some */
+#define CQ_POOL_HOSTED 2u	/* the pool makes no workers: those in cq_pool_work are its own */
+#define CQ_POOL_NO_ATFORK 4u	/* no fork handlers for this pool's sake: see cq/fork.h */
+
+#define CQ_WORKERS_MAX 65535u
+#define CQ_POOL_SPIN_NS 3000
+#define CQ_POOL_SPIN_NS_MAX 1000000
+#define CQ_POOL_NO_SPIN (-1)
+
+/** Zero in any field is the default. */
+typedef struct cq_pool_config {
+	uint32_t flags;
+	/** So many are made by create, and never retire. 0: the first signal makes the first. */
+	uint32_t workers_min;
+	/** 0: a quarter of the CPUs that this process may use (affinity, cgroup), at least 1. */
+	uint32_t workers_max;
+	/** A worker without work spins for so long before it parks. 0: 3 us; none with a
+	    park table or on one CPU. */
+	int32_t spin_ns;
+	/** A worker above the minimum that found nothing for so long retires. 0: 30 s. */
+	uint64_t idle_ns;
+	/** The stack that a task has on a managed worker. 0: 256 KiB. */
+	size_t stack_bytes;
+	/** Of managed threads, at most 15 bytes. NULL: "cq-worker". */
+	const char *name;
+	/** NULL: the library makes pthreads, managed workers, whose signals are blocked but for
+	    those that a thread brings upon itself (doc/process.md). */
+	cq_spawn_fn *spawn;
+	/** On each managed thread before its first task, no lock held. Not 0, an errno: the
+	    worker could not be made. */
+	int (*worker_start)(void *host);
+	/** After its last, once for each worker_start that returned 0, whatever ends it. */
+	void (*worker_end)(void *host);
+	void *host;			/**< for spawn, worker_start, worker_end */
+	const cq_park_ops_t *park;	/**< NULL: the default. Must outlive the pool */
+	const cq_allocator_t *allocator; /**< copied. NULL: malloc's family */
+} cq_pool_config_t;
+
+/** What a task is made of. It must outlive the task. */
+typedef struct cq_task_ops {
+	void (*run)(cq_run_t *run, void *arg);	/**< see above */
+	/** What was in hand when its worker was lost: in a forked child, or as the piece
+	    ended its thread. NULL: nothing is done. In a child no call of the library but signal. */
+	void (*lost)(void *arg, void *piece);
+	/** The pool is stalled, or nobody serves a hosted one, while tasks wait: for those who
+	    wait for work to be done. Called with a lock of the pool's held: wake, and return. */
+	void (*stalled)(void *arg);
+} cq_task_ops_t;
+
+/**
+ * Makes a pool from a config of `bytes` bytes, its size to the caller: what a shorter one lacks is
+ * zero, what a longer one has more must be (E2BIG). EINVAL: a field is outside its limits, a
+ * table has gaps, or `out` is NULL. ENOMEM; what pthread_mutex_init, pthread_atfork or, with
+ * workers_min, pthread_create or worker_start say. Then nothing is left.
+ */
+CQ_API CQ_MUST_CHECK int cq_pool_create_sized(const cq_pool_config_t *config, size_t bytes,
+    cq_pool_t **out);
+
+/** Makes a pool. NULL: all defaults. */
+static inline CQ_MUST_CHECK int cq_pool_create(const cq_pool_config_t *config, cq_pool_t **out)
+{
+	return cq_pool_create_sized(config, sizeof(*config), out);
+}
+
+/**
+ * Ends the workers, waits for them, frees the pool. EBUSY: a task is open; nothing happened. ETIMEDOUT:
+ * `deadline` (absolute, nanoseconds, the park table's clock) has passed; the workers end, call it again.
+ * EDEADLK: from a run of this pool, or a fork handler.
+ */
+CQ_API int cq_pool_destroy(cq_pool_t *pool, uint64_t deadline);
+
+/**
+ * Changes the limits, at any time; 0 as max: the default. Makes workers up to `min`, and one if
+ * tasks wait. Those above `max` end after their run. EINVAL: min > max, or out of range; or the error
+ * of a worker that could not be made, and the limits are changed all the same.
+ */
+CQ_API int cq_pool_set_workers(cq_pool_t *pool, uint32_t min, uint32_t max);
+
+/**
+ * The calling thread is a worker, outside the limits: until destroy (0) or the deadline
+ * (ETIMEDOUT). `host` is for the park table. EDEADLK: from a run of this pool.
+ */
+CQ_API int cq_pool_work(cq_pool_t *pool, void *host, uint64_t deadline);
+
+/** Runs up to `pieces` pieces of the tasks that wait, in the caller. Never sleeps. Returns how many. */
+CQ_API size_t cq_pool_run_some(cq_pool_t *pool, size_t pieces);
+
+/**
+ * For a host that polls: does a task wait that nobody is on the way for, and is there somebody
+ * to wake or a worker to make? A few loads, no fence.
+ */
+CQ_API bool cq_pool_needs_wake(cq_pool_t *pool);
+
+/** Wakes or makes a worker, if it needs one. 0, or STALLED. */
+CQ_API int cq_pool_wake(cq_pool_t *pool);
+
+/**
+ * Makes a task that may be signalled from now on. At most `parallel` runs at once; 0: no limit;
+ * CQ_BY_OWNER: no worker runs it, only cq_task_run_some. ENOMEM; EINVAL: NULL, or no run; EDEADLK: from a
+ * fork handler.
+ */
+#define CQ_BY_OWNER UINT32_MAX
+CQ_API CQ_MUST_CHECK int cq_task_create(cq_pool_t *pool, const cq_task_ops_t *ops, void *arg,
+    uint32_t parallel, cq_task_t **out);
+
+/**
+ * Says that the task has work, after that was added: a full fence comes first, so the caller needs
+ * none. Wakes or makes a worker if nobody is on the way. 0, or STALLED (the work is signalled all
+ * the same). Doesn't allocate, unless it makes the pool's first worker.
+ */
+CQ_API int cq_task_signal(cq_task_t *task);
+
+/**
+ * No run begins after it; it waits for this task's runs, and for no other's. Then the task is gone,
+ * whatever work it had. ETIMEDOUT: it stays closed, call it again. EDEADLK: from a run of this pool,
+ * or a fork handler; nothing happened.
+ */
+CQ_API int cq_task_close(cq_task_t *task, uint64_t deadline);
+
+/** Is the calling thread within a run of it? */
+CQ_API bool cq_task_is_current(const cq_task_t *task);
+
+/** Runs up to `pieces` pieces of this task in the caller, within its limit. Returns how many. */
+CQ_API size_t cq_task_run_some(cq_task_t *task, size_t pieces);
+
+/** My task has more than the piece that I am about to run: so that others come for it. */
+CQ_API void cq_run_more(cq_run_t *run);
+
+/** What is in hand, for `lost`, run_some's count, and the statistics; NULL when it has run. */
+CQ_API void cq_run_piece(cq_run_t *run, void *piece);
+
+/** May I take another piece at once? Yes, while no other task waits and the pool goes on. */
+CQ_API bool cq_run_may_continue(cq_run_t *run);
+
+CQ_END_DECLS
+
+#endif /* CQ_POOL_H */

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The inside of the pool. Which file has what, each calling only those above it:
+ *
+ *   workers.c      how many workers there are: making one, retiring, stalled
+ *   tasks.c        a task's record, its word: signal, run, close
+ *   worker_life.c  the life of a worker, from its making to its end
+ *   pool.c         the calls on a pool
+ *   pool_stats.c   statistics              pool_fork.c  fork
+ *   threads.c      managed threads, which know nothing of pools
+ *
+ * Locks, in the order in which they may be held together:
+ *   that of base/atfork.c -> lock -> idle.lock, closers.lock, threads.lock -> those of parking
+ * None is held while a task, a hook or spawn runs.
+ */
+#ifndef CQ_POOL_PRIV_H
+#define CQ_POOL_PRIV_H
+
+#include <cq/pool.h>
+#include <cq/sleepers.h>
+#include <cq/stats.h>
+#include <cq/workq.h>
+#include <pthread.h>
+
+#include "base/alloc.h"
+#include "base/atfork.h"
+#include "base/ordering.h"
+#include "base/points.h"
+#include "threads.h"
+
+/* The word of a task. */
+enum {
+	TASK_IN = 1,		/* signalled: its record is in a stack, or about to be */
+	TASK_MORE = 2,		/* signalled at the limit of runs: the run that ends pushes it */
+	TASK_CLOSED = 4,	/* no run begins */
+	TASK_RELEASED = 8,	/* and the closer is gone: who takes it off the stack frees it */
+	TASK_RUN = 16		/* times the runs that go on */
+};
+
+/*
+ * A task's record. It belongs to the pool until that is destroyed, so a pop that is under way may
+ * read it whenever it likes. A free record is CLOSED and RELEASED.
+ */
+struct cq_task {
+	cq_node_t node;			/* in one of the pool's stacks while IN */
+	uint64_t word CQ_ALIGNED(8);
+	cq_pool_t *pool;		/* this and all_next: written once */
+	cq_task_t *all_next;
+	cq_task_t *free_next;		/* under the pool's lock */
+	/* Written while no one else has the record, before the word is 0: */
+	const cq_task_ops_t *ops;
+	void *arg;
+	uint32_t parallel;
+};
+CQ_NODE_CONTAINER(struct cq_task, node, cq_task_of)
+
+/*
+ * A thread that runs tasks of a pool: a worker, or the caller of a run_some. To the task's function
+ * it is the run that goes on. Its own thread writes; a forked child reads.
+ */
+struct cq_run {
+	cq_pool_t *pool;
+	cq_task_t *task;		/* in its function; NULL: between two runs, or in a hook */
+	void *piece;			/* in hand */
+	bool is_worker;			/* no run_some: the record was allocated */
+	uint64_t count;			/* what it adds to the pool's counts */
+	size_t pieces, budget;		/* of a run_some: run so far, and to be run */
+	uint64_t runs CQ_ALIGNED(8);	/* statistics, as the next */
+	uint64_t empty_runs;		/* that found no piece */
+	cq_run_t *outer;		/* what its thread is inside of as well, of any pool */
+	cq_run_t *next, *prev;		/* of the pool's; under its lock */
+};
+
+/*
+ * counts = made << 48 | live << 24 | making, in workers.
+ *
+ *   made    by the pool, not yet ended or retired.
+ *           made <= max, but for a moment after set_workers. Too high for a moment (a making that
+ *           will fail): one worker fewer. Never too low: the cap would break.
+ *   live    made, and in cq_pool_work. live >= made.
+ *           Too high: a signal relies on a worker that is not. Whoever lowers it rechecks.
+ *   making  of those made, the ones that have not looked for work yet.
+ *           Too high: work waits for a worker that will not come. Who fails to make one lowers it and
+ *           says so in `failed`. Too low: one worker too many is made, within the cap.
+ */
+#define COUNT_MADE (UINT64_C(1) << 48)
+#define COUNT_LIVE (UINT64_C(1) << 24)
+#define COUNT_MAKING UINT64_C(1)
+static inline uint32_t counts_made(uint64_t counts) { return (uint32_t)(counts >> 48); }
+static inline uint32_t counts_live(uint64_t counts) { return (uint32_t)(counts >> 24) & 0xffffff; }
+static inline uint32_t counts_making(uint64_t counts) { return (uint32_t)counts & 0xffffff; }
+
+/* Words that different threads write are on different cache lines. */
+struct cq_pool {
+	/* Read by all, written at create, and by set_workers: min, max. */
+	cq_pool_config_t config;	/* with the defaults filled in */
+	cq_allocator_t allocator;
+	char name[16];
+	uint32_t min, max;
+	uint32_t stop;			/* destroy has begun */
+	void (*body)(void *run);	/* of a worker that the pool makes: cq_pool_worker */
+	uint64_t page CQ_ALIGNED(8);	/* waiting[page & 1] gets the records; the other, older,
+					   is emptied first */
+
+	cq_workq_t waiting[2] CQ_ALIGNED(CQ_LINE); /* records of tasks that were signalled */
+	cq_sleepers_t idle CQ_ALIGNED(CQ_LINE);	/* workers */
+	uint64_t counts CQ_ALIGNED(CQ_LINE);
+	uint32_t failed;		/* why the last worker could not be made: errno's value; 0 when
+					   it could */
+	uint32_t last_errno;		/* the same, never taken back */
+	uint32_t serving;		/* threads of the host in run_some or work */
+	cq_sleepers_t closers CQ_ALIGNED(CQ_LINE); /* threads in cq_task_close */
+
+	/* Statistics, on rare paths. */
+	uint64_t created CQ_ALIGNED(CQ_LINE);
+	uint64_t retired, not_made, wakes;
+	uint32_t peak;
+
+	pthread_mutex_t lock CQ_ALIGNED(CQ_LINE);
+	/* Under it: */
+	cq_run_t *members;
+	uint32_t workers;		/* made and not gone, or in work: destroy waits for them */
+	cq_parker_t *destroyer;		/* waits for the last of them */
+	cq_task_t *all, *free;
+	uint32_t open;			/* tasks */
+	uint64_t runs, empty_runs;	/* of members that are gone */
+	struct cq_fork fork;
+	bool fork_wakes;		/* a wake is to be made up for */
+
+	struct cq_fork_client fork_client;
+	struct cq_threads threads;
+};
+
+static inline const cq_park_ops_t *cq_pool_park(const cq_pool_t *p)
+{
+	return p->config.park != NULL ? p->config.park : cq_park_default();
+}
+
+static inline uint64_t cq_pool_now(const cq_pool_t *p)
+{
+	return cq_pool_park(p)->now(cq_pool_park(p)->host);
+}
+
+static inline bool cq_pool_is(const cq_pool_t *p, uint32_t flag)
+{
+	return (p->config.flags & flag) != 0;
+}
+
+/* Records that wait. */
+static inline uint64_t cq_pool_waiting(const cq_pool_t *p)
+{
+	return cq_workq_units(&p->waiting[0]) + cq_workq_units(&p->waiting[1]);
+}
+
+/* The calling thread is between the pool's prepare and its end. */
+static inline bool cq_pool_forking(const cq_pool_t *p)
+{
+	return cq_fork_is_mine(&p->fork);
+}
+
+/* workers.c */
+bool cq_workers_nobody_left(cq_pool_t *p, uint64_t counts);
+int cq_workers_make(cq_pool_t *p, bool producer);
+int cq_workers_make_min(cq_pool_t *p);
+void cq_workers_ensure(cq_pool_t *p, uint32_t n);
+void cq_workers_arrive(cq_pool_t *p, uint64_t count);
+bool cq_workers_retire(cq_run_t *worker);
+bool cq_workers_replace(cq_run_t *worker);
+void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err);
+int cq_workers_stall_error(const cq_pool_t *p);
+void cq_workers_nobody_serves(cq_pool_t *p);
+cq_run_t *cq_member_new(cq_pool_t *p);
+void cq_member_join(cq_run_t *m);
+void cq_member_leave(cq_run_t *m);
+
+/* tasks.c */
+cq_run_t *cq_runs(void);	/* those that the thread is inside of, innermost first */
+void cq_run_enter(cq_run_t *run);
+void cq_run_leave(cq_run_t *run);
+bool cq_pool_is_current(const cq_pool_t *p);
+cq_task_t *cq_task_pop(cq_pool_t *p);
+void cq_task_run(cq_run_t *run, cq_task_t *t);
+void cq_task_lose(cq_run_t *run);
+void cq_task_abort(cq_run_t *run);
+void cq_task_free(cq_task_t *t);
+void cq_task_push(cq_task_t *t);
+
+/* worker_life.c */
+void cq_pool_worker(void *run);
+bool cq_pool_serve(cq_run_t *run, cq_sleeper_t *me, uint64_t deadline);
+
+/* pool_fork.c */
+extern const struct cq_fork_ops cq_pool_fork_ops;
+
+#endif /* CQ_POOL_PRIV_H */

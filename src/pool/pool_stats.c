@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include <string.h>
+
+#include "pool_priv.h"
+
+/* With the lock held, or by the thread that forks, which has it. */
+static void sum(cq_pool_t *p, cq_pool_stats_t *out)
+{
+	out->runs = p->runs;
+	out->empty_runs = p->empty_runs;
+	for (cq_run_t *m = p->members; m != NULL; m = m->next) {
+		out->runs += cq_u64_load_relaxed(&m->runs);
+		out->empty_runs += cq_u64_load_relaxed(&m->empty_runs);
+		out->workers_running += cq_ptr_load_relaxed(&m->task) != NULL;
+	}
+	out->tasks = p->open;
+}
+
+static void take(cq_pool_t *p, cq_pool_stats_t *out)
+{
+	bool forking = cq_pool_forking(p);
+	uint64_t counts;
+
+	*out = (cq_pool_stats_t){ 0 };
+	if (!forking)
+		pthread_mutex_lock(&p->lock);
+	sum(p, out);
+	if (!forking)
+		pthread_mutex_unlock(&p->lock);
+
+	counts = cq_u64_load_relaxed(&p->counts);
+	out->workers_idle = cq_sleepers_waiters(&p->idle, &out->workers_coming);
+	out->workers_coming += counts_making(counts);
+	out->workers_live = counts_live(counts);
+	out->workers_peak = cq_u32_load_relaxed(&p->peak);
+	out->workers_min = cq_u32_load_relaxed(&p->min);
+	out->workers_max = cq_u32_load_relaxed(&p->max);
+	out->workers_created = cq_u64_load_relaxed(&p->created);
+	out->workers_retired = cq_u64_load_relaxed(&p->retired);
+	out->workers_failed = cq_u64_load_relaxed(&p->not_made);
+	out->workers_last_errno = (int32_t)cq_u32_load_relaxed(&p->last_errno);
+	out->wakes = cq_u64_load_relaxed(&p->wakes);
+	out->tasks_waiting = cq_pool_waiting(p);
+}
+
+void cq_pool_stats_sized(cq_pool_t *p, cq_pool_stats_t *out, size_t bytes)
+{
+	cq_pool_stats_t stats;
+	size_t known = bytes < sizeof(stats) ? bytes : sizeof(stats);
+
+	take(p, &stats);
+	memcpy(out, &stats, known);
+	memset((char *)out + known, 0, bytes - known);
+}
