@@ -651,8 +651,8 @@ Test(faults, a_mutex_that_cannot_be_had_refuses_a_set)
 	cq_sleepers_t set;
 
 	refuse.mutex = 1;
-	cr_assert_eq(cq_sleepers_init(&set, NULL), EAGAIN);
-	cr_assert_eq(cq_sleepers_init(&set, NULL), 0);
+	cr_assert_eq(cq_sleepers_init(&set, NULL, 0), EAGAIN);
+	cr_assert_eq(cq_sleepers_init(&set, NULL, 0), 0);
 	cr_assert_eq(cq_sleepers_destroy(&set), 0);
 }
 

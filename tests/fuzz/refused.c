@@ -164,9 +164,10 @@ static void refused_sleepers(void)
 	cq_park_ops_t table = some_table();
 	cq_sleepers_t set;
 	bool complete = table.now != NULL && table.park != NULL && table.unpark != NULL;
+	uint32_t spin_ns = (uint32_t)PICK(0, 1, UINT32_MAX);
 
-	EXPECT_EQ(CALL(cq_sleepers_init)(NULL, &table), EINVAL);
-	EXPECT_EQ(CALL(cq_sleepers_init)(&set, &table), complete ? 0 : EINVAL);
+	EXPECT_EQ(CALL(cq_sleepers_init)(NULL, &table, spin_ns), EINVAL);
+	EXPECT_EQ(CALL(cq_sleepers_init)(&set, &table, spin_ns), complete ? 0 : EINVAL);
 	if (complete)
 		EXPECT_EQ(CALL(cq_sleepers_destroy)(&set), 0);
 	EXPECT_EQ(CALL(cq_sleepers_destroy)(NULL), EINVAL);
