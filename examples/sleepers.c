@@ -2,6 +2,7 @@
 /* Layer 2 alone: threads sleep until there is work, here letters: a plain counter. */
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 
 #include <cq/sleepers.h>
@@ -10,32 +11,41 @@ enum { READERS = 3, LETTERS = 30000 };
 
 static cq_sleepers_t set = CQ_SLEEPERS_INITIALIZER;
 static atomic_int in_box, letters_read;
-static atomic_bool closed; /* set after the last letter */
 
-/* The look for work takes what it finds, so that no two readers find the same. */
-static bool look(void *got)
+static bool take_letter(void)
 {
-	bool last_look = atomic_load(&closed); /* before the box, or a letter might stay */
 	int n = atomic_load(&in_box);
 
 	while (n > 0 && !atomic_compare_exchange_weak(&in_box, &n, n - 1))
 		continue;
-	*(bool *)got = n > 0;
-	return n > 0 || last_look;
+	return n > 0;
+}
+
+/* False: the box is closed, and empty. */
+static bool wait_for_letter(cq_sleeper_t *me)
+{
+	cq_wait_result_t result = CQ_AGAIN;
+
+	while (!take_letter()) { /* woken: perhaps another reader was faster */
+		if (result == CQ_STOPPED)
+			return false;
+		cq_sleepers_prepare_wait(&set, me);
+		if (take_letter()) { /* again: a letter that came in between wakes nobody */
+			cq_sleepers_cancel_wait(&set, me);
+			return true;
+		}
+		result = cq_sleepers_commit_wait(&set, me, CQ_FOREVER);
+	}
+	return true;
 }
 
 static void *read_letters(void *arg)
 {
 	cq_sleeper_t me;
-	bool got;
 
 	cq_sleeper_init(&me, NULL);
-	do {
-		while (!look(&got) && /* woken: perhaps another reader was faster */
-		    cq_sleepers_sleep(&set, &me, look, &got, CQ_FOREVER) != CQ_WORK)
-			continue;
-		atomic_fetch_add(&letters_read, got);
-	} while (got);
+	while (wait_for_letter(&me))
+		atomic_fetch_add(&letters_read, 1);
 	return arg;
 }
 
@@ -47,11 +57,12 @@ int main(void)
 		if (pthread_create(&readers[i], NULL, read_letters, NULL) != 0)
 			return 1;
 	for (int i = 0; i < LETTERS; i++) {
-		atomic_fetch_add(&in_box, 1); /* publish, then wake: no wake-up is lost */
-		cq_sleepers_wake(&set, 1);
+		/* Publish, then ensure as many readers as letters wait: no wake-up is lost. */
+		int waiting = atomic_fetch_add(&in_box, 1) + 1;
+
+		cq_sleepers_ensure(&set, (uint32_t)waiting);
 	}
-	atomic_store(&closed, true);
-	cq_sleepers_wake_all(&set);
+	cq_sleepers_stop(&set); /* after the last letter */
 	for (int i = 0; i < READERS; i++)
 		pthread_join(readers[i], NULL);
 	printf("sleepers: %d letters, %d read\n", LETTERS, letters_read);

@@ -50,7 +50,10 @@
  * after golang/go#73642); event counts: Reed and Kanodia, 1979; the pattern of the
  * two fences is Dekker's.
  *
- * Example: (README has one with ensure for all that waits)
+ * A waker that ensures one needs a chain, as below: whoever has taken work and sees more
+ * left ensures the next, before it runs what it took. (README ensures for all that waits.)
+ *
+ * Example:
  *
  *     static cq_workq_t q = CQ_WORKQ_INITIALIZER;
  *     static cq_sleepers_t idle = CQ_SLEEPERS_INITIALIZER;
@@ -78,9 +81,6 @@
  *                     cq_sleepers_ensure(&idle, 1);
  *             return node;
  *     }
- *
- * A waker that ensures one needs this chain: whoever has taken work and sees more left
- * ensures the next, before it runs what it took.
  */
 #ifndef CQ_SLEEPERS_H
 #define CQ_SLEEPERS_H
