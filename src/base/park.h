@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <time.h>
 
+#include "ordering.h"
+
 #define CQ_NS_PER_S UINT64_C(1000000000)
 
 /* The permit of a parker. */
@@ -18,6 +20,12 @@ enum {
 	CQ_PERMIT_GRANTED,
 	CQ_PERMIT_PARKED /* none, and its thread waits in the kernel or is about to */
 };
+
+/* For the next wait, while no waker knows the parker. */
+static inline void cq_parker_reset(cq_parker_t *parker)
+{
+	cq_u32_store_relaxed(&parker->permit, CQ_PERMIT_NONE);
+}
 
 /* Is no function missing? NULL is the default table. */
 static inline bool cq_park_complete(const cq_park_ops_t *ops)

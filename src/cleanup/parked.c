@@ -100,7 +100,7 @@ static cq_parked_result_t commit(cq_parked_t *set, cq_parked_sleeper_t *s, uint6
 	const cq_park_ops_t *ops = ops_of(set);
 
 	/* Before it is listed, and under the lock: no waker has seen it yet. */
-	cq_u32_store_relaxed(&s->parker.permit, CQ_PERMIT_NONE);
+	cq_parker_reset(&s->parker);
 	list(set, s);
 	pthread_mutex_unlock(&set->lock);
 	CQ_POINT("parked.listed");

@@ -137,8 +137,10 @@ static void fork_make_up(struct cq_fork_client *client)
 	bool wakes = p->fork_wakes;
 
 	p->fork_wakes = false;
-	if (wakes && !cq_pool_is(p, CQ_POOL_POLLED))
-		(void)cq_pool_wake(p);
+	if (wakes && !cq_pool_is(p, CQ_POOL_POLLED)) {
+		cq_workers_ensure(p, UINT32_MAX);
+		(void)cq_workers_make(p, true);
+	}
 }
 
 const struct cq_fork_ops cq_pool_fork_ops = { fork_phase, fork_make_up };

@@ -162,7 +162,7 @@ static cq_wait_result_t list_and_park(cq_sleepers_t *set, cq_sleeper_t *s, uint6
 		return result;
 	}
 	/* Before it is listed, and under the lock: no waker has seen it yet. */
-	cq_u32_store_relaxed(&s->parker.permit, CQ_PERMIT_NONE);
+	cq_parker_reset(&s->parker);
 	list(set, s);
 	pthread_mutex_unlock(&set->lock);
 	CQ_POINT("sleepers.listed");
