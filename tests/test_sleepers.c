@@ -441,16 +441,21 @@ Test(sleepers, a_thread_may_be_prepared_in_several_sets, .init = setup)
 	cr_assert_eq(cq_sleepers_init(&other, &park.ops, 0), 0);
 	cq_sleeper_init(&there, NULL);
 	prepare();
+	wake_nobody(NULL);
+	cq_sleepers_cancel_wait(&set, &me);
+
+	prepare();
 	cq_sleepers_prepare_wait(&other, &there);
-	cr_assert_eq(cq_sleepers_ensure(&set, 1), 0);
-	cr_assert_eq(commit(CQ_FOREVER), CQ_AGAIN);
-	cr_assert_eq(cq_sleepers_waiters(&other, NULL), 1);
+	cr_assert_eq(cq_sleepers_ensure(&other, 1), 0);
 	park.script = pass_deadline;
-	cr_assert_eq(cq_sleepers_commit_wait(&other, &there, DEADLINE), CQ_TIMED_OUT);
+	cr_assert_eq(commit(DEADLINE), CQ_TIMED_OUT);
+	cr_assert_eq(cq_sleepers_waiters(&other, NULL), 1);
+	cr_assert_eq(cq_sleepers_commit_wait(&other, &there, CQ_FOREVER), CQ_AGAIN);
 
 	/* And one after the other with one sleeper. */
 	park.script = wake_one;
 	cr_assert_eq(wait_as(&there, CQ_FOREVER), CQ_WOKEN);
+	cr_assert_eq(cq_sleepers_waiters(&other, NULL), 0);
 	cr_assert_eq(cq_sleepers_destroy(&other), 0);
 	check_nobody_is_left();
 }
