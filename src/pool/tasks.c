@@ -63,6 +63,9 @@ void cq_task_push(cq_task_t *t)
 {
 	cq_pool_t *p = t->pool;
 
+	/* Pairs with the release in begin_popped: the node, as its last pop left it. Without it that
+	   pop could still write into it. */
+	cq_fence_acquire();
 	CQ_POINT("tasks.push");
 	cq_workq_push(&p->waiting[cq_u64_load_relaxed(&p->page) & 1], &t->node);
 }
@@ -174,6 +177,9 @@ static bool begin_popped(cq_task_t *t)
 			next += TASK_RUN;
 		else if ((word & TASK_CLOSED) == 0)
 			next |= TASK_MORE;
+		/* Pairs with the acquire in cq_task_push: whoever finds IN cleared has the record,
+		   and pushes it. Without it the pop's last write could follow that push. */
+		cq_fence_release();
 		CQ_POINT("tasks.begin");
 	} while (!cq_u64_cas_relaxed(&t->word, &word, next));
 	if ((word & TASK_RELEASED) != 0)
@@ -432,6 +438,9 @@ int cq_task_close(cq_task_t *t, uint64_t deadline)
 	word = cq_u64_load_relaxed(&t->word);
 	while (!cq_u64_cas_relaxed(&t->word, &word, word | TASK_RELEASED))
 		;
+	/* Pairs with the release in begin_popped: who took it off the stack has done so. Without it
+	   that pop could still write into the record of a new task. */
+	cq_fence_acquire();
 	if ((word & TASK_IN) == 0 || by_owner(t))
 		cq_task_free(t);
 	return 0;

@@ -34,7 +34,7 @@ struct scenario {
 };
 
 extern const struct scenario workq_scenarios[], sleepers_scenarios[], cleanup_scenarios[],
-    shared_scenarios[], workers_scenarios[], shutdown_scenarios[];
+    shared_scenarios[], workers_scenarios[], shutdown_scenarios[], pool_scenarios[];
 
 /* Another thread; at most 7 in all. Returns its number. */
 int spawn(void (*body)(void *arg), void *arg);

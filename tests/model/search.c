@@ -364,7 +364,7 @@ static void usage(void)
 
 static const struct scenario *const all[] = {
 	workq_scenarios, sleepers_scenarios, cleanup_scenarios, shared_scenarios, workers_scenarios,
-	shutdown_scenarios
+	shutdown_scenarios, pool_scenarios
 };
 
 int main(int argc, char **argv)

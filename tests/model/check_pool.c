@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Scenarios of layer 3, the worker pool. A task's work is a count of pieces. A piece that
+ * hangs does so until all others have run: a lost wake-up is a deadlock. Nobody signals,
+ * drains or destroys before the pieces are done.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stddef.h>
+
+#include "explore.h"
+#include "pool/pool_priv.h"
+
+struct work {
+	cq_task_t *task;
+	uint64_t left CQ_ALIGNED(8);	/* pieces */
+	uint64_t running, started, ran;
+	uint32_t limit;
+	uint32_t hangs_until;	/* its first piece, until so many have run in all; 0: it doesn't */
+	int letter;		/* plain: by the signaller, for the run */
+	bool closed;		/* plain: behind the return of close */
+	bool told;		/* stalled was called */
+};
+
+static cq_pool_t *pool;
+static struct work works[2];
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static uint32_t done, begun;	/* pieces; changed under the lock */
+
+static void wait_for(uint32_t *count, uint32_t n)
+{
+	pthread_mutex_lock(&lock);
+	while (cq_u32_load_relaxed(count) < n)
+		pthread_cond_wait(&changed, &lock);
+	pthread_mutex_unlock(&lock);
+}
+
+static void add_to(uint32_t *count)
+{
+	pthread_mutex_lock(&lock);
+	cq_u32_add_relaxed(count, 1);
+	pthread_cond_broadcast(&changed);
+	pthread_mutex_unlock(&lock);
+}
+
+/* --------------------------------------------------------------------- tasks */
+
+/* Takes a piece. *left: how many there are besides. */
+static bool take(struct work *w, uint64_t *left)
+{
+	uint64_t n = cq_u64_load_relaxed(&w->left);
+
+	do
+		if (n == 0)
+			return false;
+	while (!cq_u64_cas_relaxed(&w->left, &n, n - 1));
+	*left = n - 1;
+	return true;
+}
+
+static void run_piece(struct work *w)
+{
+	uint64_t n = cq_u64_add_relaxed(&w->started, 1);
+
+	add_to(&begun);
+	if (n == 0 && w->hangs_until != 0)
+		wait_for(&done, w->hangs_until);
+	cq_u64_add_relaxed(&w->ran, 1);
+	add_to(&done);
+}
+
+static void run_work(cq_run_t *run, void *arg)
+{
+	struct work *w = arg;
+	uint64_t left;
+
+	CHECK(!w->closed);
+	if (w->limit != 0)
+		CHECK(cq_u64_add_relaxed(&w->running, 1) < w->limit);
+	while (take(w, &left)) {
+		if (left != 0)
+			cq_run_more(run);
+		cq_run_piece(run, w);
+		run_piece(w);
+		cq_run_piece(run, NULL);
+		if (!cq_run_may_continue(run))
+			break;
+	}
+	if (w->limit != 0)
+		cq_u64_add_relaxed(&w->running, (uint64_t)-1);
+}
+
+static void tell(void *arg)
+{
+	struct work *w = arg;
+
+	CHECK(!w->closed);
+	w->told = true; /* the pool's lock is held */
+}
+
+static const cq_task_ops_t ops = { run_work, NULL, tell };
+
+static void add(struct work *w, uint64_t pieces)
+{
+	cq_u64_add_relaxed(&w->left, pieces);
+}
+
+static void signal_work(void *arg)
+{
+	struct work *w = arg;
+
+	add(w, 1);
+	CHECK(cq_task_signal(w->task) == 0);
+}
+
+static void make_task(struct work *w, uint32_t limit)
+{
+	w->limit = limit;
+	CHECK(cq_task_create(pool, &ops, w, limit, &w->task) == 0);
+}
+
+static void close_work(struct work *w)
+{
+	CHECK(cq_task_close(w->task, CQ_FOREVER) == 0);
+	w->closed = true;
+}
+
+/* ------------------------------------------------------------------ workers, pools */
+
+static uint64_t asked CQ_ALIGNED(8), made, fails_from, fails_to; /* spawn, from 1 on; 0: none fails */
+
+static int make_worker(void *host, void (*body)(void *), void *arg)
+{
+	uint64_t n = cq_u64_add_relaxed(&asked, 1) + 1;
+
+	(void)host;
+	if (n >= fails_from && n <= fails_to)
+		return EAGAIN;
+	cq_u64_add_relaxed(&made, 1);
+	spawn(body, arg);
+	return 0;
+}
+
+enum {
+	POLLED = CQ_POOL_POLLED,
+	HOSTED = CQ_POOL_HOSTED,	/* workers come by cq_pool_work */
+	RETIRING = 1 << 8		/* a worker may retire whenever it is idle */
+};
+
+static void begin(unsigned how, uint32_t min, uint32_t max)
+{
+	cq_pool_config_t config = {
+		.flags = (how & (POLLED | HOSTED)) | CQ_POOL_NO_ATFORK,
+		.workers_min = min,
+		.workers_max = max,
+		.spin_ns = CQ_POOL_NO_SPIN,
+		.idle_ns = (how & RETIRING) != 0 ? 1 : CQ_FOREVER,
+		.spawn = (how & HOSTED) != 0 ? NULL : make_worker
+	};
+
+	CHECK(cq_pool_create(&config, &pool) == 0);
+}
+
+static int beside[4], nbeside;
+
+static void run_beside(void (*body)(void *), void *arg)
+{
+	beside[nbeside++] = spawn(body, arg);
+}
+
+static void join_beside(void)
+{
+	while (nbeside > 0)
+		join(beside[--nbeside]);
+}
+
+static void destroy(void)
+{
+	CHECK(cq_pool_destroy(pool, CQ_FOREVER) == 0);
+	join_all();
+}
+
+/* The end where it isn't what the scenario is about. */
+static void end(void)
+{
+	calm_down();
+	join_beside();
+	for (int i = 0; i < 2; i++)
+		if (works[i].task != NULL && !works[i].closed)
+			close_work(&works[i]);
+	destroy();
+}
+
+/* After `n` pieces, which are all. */
+static void end_after(uint32_t n)
+{
+	wait_for(&done, n);
+	end();
+	CHECK(works[0].left == 0 && works[1].left == 0);
+	CHECK(works[0].ran + works[1].ran == n);
+}
+
+/* ------------------------------------------------------------------ signal and run */
+
+static void run_letter(cq_run_t *run, void *arg)
+{
+	struct work *w = arg;
+	uint64_t left;
+
+	(void)run;
+	while (take(w, &left)) {
+		CHECK(w->letter == 42);
+		add_to(&done);
+	}
+}
+
+/* The count orders nothing: the signal does. */
+static void run_sees_what_was_before_its_signal(void)
+{
+	static const cq_task_ops_t letter_ops = { run_letter, NULL, NULL };
+
+	begin(0, 0, 1);
+	CHECK(cq_task_create(pool, &letter_ops, &works[0], 0, &works[0].task) == 0);
+	works[0].letter = 42;
+	signal_work(&works[0]);
+	wait_for(&done, 1);
+	CHECK(made == 1);
+	end();
+}
+
+static void signal_against_a_worker_going_to_sleep(void)
+{
+	begin(0, 0, 1);
+	make_task(&works[0], 0);
+	signal_work(&works[0]);
+	signal_work(&works[0]);
+	end_after(2);
+}
+
+static void two_signal_one_task(void)
+{
+	begin(0, 0, 1);
+	make_task(&works[0], 0);
+	run_beside(signal_work, &works[0]);
+	signal_work(&works[0]);
+	end_after(2);
+}
+
+static void two_signal_two_tasks(void)
+{
+	begin(0, 0, 1);
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	run_beside(signal_work, &works[1]);
+	signal_work(&works[0]);
+	end_after(2);
+}
+
+static void signal_at_the_limit_against_the_end_of_the_run(void)
+{
+	begin(0, 0, 2);
+	make_task(&works[0], 1);
+	signal_work(&works[0]);
+	signal_work(&works[0]);
+	end_after(2);
+}
+
+/* ---------------------------------------------------------------- pieces that hang */
+
+/* The worker that is woken for one has the other to hand on. */
+static void record_does_not_wait_for_a_run_that_hangs(void)
+{
+	begin(0, 2, 2);
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	works[0].hangs_until = 1;
+	signal_work(&works[0]);
+	signal_work(&works[1]);
+	end_after(2);
+}
+
+static void piece_does_not_wait_for_one_that_hangs(void)
+{
+	begin(0, 0, 2);
+	make_task(&works[0], 0);
+	works[0].hangs_until = 1;
+	add(&works[0], 1);
+	signal_work(&works[0]);
+	end_after(2);
+}
+
+const struct scenario pool_scenarios[] = {
+	{ "pool_run_sees_what_was_before_its_signal", run_sees_what_was_before_its_signal,
+	    SOME(2, 1), SOME(4, 3) },
+	{ "pool_signal_against_a_worker_going_to_sleep", signal_against_a_worker_going_to_sleep,
+	    SOME(2, 1), SOME(4, 2) },
+	{ "pool_two_signal_one_task", two_signal_one_task, SOME(1, 1), SOME(3, 2) },
+	{ "pool_two_signal_two_tasks", two_signal_two_tasks, SOME(1, 1), SOME(3, 2) },
+	{ "pool_signal_at_the_limit_against_the_end_of_the_run",
+	    signal_at_the_limit_against_the_end_of_the_run, SOME(1, 1), SOME(3, 2) },
+	{ "pool_record_does_not_wait_for_a_run_that_hangs", record_does_not_wait_for_a_run_that_hangs,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_piece_does_not_wait_for_one_that_hangs", piece_does_not_wait_for_one_that_hangs,
+	    SOME(1, 1), SOME(2, 2) },
+	{ 0 }
+};
