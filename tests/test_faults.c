@@ -466,14 +466,14 @@ Test(faults, a_stack_that_cannot_be_had_stalls_managed_workers)
 	int err;
 
 	open_with((cq_cleanup_config_t){ 0 });
-	good = q->config.stack_bytes;
-	q->config.stack_bytes = SIZE_MAX / 8 * 7; /* more than 32 bits can address, too */
+	good = q->threads.stack_bytes;
+	q->threads.stack_bytes = SIZE_MAX / 8 * 7; /* more than 32 bits can address, too */
 	add(p, SLOTS);
 	err = cq_cleanup_wake(q);
 	cr_assert(err == EAGAIN || err == EINVAL); /* musl's limit is lower */
 	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), err);
 	cr_assert(cq_cleanup_stalled(q));
-	q->config.stack_bytes = good;
+	q->threads.stack_bytes = good;
 	cr_assert_eq(cq_cleanup_wake(q), 0);
 	AWAIT(ran == SLOTS);
 	close_queue();
