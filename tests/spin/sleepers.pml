@@ -1,26 +1,57 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The sleeper set (src/sleepers/sleepers.c) between producers and workers that never end.
- * The queue is a number of units: workq.pml has the rest of it.
+ * The event count (src/sleepers/sleepers.c) between producers and workers. The queue is a
+ * number of units: workq.pml has the rest of it. A callback may hang: a worker that runs one
+ * is counted on for nothing.
  *
- *   holds short safety   TIMEOUTS=1
- *   holds short safety   PRODUCERS=1 BURST=2 UNITS=3
- *   holds short progress
+ * How much is woken (WANT): ONE, and whoever has taken a unit and sees more ensures the next
+ * before it runs (the chain); TOTAL, all that waits; WAKE, as many as were published,
+ * whoever is on the way.
+ *
+ *   holds short safety
+ *   holds short safety   PRODUCERS=1 BURST=2 UNITS=3 TIMEOUTS=1
+ *   holds short safety   PRODUCERS=1 STOP=1
+ *   holds short safety   PRODUCERS=1 BURST=2 UNITS=3 WANT=TOTAL
+ *   holds short safety   PRODUCERS=1 BURST=2 UNITS=3 WANT=WAKE
+ *   holds short progress PRODUCERS=1 BURST=2
+ *   holds full  safety   TIMEOUTS=1
+ *   holds full  safety   TIMEOUTS=1 WANT=WAKE
+ *   holds full  safety   TIMEOUTS=1 STOP=1
+ *   holds full  safety   UNITS=3 WANT=TOTAL
  *   holds full  safety   WORKERS=3 PRODUCERS=1 BURST=2 UNITS=3
+ *   holds full  safety   WORKERS=3 PRODUCERS=1 BURST=2 UNITS=3 WANT=TOTAL
  *   holds full  safety   WORKERS=3 PRODUCERS=1 TIMEOUTS=1
- *   holds full  safety   PRODUCERS=3 TIMEOUTS=1
- *   holds full  progress WORKERS=3 UNITS=3
+ *   holds full  safety   PRODUCERS=3
+ *   holds full  progress
  *
+ * What loses work:
  *   fails short assertion BUG_SLEEP_WITHOUT_SECOND_LOOK
- *   fails short assertion BUG_ASLEEP_RAISED_AFTER_THE_LOOK
- *   fails short assertion BUG_WAKE_READS_ASLEEP_BEFORE_IT_PUBLISHES
- *   fails short assertion BUG_SLEEPER_LOWERS_ASLEEP
- *   fails short assertion BUG_WITHDRAW_FORGOTTEN
+ *   fails short assertion BUG_WAITERS_RAISED_AFTER_THE_LOOK
+ *   fails short assertion BUG_COUNTS_READ_BEFORE_THE_WORK_IS_PUBLISHED
+ *   fails short assertion BUG_EPOCH_NOT_RAISED
+ *   fails short assertion BUG_EPOCH_READ_AFTER_THE_LOOK
+ *   fails short assertion BUG_EPOCH_COMPARED_BEFORE_THE_LOCK
+ *   fails short assertion BUG_LOWERED_AFTER_THE_LOOK
+ *   fails short assertion BUG_TIMEOUT_WITHOUT_A_LOOK
+ *   fails short assertion BUG_ENSURE_ONE_WITHOUT_A_CHAIN
+ *   fails short assertion BUG_CHAIN_AFTER_THE_RUN
+ *   fails short assertion BUG_ENSURE_THE_OWN_UNITS
+ *   fails short assertion BUG_STOP_FORGETS_THE_PREPARED
+ * What breaks a count, or the other promises:
+ *   fails short assertion BUG_CANCEL_FORGOTTEN
+ *   fails short assertion BUG_LEFT_AS_A_WAITER
+ *   fails short assertion BUG_TAKEN_IN_TWO_STEPS
  *   fails short assertion BUG_TIMEOUT_SWALLOWS_WAKE
  *   fails short assertion BUG_SPURIOUS_RETURN_IS_A_WAKE
  *   fails short assertion BUG_PERMIT_LEFT_OVER
  *   fails short assertion BUG_WAKER_READS_UNPARKED_SLEEPER
+ * What loses nothing, and wakes a herd:
+ *   fails short assertion BUG_COMING_NOT_READ_AGAIN
  */
+#define ONE 0
+#define TOTAL 1
+#define WAKE 2
+
 #ifndef WORKERS
 #define WORKERS 2
 #endif
@@ -33,61 +64,167 @@
 #ifndef BURST		/* units published at once, at most */
 #define BURST 1
 #endif
-#ifndef TIMEOUTS	/* do deadlines pass? */
+#ifndef TIMEOUTS	/* do deadlines pass? Whoever times out and finds nothing is gone. */
 #define TIMEOUTS 0
 #endif
+#ifndef STOP		/* does somebody stop the set? */
+#define STOP 0
+#endif
+#ifndef WANT
+#define WANT ONE
+#endif
 
-#if defined(BUG_TIMEOUT_SWALLOWS_WAKE) || defined(BUG_PERMIT_LEFT_OVER)
+#if defined(BUG_TIMEOUT_SWALLOWS_WAKE) || defined(BUG_PERMIT_LEFT_OVER) ||	\
+    defined(BUG_TIMEOUT_WITHOUT_A_LOOK) || defined(BUG_LEFT_AS_A_WAITER)
+#undef TIMEOUTS
+#define TIMEOUTS 1
+#endif
+#ifdef BUG_STOP_FORGETS_THE_PREPARED
+#undef STOP
+#define STOP 1
+#endif
+#ifdef BUG_ENSURE_THE_OWN_UNITS
+#undef WANT
+#define WANT TOTAL
+#endif
+#ifdef BUG_LOWERED_AFTER_THE_LOOK /* it must not look again */
 #undef TIMEOUTS
 #define TIMEOUTS 1
 #endif
 
 #define NONE 255
+#define AS_READ 1
+#define RAISED 2
 
 byte units;
 /* cq_sleepers_t. Sleepers are listed in list[0 .. listed), the newest last. */
-bool locked;
-byte asleep;
+bool locked, stopped;
+byte waiters, coming;	/* one word: read and moved in one step */
 byte listed;
 byte list[WORKERS];
 /* cq_sleeper_t */
+byte epoch[WORKERS];	/* as this sleeper has read it? 0 where that is no matter */
 bool permit[WORKERS];
 bool is_listed[WORKERS];
 byte next[WORKERS];
 
 /* What the library doesn't have, for the properties. */
-bool owed[WORKERS];	/* taken by a waker, and not yet returned CQ_WOKEN */
-bool exists[WORKERS];	/* the sleeper may be used: its thread is in commit */
+bool owed[WORKERS];	/* taken by a waker, and still counted as on its way */
+bool exists[WORKERS];	/* the sleeper may be used: its thread is in commit_wait */
+bool asleep[WORKERS];	/* listed, or taken and not yet back */
+bool settled[WORKERS];	/* it sleeps, runs a callback or is gone: who counts on it waits for ever */
+bool gone[WORKERS];
 byte publishing;	/* producers between their units and the end of their wake */
+bool relied;		/* the last that published found somebody counted */
+bool has_stopped;
 
-inline lock() { atomic { !locked -> locked = true } }
-inline unlock() { locked = false }
+/*
+ * What is done with the lock held is one step where all of it is read under the lock alone, or
+ * where a reader without it cannot tell the parts from each other.
+ */
+inline lock() { !locked -> locked = true }
 
-/* ------------------------------------------------------------------- workers */
+/* -------------------------------------------------------------------- wakers */
 
-/* cq_workq_try_take_work: load, then compare-and-swap, until it saw 0 */
-inline try_take_work()
+inline raise()
 {
-	seen = units;
+#ifndef BUG_EPOCH_NOT_RAISED
+	s = 0;
 	do
-	:: seen == 0 -> found = false; break
-	:: else ->
-		atomic {
-			if
-			:: units == seen ->
-				units = seen - 1; seen = 0; found = true; break
-			:: else -> seen = units
-			fi
-		}
+	:: s < WORKERS -> epoch[s] = (epoch[s] == AS_READ -> RAISED : epoch[s]); s++
+	:: else -> break
+	od;
+#endif
+	s = 0
+}
+
+/* cq_sleepers_waiters */
+inline read_counts()
+{
+	seen = waiters; k = coming
+}
+
+/* take, for the newest. The taken are linked, the last one first. */
+inline take()
+{
+	listed = listed - 1;
+	s = list[listed];
+	list[listed] = 0;
+	is_listed[s] = false;
+	next[s] = first;
+	first = s;
+	k++
+}
+
+/* take_some, with the lock held: until k is n. */
+inline take_some()
+{
+	first = NONE;
+	do
+	:: k < n && listed > 0 ->
+#ifdef BUG_TAKEN_IN_TWO_STEPS
+		d_step { take(); waiters = waiters - 1 }
+		d_step { coming++; owed[s] = true; s = 0 }
+#else
+		d_step { take(); waiters = waiters - 1; coming++; owed[s] = true; s = 0 }
+#endif
+	:: else -> break
+	od;
+	atomic {
+		if
+		:: k < n && waiters > 0 -> raise()
+		:: else
+		fi;
+		k = 0; n = 0; seen = 0;
+		locked = false
+	}
+}
+
+inline unpark()
+{
+	do
+	:: d_step { first != NONE ->
+#ifdef BUG_WAKER_READS_UNPARKED_SLEEPER
+		permit[first] = true; settled[first] = false }
+		d_step { assert(exists[first]); first = next[first] }
+#else
+		s = first;
+		assert(exists[s]);
+		first = next[s];	/* before the grant */
+		next[s] = 0;
+		permit[s] = true;
+		settled[s] = false;
+		s = 0 }
+#endif
+	:: first == NONE -> first = 0; break
 	od
 }
 
-inline cq_sleepers_announce()
+/* Of n that the caller wants; after read_counts. */
+inline ensure()
 {
-	lock();
-#ifndef BUG_ASLEEP_RAISED_AFTER_THE_LOOK
-	asleep = asleep + 1
+	if
+	:: atomic { seen == 0 || (WANT != WAKE && k >= n) -> k = 0; n = 0; seen = 0 }
+	:: else ->
+		atomic {
+			lock();
+#ifndef BUG_COMING_NOT_READ_AGAIN
+			k = (WANT == WAKE -> 0 : coming);
 #endif
+		}
+		take_some();
+		unpark()
+	fi
+}
+
+/* ------------------------------------------------------------------- workers */
+
+inline try_take_work()
+{
+	d_step {
+		found = (units > 0);
+		units = (found -> units - 1 : 0)
+	}
 }
 
 inline look()
@@ -99,219 +236,291 @@ inline look()
 #endif
 }
 
-inline cq_sleepers_withdraw()
+inline cq_sleepers_prepare_wait()
 {
-#ifndef BUG_WITHDRAW_FORGOTTEN
-	asleep = asleep - 1;
+	epoch[me] = AS_READ;
+#ifndef BUG_WAITERS_RAISED_AFTER_THE_LOOK
+	waiters++
 #endif
-	unlock()
+}
+
+inline cq_sleepers_cancel_wait()
+{
+#if !defined(BUG_CANCEL_FORGOTTEN) && !defined(BUG_WAITERS_RAISED_AFTER_THE_LOOK)
+	atomic { waiters = waiters - 1; epoch[me] = 0 }
+#else
+	epoch[me] = 0
+#endif
 }
 
 inline unlist()
 {
-	d_step {
-		i = 0;
-		do
-		:: list[i] == me -> break
-		:: else -> i++
-		od;
-		do
-		:: i + 1 < listed -> list[i] = list[i + 1]; i++
-		:: else -> break
-		od;
-		i = 0;
-		listed = listed - 1;
-		list[listed] = 0;
-		is_listed[me] = false
-	}
+	i = 0;
+	do
+	:: list[i] == me -> break
+	:: else -> i++
+	od;
+	do
+	:: i + 1 < listed -> list[i] = list[i + 1]; i++
+	:: else -> break
+	od;
+	i = 0;
+	listed = listed - 1;
+	list[listed] = 0;
+	is_listed[me] = false
 }
 
 /* Who leaves at its deadline: true in `found` */
 inline leave()
 {
-	lock();
-	found = is_listed[me];
-	if
-	:: found -> unlist(); asleep = asleep - 1
-	:: else
-	fi;
-	unlock()
-}
-
-inline return_from_sleep()
-{
-	atomic { found = false; forever = false; exists[me] = false }
-}
-
-inline cq_sleepers_commit()
-{
-	/* What another sleeper can see of it, it sees under the lock: one step. */
 	d_step {
-#ifdef BUG_ASLEEP_RAISED_AFTER_THE_LOOK
-		asleep = asleep + 1;
-#endif
-#ifndef BUG_PERMIT_LEFT_OVER
-		permit[me] = false;
-#endif
-		exists[me] = true;
-		list[listed] = me;
-		listed++;
-		is_listed[me] = true
-	}
-	unlock();
-	do
-	:: permit[me] ->	/* cq_parker_granted: CQ_WOKEN */
-#ifdef BUG_SLEEPER_LOWERS_ASLEEP
-		lock(); asleep = asleep - 1; unlock();
-#endif
-		atomic { assert(owed[me]); owed[me] = false }
-		break
-#ifdef BUG_SPURIOUS_RETURN_IS_A_WAKE
-	:: atomic { true -> assert(owed[me]); owed[me] = false }
-		break
-#endif
-	:: TIMEOUTS && !forever ->
-		leave();
-#ifdef BUG_TIMEOUT_SWALLOWS_WAKE
-		found = true;
-#endif
+		!locked ->
+		found = is_listed[me];
 		if
-		:: found -> assert(!owed[me]); break	/* CQ_TIMED_OUT */
-		:: else -> forever = true
+		:: found ->
+			unlist();
+#ifndef BUG_LEFT_AS_A_WAITER
+			waiters = waiters - 1;
+#endif
+			asleep[me] = false
+		:: else
 		fi
-	od;
-	return_from_sleep()
+	}
 }
 
-inline cq_sleepers_sleep()
+/* `leaving`: it wasn't woken for work, and goes if it finds none */
+inline cq_sleepers_commit_wait()
 {
-	cq_sleepers_announce();
-	look();
+#ifdef BUG_EPOCH_READ_AFTER_THE_LOOK
+	epoch[me] = AS_READ;
+#endif
+#ifdef BUG_EPOCH_COMPARED_BEFORE_THE_LOCK
+	found = (epoch[me] == RAISED);
+#endif
+	d_step {
+		!locked ->
+#ifndef BUG_EPOCH_COMPARED_BEFORE_THE_LOCK
+		found = (epoch[me] == RAISED);
+#endif
+#ifndef BUG_STOP_FORGETS_THE_PREPARED
+		found = found || stopped;
+#endif
+#ifdef BUG_WAITERS_RAISED_AFTER_THE_LOOK
+		waiters++;
+#endif
+		epoch[me] = 0;
+		if
+		:: found -> leaving = stopped
+		:: else ->
+			exists[me] = true;
+			asleep[me] = true;
+			list[listed] = me;
+			listed++;
+			is_listed[me] = true;
+			settled[me] = !permit[me]
+		fi
+	}
 	if
-	:: found -> cq_sleepers_withdraw()
-	:: else -> cq_sleepers_commit()
+	:: found -> atomic { waiters = waiters - 1; found = false }	/* CQ_AGAIN, CQ_STOPPED */
+	:: else ->
+		do
+		:: atomic { permit[me] ->	/* cq_parker_granted: CQ_WOKEN, CQ_STOPPED */
+			assert(owed[me]); settled[me] = false; leaving = stopped }
+#ifndef BUG_LOWERED_AFTER_THE_LOOK
+			atomic { owed[me] = false; asleep[me] = false; coming = coming - 1 }
+#else
+			look_too_early()
+#endif
+			break
+#ifdef BUG_SPURIOUS_RETURN_IS_A_WAKE
+		:: atomic { true -> assert(owed[me]); owed[me] = false; asleep[me] = false;
+				coming = coming - 1 }
+			break
+#endif
+		:: atomic { TIMEOUTS && !forever && !permit[me] -> settled[me] = false }
+			leave();
+#ifdef BUG_TIMEOUT_SWALLOWS_WAKE
+			found = true;
+#endif
+			if
+			:: found -> assert(!owed[me]); leaving = true; break	/* CQ_TIMED_OUT */
+			:: else -> forever = true
+			fi
+		od;
+		atomic {
+			found = false; forever = false; exists[me] = false;
+#ifndef BUG_PERMIT_LEFT_OVER
+			permit[me] = false	/* the library: as it is listed */
+#endif
+		}
 	fi
+}
+
+/* Its look, and only then is it no longer on its way. */
+inline look_too_early()
+{
+	try_take_work();
+	atomic {
+		owed[me] = false; asleep[me] = false; coming = coming - 1;
+		leaving = true; early = true; early_found = found
+	}
+}
+
+/* Before it runs what it took, it ensures the next. */
+inline chain()
+{
+	if
+	:: WANT == ONE && units > 0 ->
+		atomic { n = 1; read_counts() }
+		ensure()
+	:: else
+	fi
+}
+
+inline use()
+{
+	settled[me] = true;	/* it may hang */
+progress:
+	atomic { settled[me] = false; found = false; leaving = false }
 }
 
 active [WORKERS] proctype worker()
 {
-	byte me = _pid, seen, i;
-	bool found, forever;
+	byte me = _pid, seen, i, n, k, s, first;
+	bool found, forever, leaving;
+#ifdef BUG_LOWERED_AFTER_THE_LOOK
+	bool early, early_found;
+#endif
 
 	do
-	:: try_take_work();
+	::
+#ifdef BUG_LOWERED_AFTER_THE_LOOK
+		if
+		:: early -> found = early_found; early = false
+		:: else -> try_take_work()
+		fi;
+#elif defined(BUG_TIMEOUT_WITHOUT_A_LOOK)
+		if
+		:: leaving -> break
+		:: else -> try_take_work()
+		fi;
+#else
+		try_take_work();
+#endif
 		if
 		:: found
-		:: else -> cq_sleepers_sleep()
+		:: !found && leaving -> break
+		:: else ->
+			cq_sleepers_prepare_wait();
+			look();
+			if
+			:: found -> cq_sleepers_cancel_wait()
+			:: else -> cq_sleepers_commit_wait()
+			fi
 		fi;
 		if
 		:: found ->
-progress:		found = false	/* use it */
+#if !defined(BUG_ENSURE_ONE_WITHOUT_A_CHAIN) && !defined(BUG_CHAIN_AFTER_THE_RUN)
+			chain();
+#endif
+			use();
+#ifdef BUG_CHAIN_AFTER_THE_RUN
+			chain()
+#endif
 		:: else
 		fi
-	od
+	od;
+	atomic { gone[me] = true; settled[me] = true }
 }
 
 /* ----------------------------------------------------------------- producers */
 
-inline cq_sleepers_asleep()
-{
-	seen = asleep
-}
-
-inline cq_sleepers_take()
-{
-	lock();
-	d_step {
-		first = NONE;
-		last = NONE;
-		do
-		:: taken < n && listed > 0 ->
-			listed = listed - 1;
-			s = list[listed];
-			list[listed] = 0;
-			is_listed[s] = false;
-			owed[s] = true;
-			next[s] = NONE;
-			if
-			:: last == NONE -> first = s
-			:: else -> next[last] = s
-			fi;
-			last = s;
-			taken++
-		:: else -> break
-		od;
-		last = 0;
-		s = 0
-	}
-#ifndef BUG_SLEEPER_LOWERS_ASLEEP
-	asleep = asleep - taken;
-#endif
-	taken = 0;
-	unlock()
-}
-
-inline cq_sleepers_unpark()
-{
-	s = first;
-	do
-	:: s == NONE -> break
-	:: else ->
-#ifdef BUG_WAKER_READS_UNPARKED_SLEEPER
-		permit[s] = true;
-		atomic { assert(exists[s]); s = next[s] }
-#else
-		atomic { assert(exists[s]); first = next[s] }
-		atomic { assert(exists[s]); permit[s] = true; s = first }
-#endif
-	od;
-	atomic { s = 0; first = 0 }
-}
-
-inline cq_sleepers_wake()
-{
-#ifndef BUG_WAKE_READS_ASLEEP_BEFORE_IT_PUBLISHES
-	cq_sleepers_asleep();
-#endif
-	if
-	:: seen == 0
-	:: else ->
-		seen = 0;
-		cq_sleepers_take();
-		cq_sleepers_unpark()
-	fi
-}
-
 active [PRODUCERS] proctype producer()
 {
-	byte seen, n, taken, first, last, s;
+	byte seen, n, k, first, s, made;
 
+end_full:
 	do
-	:: if
-		:: n = 1
-		:: BURST > 1 -> n = 2
-		fi;
-#ifdef BUG_WAKE_READS_ASLEEP_BEFORE_IT_PUBLISHES
-		cq_sleepers_asleep();
+	:: atomic {
+			units < UNITS ->
+#ifdef BUG_COUNTS_READ_BEFORE_THE_WORK_IS_PUBLISHED
+			read_counts()
+		}
+		atomic {
 #endif
-		atomic { units + n <= UNITS -> publishing++; units = units + n }
-		cq_sleepers_wake();
-		atomic { n = 0; publishing-- }
+			if
+			:: made = 1
+			:: units + 1 < UNITS && BURST > 1 -> made = 2
+			fi;
+			publishing++;
+			units = units + made;
+#ifdef BUG_ENSURE_THE_OWN_UNITS
+			n = made;
+#else
+			n = (WANT == ONE -> 1 : (WANT == TOTAL -> units : made));
+#endif
+			made = 0
+		}
+#ifndef BUG_COUNTS_READ_BEFORE_THE_WORK_IS_PUBLISHED
+		atomic { read_counts(); relied = TIMEOUTS && (seen + k > 0) }
+#endif
+		ensure();
+		publishing--
 	od
 }
 
+#if STOP
+/* cq_sleepers_stop */
+active proctype stopper()
+{
+	byte seen, n, k, first, s;
+
+	atomic { lock(); stopped = true; n = WORKERS + 1 }
+	take_some();
+	unpark();
+	has_stopped = true
+}
+#endif
+
 /* ---------------------------------------------------------------- properties */
 
-/* S1, and its second half: asleep is exact when the lock is free. */
-#define S1 (asleep >= listed && (locked || asleep == listed))
+#if WORKERS == 2
+#define ALL(x) (x[0] && x[1])
+#define COUNT(x) (x[0] + x[1])
+#else
+#define ALL(x) (x[0] && x[1] && x[2])
+#define COUNT(x) (x[0] + x[1] + x[2])
+#endif
 
-/* Nobody sleeps through work: whoever is not listed is awake, and looks again. */
-#define ENOUGH_ARE_AWAKE \
-	(publishing > 0 || locked || listed == 0 || WORKERS - listed >= units)
+#define S1 (waiters >= listed && waiters <= WORKERS)
+#define S2 (coming >= COUNT(owed) && coming <= WORKERS)
+
+/* Whoever sleeps in commit_wait is counted, at every instant, as the one or the other. */
+#define NEITHER_IS_MISSED (waiters + coming >= COUNT(asleep))
+
+/* No work is left to one that sleeps, or that may never come back from its callback. */
+#define NOTHING_IS_LEFT \
+	(publishing > 0 || locked || units == 0 || listed == 0 || !ALL(settled))
+
+/* Nor to those that are gone, if they were counted on. */
+#define NOBODY_WENT_TOO_EARLY (publishing > 0 || units == 0 || !relied || !ALL(gone))
+
+#define STOPPED_ARE_BACK (!has_stopped || locked || listed == 0)
+
+/* ensure(1) never has more than one on the way, however many call it at once. */
+#define NO_HERD (WANT != ONE || stopped || coming <= 1)
 
 active proctype properties()
 {
 end:	atomic {
-		!(S1 && ENOUGH_ARE_AWAKE) -> assert(S1); assert(ENOUGH_ARE_AWAKE)
+		!(S1 && S2 && NOTHING_IS_LEFT && NOBODY_WENT_TOO_EARLY && STOPPED_ARE_BACK &&
+		    NO_HERD && NEITHER_IS_MISSED) ->
+		assert(S1);
+		assert(S2);
+		assert(NEITHER_IS_MISSED);
+		assert(NOTHING_IS_LEFT);
+		assert(NOBODY_WENT_TOO_EARLY);
+		assert(STOPPED_ARE_BACK);
+		assert(NO_HERD)
 	}
 }
