@@ -88,14 +88,15 @@ static void run_round(struct runs *runs, unsigned round, bool counted)
 /* In place, as it is large. */
 static struct runs *new_runs(const struct workload *w)
 {
-	static const struct contestant machine = { .name = "limit" };
-	static const struct contestant *const machine_only[] = { &machine };
+	static struct contestant alone;
+	static const struct contestant *const nobody_else[] = { &alone };
 	static struct runs runs;
 
 	runs.w = w;
 	runs.rounds = w->once ? 1 : options.rounds;
-	runs.contestants = w->limit ? machine_only : options.contestants;
-	runs.ncontestants = w->limit ? 1 : options.ncontestants;
+	alone.name = w->alone;
+	runs.contestants = w->alone != NULL ? nobody_else : options.contestants;
+	runs.ncontestants = w->alone != NULL ? 1 : options.ncontestants;
 	for (unsigned i = 0; i < runs.ncontestants; i++) {
 		runs.out[i] = NULL;
 		free(runs.pools[i].v);

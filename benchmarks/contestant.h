@@ -71,6 +71,7 @@ void *bench_alloc(unsigned long bytes);
 extern const struct contestant contestant_seed;
 extern const struct contestant contestant_cq, contestant_cq_bind;
 extern const struct contestant contestant_cq_handover, contestant_cq_huge;
+extern const struct contestant contestant_cq_pool, contestant_cq_sleepers, contestant_cq_condvar;
 extern const struct contestant contestant_mutex_list;
 extern const struct contestant contestant_mutex_blocks;
 

@@ -106,7 +106,7 @@ static void print_row(const struct runs *runs, unsigned m, unsigned i, int best)
 	print_number("min", s.min);
 	print_number("max", s.max);
 	printf(" %s", w->metrics[m].unit);
-	if (!w->limit && !w->metrics[m].plain)
+	if (w->alone == NULL && !w->metrics[m].plain)
 		print_ratios(runs, m, i, best);
 	putchar('\n');
 }

@@ -46,7 +46,7 @@ struct workload {
 	uint64_t gap_ns;
 
 	bool once;	/* one round, not `-r` and one to warm up */
-	bool limit;	/* measures the machine: there is no contestant */
+	const char *alone; /* what it measures in place of contestants, such as the machine */
 	bool steps;	/* the instructions between its stops are counted: see bench_stop */
 	bool scales;	/* left out where it has more threads than there are processors */
 	unsigned seconds; /* after which it counts as hanging. 0: option -t */
@@ -84,6 +84,8 @@ void run_line(const struct workload *w, const struct contestant *c, struct resul
 void run_handover(const struct workload *w, const struct contestant *c, struct result *r);
 void run_futex(const struct workload *w, const struct contestant *c, struct result *r);
 void run_threads(const struct workload *w, const struct contestant *c, struct result *r);
+void run_sleepers_calls(const struct workload *w, const struct contestant *c, struct result *r);
+void run_pool_calls(const struct workload *w, const struct contestant *c, struct result *r);
 
 /* run_throughput's kinds */
 enum { PLAIN, PACED, ALTERNATING };

@@ -39,9 +39,9 @@
 	  .run = run_throughput, .scales = true }
 #define LIMIT(NAME, THREADS, RUN, ...)					\
 	{ .name = NAME, .producers = 1, .workers = THREADS - 1,			\
-	  .metrics = { __VA_ARGS__ }, .run = RUN, .limit = true }
+	  .metrics = { __VA_ARGS__ }, .run = RUN, .alone = "limit" }
 #define FUTEX(NAME, GAP)						\
-	{ .name = NAME, .producers = 1, .workers = 1, .run = run_futex, .limit = true,	\
+	{ .name = NAME, .producers = 1, .workers = 1, .run = run_futex, .alone = "limit",	\
 	  .gap_ns = GAP, .metrics = {						\
 	    RATIO("own_p50", "ns"), RATIO("own_p99", "ns"), RATIO("own_call", "ns"),	\
 	    RATIO("other_p50", "ns"), RATIO("other_p99", "ns"), RATIO("other_call", "ns") } }
@@ -56,6 +56,14 @@ const struct workload workloads[] = {
 	FUTEX("limits-futex-10ms", 10000000),
 	LIMIT("limits-threads", 2, run_threads,
 	    RATIO("create", "ns"), RATIO("run", "ns"), RATIO("join", "ns")),
+
+	{ .name = "L2-calls", .producers = 1, .workers = 1, .run = run_sleepers_calls, .alone = "cq",
+	  .metrics = { RATIO("cancel", "ns"), RATIO("nobody", "ns"), RATIO("nobody_cond", "ns"),
+	    RATIO("coming", "ns"), RATIO("asleep", "ns"), RATIO("asleep_cond", "ns") } },
+	{ .name = "L3-calls", .producers = 1, .workers = 1, .run = run_pool_calls, .alone = "cq",
+	  .metrics = { RATIO("push", "ns"), RATIO("in", "ns"), RATIO("coming", "ns"),
+	    RATIO("spinning", "ns"), RATIO("asleep", "ns"), RATIO("run", "ns"),
+	    RATIO("run_more", "ns") } },
 
 	W1("W1", 1, 1, PLAIN),
 	W1("W1", 1, 2, PLAIN),

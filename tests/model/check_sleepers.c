@@ -66,6 +66,27 @@ static uint64_t some_deadline(void)
 	return choose(2) == 0 ? 0 : cq_deadline_in(SOON);
 }
 
+/* Only yields: the permit itself must carry what the waker did. */
+static uint64_t no_time(void *host)
+{
+	(void)host;
+	return 0;
+}
+
+static void park_by_yielding(void *host, cq_parker_t *parker, uint64_t deadline)
+{
+	(void)host;
+	(void)deadline;
+	if (!cq_parker_granted(parker))
+		sched_yield();
+}
+
+static void unpark_by_granting(void *host, cq_parker_t *parker)
+{
+	(void)host;
+	cq_parker_grant(parker);
+}
+
 static bool look_away(void *arg)
 {
 	(void)arg;
@@ -459,6 +480,80 @@ static void one_wakes_two_time_out(void)
 	CHECK(woken[0] + woken[1] <= 1);
 }
 
+/* Grants nothing until the wakers have been here: nobody who is taken returns before. */
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t opened;
+	cq_parker_t *waiting;
+	bool open;
+} gate;
+
+static void park_at_the_gate(void *host, cq_parker_t *parker, uint64_t deadline)
+{
+	(void)host;
+	(void)deadline;
+	pthread_mutex_lock(&gate.lock);
+	if (!cq_parker_granted(parker))
+		pthread_cond_wait(&gate.opened, &gate.lock);
+	pthread_mutex_unlock(&gate.lock);
+}
+
+static void unpark_at_the_gate(void *host, cq_parker_t *parker)
+{
+	(void)host;
+	pthread_mutex_lock(&gate.lock);
+	if (gate.open)
+		cq_parker_grant(parker);
+	else
+		gate.waiting = parker;
+	pthread_cond_broadcast(&gate.opened);
+	pthread_mutex_unlock(&gate.lock);
+}
+
+static void open_the_gate(void)
+{
+	pthread_mutex_lock(&gate.lock);
+	gate.open = true;
+	if (gate.waiting != NULL)
+		cq_parker_grant(gate.waiting);
+	pthread_cond_broadcast(&gate.opened);
+	pthread_mutex_unlock(&gate.lock);
+}
+
+static void ensurer(void *n_counted)
+{
+	*(uint32_t *)n_counted += cq_sleepers_ensure(&set, 1);
+}
+
+static void sleeper(void *n_woken)
+{
+	cq_wait_result_t result;
+
+	wait_once(look_away, NULL, CQ_FOREVER, NULL, n_woken, &result);
+}
+
+/* Two wakers at once: the second finds one on its way, and takes nobody. */
+static void two_that_ensure_one_take_one(void)
+{
+	static const cq_park_ops_t ops = { no_time, park_at_the_gate, unpark_at_the_gate, NULL };
+	int other;
+
+	begin_with(&ops, 0);
+	pthread_mutex_init(&gate.lock, NULL);
+	pthread_cond_init(&gate.opened, NULL);
+	spawn(sleeper, &woken[0]);
+	spawn(sleeper, &woken[1]);
+	other = spawn(ensurer, &counted[0]);
+	ensurer(&counted[1]);
+	join(other);
+	CHECK(counted[0] + counted[1] <= 1);
+	open_the_gate();
+	cq_sleepers_stop(&set);
+	join_all();
+	counted[0] = counted[1] = woken[0] = woken[1] = 0; /* stop doesn't count */
+	finish();
+}
+
 /* The same sleeper twice: what woke it is used up, and nothing of it is left. */
 static void permits_are_not_left_over(void)
 {
@@ -544,6 +639,43 @@ static void observer(void *arg)
 	pthread_mutex_unlock(&set.lock);
 }
 
+static bool is_parked;
+
+/* Not instrumented either: between any two steps it is there, and not yet granted. */
+static __attribute__((no_sanitize("thread"))) void set_parked(bool parked)
+{
+	is_parked = parked;
+}
+
+static void park_and_say_so(void *host, cq_parker_t *parker, uint64_t deadline)
+{
+	set_parked(true);
+	park_by_yielding(host, parker, deadline);
+	set_parked(false);
+}
+
+static __attribute__((no_sanitize("thread"))) bool is_forgotten(void)
+{
+	return is_parked && set.counts == 0;
+}
+
+/* Waiting, then on its way, and never neither. */
+static void the_taken_are_counted_at_every_instant(void)
+{
+	static const cq_park_ops_t ops = { no_time, park_and_say_so, unpark_by_granting, NULL };
+
+	begin_with(&ops, 0);
+	spawn(sleeper, &woken[0]);
+	spawn(waker, &counted[0]);
+	CHECK(!is_forgotten());
+	cq_sleepers_waiters(&set, NULL);
+	CHECK(!is_forgotten());
+	cq_sleepers_stop(&set);
+	join_all();
+	counted[0] = woken[0] = 0;
+	finish();
+}
+
 static bool find_or_not(void *arg)
 {
 	(void)arg;
@@ -562,27 +694,6 @@ static void the_counts_are_never_too_low(void)
 }
 
 /* ----------------------------------------------------------- where threads park */
-
-static uint64_t no_time(void *host)
-{
-	(void)host;
-	return 0;
-}
-
-/* Only yields: the permit itself must carry what the waker did. */
-static void park_by_yielding(void *host, cq_parker_t *parker, uint64_t deadline)
-{
-	(void)host;
-	(void)deadline;
-	if (!cq_parker_granted(parker))
-		sched_yield();
-}
-
-static void unpark_by_granting(void *host, cq_parker_t *parker)
-{
-	(void)host;
-	cq_parker_grant(parker);
-}
 
 static void read_the_letter_on(const cq_park_ops_t *park, uint32_t spin_ns)
 {
@@ -751,6 +862,9 @@ const struct scenario sleepers_scenarios[] = {
 	{ "sleepers_stop_against_one_that_works", stop_against_one_that_works, ALL, ALL },
 	{ "sleepers_stop_against_two_that_prepare", stop_against_two_that_prepare, SOME(2, 1), ALL },
 	{ "sleepers_the_counts_are_never_too_low", the_counts_are_never_too_low, ALL, ALL },
+	{ "sleepers_the_taken_are_counted_at_every_instant", the_taken_are_counted_at_every_instant,
+	    ALL, ALL },
+	{ "sleepers_two_that_ensure_one_take_one", two_that_ensure_one_take_one, SOME(2, 1), ALL },
 	{ "sleepers_two_wake_one_times_out", two_wake_one_times_out, ALL, ALL },
 	{ "sleepers_one_wakes_two_time_out", one_wakes_two_time_out, SOME(2, 1), ALL },
 	{ "sleepers_wake_all_against_two_timeouts", wake_all_against_two_timeouts,
