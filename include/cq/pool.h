@@ -157,13 +157,15 @@ CQ_API int cq_pool_destroy(cq_pool_t *pool, uint64_t deadline);
 /**
  * Changes the limits, at any time; 0 as max: the default. Makes workers up to `min`, and one if
  * tasks wait. Those above `max` end after their run. EINVAL: min > max, or out of range; or the error
- * of a worker that could not be made, and the limits are changed all the same.
+ * of a worker that could not be made, and the limits are changed all the same. EDEADLK: from a
+ * fork handler.
  */
 CQ_API int cq_pool_set_workers(cq_pool_t *pool, uint32_t min, uint32_t max);
 
 /**
  * The calling thread is a worker, outside the limits: until destroy (0) or the deadline
- * (ETIMEDOUT). `host` is for the park table. EDEADLK: from a run of this pool.
+ * (ETIMEDOUT). `host` is for the park table. ENOMEM; EDEADLK: from a run of this pool, or a fork
+ * handler.
  */
 CQ_API int cq_pool_work(cq_pool_t *pool, void *host, uint64_t deadline);
 
@@ -171,8 +173,8 @@ CQ_API int cq_pool_work(cq_pool_t *pool, void *host, uint64_t deadline);
 CQ_API size_t cq_pool_run_some(cq_pool_t *pool, size_t pieces);
 
 /**
- * For a host that polls: does a task wait that nobody is on the way for, and is there somebody
- * to wake or a worker to make? A few loads, no fence.
+ * For a host that polls: does a task wait that nobody is on the way for, and would a wake change
+ * that? A load or two while no task waits, else a fence and a few more.
  */
 CQ_API bool cq_pool_needs_wake(cq_pool_t *pool);
 

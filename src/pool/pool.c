@@ -18,11 +18,13 @@
 /* ------------------------------------------------------------------------ making */
 
 /* A quarter of the CPUs, as in Go: background work is to keep up, not to take over. */
-static uint32_t default_max(void)
+static uint32_t default_max(uint32_t min)
 {
-	uint32_t quarter = cq_processors() / 4;
+	uint32_t quarter = cq_processors() / 4, max = quarter < 1 ? 1 : quarter;
 
-	return quarter < 1 ? 1 : quarter > CQ_WORKERS_MAX ? CQ_WORKERS_MAX : quarter;
+	if (max > CQ_WORKERS_MAX)
+		max = CQ_WORKERS_MAX;
+	return max < min ? min : max;
 }
 
 static bool limits_fit(uint32_t min, uint32_t max)
@@ -36,9 +38,7 @@ static bool complete(cq_pool_config_t *c)
 	const unsigned known = CQ_POOL_POLLED | CQ_POOL_HOSTED | CQ_POOL_NO_ATFORK;
 
 	if (c->workers_max == 0) {
-		c->workers_max = default_max();
-		if (c->workers_max < c->workers_min)
-			c->workers_max = c->workers_min;
+		c->workers_max = default_max(c->workers_min);
 	}
 	if (c->spin_ns == 0)
 		c->spin_ns = c->park == NULL && cq_processors() > 1 ? CQ_POOL_SPIN_NS : CQ_POOL_NO_SPIN;
@@ -128,7 +128,7 @@ static int wait_for_the_first(cq_pool_t *p)
 	cq_sleepers_cancel_wait(&p->closers, &me);
 	/* Pairs with the release in cq_workers_not_made: the error comes before the count. */
 	cq_fence_acquire();
-	return (int)cq_u32_load_relaxed(&p->failed);
+	return (int)cq_u32_load_relaxed(&p->last_errno);
 }
 
 static int create(const cq_pool_config_t *config, size_t bytes, cq_pool_t **out)
@@ -244,7 +244,7 @@ int cq_pool_set_workers(cq_pool_t *p, uint32_t min, uint32_t max)
 	int err;
 
 	if (max == 0)
-		max = p->config.workers_max;
+		max = default_max(min);
 	if (!limits_fit(min, max) || (cq_pool_is(p, CQ_POOL_HOSTED) && min != 0))
 		return EINVAL;
 	if (cq_pool_forking(p))
@@ -263,6 +263,7 @@ int cq_pool_work(cq_pool_t *p, void *host, uint64_t deadline)
 {
 	cq_sleeper_t me;
 	cq_run_t *w;
+	int saved = errno;
 	bool stopped;
 
 	if (cq_pool_is_current(p) || cq_pool_forking(p))
@@ -270,9 +271,10 @@ int cq_pool_work(cq_pool_t *p, void *host, uint64_t deadline)
 	if ((w = cq_member_new(p)) == NULL)
 		return ENOMEM;
 	w->count = COUNT_LIVE;
+	w->serves = true;
 	cq_sleeper_init(&me, host);
 	cq_member_join(w);
-	cq_u64_add_relaxed(&p->counts, w->count);
+	cq_workers_join(p, w->count);
 	cq_u32_add_relaxed(&p->serving, 1);
 	stopped = cq_pool_serve(w, &me, deadline != 0 ? deadline : 1);
 	/* It leaves in any case. What counts on it goes to another, and those who wait hear
@@ -286,18 +288,13 @@ int cq_pool_work(cq_pool_t *p, void *host, uint64_t deadline)
 		cq_workers_nobody_serves(p);
 	}
 	cq_member_leave(w);
+	errno = saved;
 	return stopped ? 0 : ETIMEDOUT;
 }
 
 /* ---------------------------------------------------------------------- by polling */
 
-/* How many may still be woken or made. */
-static bool somebody_could_come(cq_pool_t *p, uint64_t counts, uint32_t idle)
-{
-	return idle != 0 || (!cq_pool_is(p, CQ_POOL_HOSTED) &&
-	    counts_made(counts) < cq_u32_load_relaxed(&p->max));
-}
-
+/* The same as cq_pool_wake finds: who calls it until no wake is needed comes to an end. */
 bool cq_pool_needs_wake(cq_pool_t *p)
 {
 	uint64_t waiting = cq_pool_waiting(p), counts;
@@ -305,14 +302,16 @@ bool cq_pool_needs_wake(cq_pool_t *p)
 
 	if (waiting == 0)
 		return false;
-	counts = cq_u64_load_relaxed(&p->counts);
 	idle = cq_sleepers_waiters(&p->idle, &coming);
-	return waiting > (uint64_t)coming + counts_making(counts) && somebody_could_come(p, counts, idle);
+	counts = cq_u64_load_relaxed(&p->counts);
+	if (waiting <= (uint64_t)coming + counts_making(counts))
+		return false;
+	return idle != 0 || cq_workers_could_make(p, counts);
 }
 
 int cq_pool_wake(cq_pool_t *p)
 {
-	uint64_t waiting = cq_pool_waiting(p);
+	uint64_t waiting = cq_pool_waiting(p), making;
 	int err;
 
 	if (cq_pool_forking(p)) {
@@ -321,6 +320,10 @@ int cq_pool_wake(cq_pool_t *p)
 	}
 	if (waiting == 0)
 		return 0;
+	/* Pairs with the fence in cq_workers_arrive: who is being made will see what waits. */
+	cq_fence_full();
+	making = counts_making(cq_u64_load_relaxed(&p->counts));
+	waiting = waiting > making ? waiting - making : 0;
 	cq_workers_ensure(p, waiting < UINT32_MAX ? (uint32_t)waiting : UINT32_MAX);
 	if ((err = cq_workers_make(p, false)) != 0)
 		return err;

@@ -53,6 +53,7 @@ static void settle_tasks(cq_pool_t *p)
 {
 	p->waiting[0] = p->waiting[1] = (cq_workq_t)CQ_WORKQ_INITIALIZER;
 	p->free = NULL;
+	p->open = 0;
 	for (cq_task_t *t = p->all; t != NULL; t = t->all_next) {
 		uint64_t word = (t->word & (TASK_CLOSED | TASK_RELEASED)) + my_runs(t) * TASK_RUN;
 
@@ -62,6 +63,7 @@ static void settle_tasks(cq_pool_t *p)
 		} else if ((word & TASK_CLOSED) == 0) {
 			word |= TASK_IN;
 		}
+		p->open += (word & TASK_RELEASED) == 0;
 		t->word = word;
 		if ((word & TASK_IN) != 0 && t->parallel != CQ_BY_OWNER)
 			cq_task_push(t);
@@ -93,7 +95,7 @@ static void settle_members(cq_pool_t *p)
 		kept = m;
 		p->counts += m->count;
 		p->workers += m->is_worker;
-		p->serving += m->count < COUNT_MADE;
+		p->serving += m->serves;
 		managed |= m->count >= COUNT_MADE && p->config.spawn == NULL;
 	}
 	p->members = kept;

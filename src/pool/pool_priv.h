@@ -63,8 +63,10 @@ struct cq_run {
 	cq_task_t *task;		/* in its function; NULL: between two runs, or in a hook */
 	void *piece;			/* in hand */
 	bool is_worker;			/* no run_some: the record was allocated */
+	bool serves;			/* a thread of the host's, in run_some of the pool or work */
 	uint64_t count;			/* what it adds to the pool's counts */
-	size_t pieces, budget;		/* of a run_some: run so far, and to be run */
+	size_t pieces, budget;		/* taken so far; of a run_some: how many it may */
+	size_t pieces_before;		/* of `pieces`, those of earlier runs */
 	uint64_t runs CQ_ALIGNED(8);	/* statistics, as the next */
 	uint64_t empty_runs;		/* that found no piece */
 	cq_run_t *outer;		/* what its thread is inside of as well, of any pool */
@@ -160,9 +162,11 @@ static inline bool cq_pool_forking(const cq_pool_t *p)
 
 /* workers.c */
 bool cq_workers_nobody_left(cq_pool_t *p, uint64_t counts);
+bool cq_workers_could_make(cq_pool_t *p, uint64_t counts);
 int cq_workers_make(cq_pool_t *p, bool producer);
 int cq_workers_make_min(cq_pool_t *p);
 void cq_workers_ensure(cq_pool_t *p, uint32_t n);
+void cq_workers_join(cq_pool_t *p, uint64_t count);
 void cq_workers_arrive(cq_pool_t *p, uint64_t count);
 bool cq_workers_retire(cq_run_t *worker);
 bool cq_workers_replace(cq_run_t *worker);

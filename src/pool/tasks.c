@@ -226,19 +226,23 @@ static void end(cq_run_t *run, cq_task_t *t)
 		cq_sleepers_wake(&p->closers, UINT32_MAX);
 }
 
+static void count_run(cq_run_t *run)
+{
+	cq_u64_store_relaxed(&run->runs, run->runs + 1);
+	if (run->pieces == run->pieces_before)
+		cq_u64_store_relaxed(&run->empty_runs, run->empty_runs + 1);
+}
+
 /* A run that has begun. The function may end the thread: see cq_task_abort. */
 static void call(cq_run_t *run, cq_task_t *t)
 {
-	size_t before = run->pieces;
-
 	/* Pairs with the fence in mark_signalled: the step that cleared IN, before the look at the work. */
 	cq_fence_full();
 	cq_run_enter(run);
 	run->task = t;
+	run->pieces_before = run->pieces;
 	t->ops->run(run, t->arg);
-	cq_u64_store_relaxed(&run->runs, run->runs + 1);
-	if (run->pieces == before)
-		cq_u64_store_relaxed(&run->empty_runs, run->empty_runs + 1);
+	count_run(run);
 	run->task = NULL;
 	cq_run_leave(run);
 	end(run, t);
@@ -280,6 +284,7 @@ void cq_task_abort(cq_run_t *run)
 
 	cq_run_leave(run);
 	cq_task_lose(run);
+	count_run(run);
 	run->task = NULL;
 	if (t != NULL)
 		end(run, t);
@@ -291,15 +296,21 @@ void cq_run_piece(cq_run_t *run, void *piece)
 	cq_ptr_store_relaxed(&run->piece, piece);
 }
 
+/* The caller of cq_task_run_some, to whom it makes no difference which others wait. */
+static bool is_of_one_task(const cq_run_t *run)
+{
+	return run->budget != 0 && !run->serves;
+}
+
 bool cq_run_may_continue(cq_run_t *run)
 {
 	cq_pool_t *p = run->pool;
 	uint64_t word = cq_u64_load_relaxed(&run->task->word);
 	uint64_t own = by_owner(run->task) ? 0 : word & TASK_IN;
 
-	if (run->budget != 0)
-		return run->pieces < run->budget && (word & TASK_CLOSED) == 0;
-	return (word & TASK_CLOSED) == 0 && cq_pool_waiting(p) <= own;
+	if ((word & TASK_CLOSED) != 0 || (run->budget != 0 && run->pieces >= run->budget))
+		return false;
+	return is_of_one_task(run) || cq_pool_waiting(p) <= own;
 }
 
 /* One run of the task, or, with NULL, of whichever waits. False: there is none. */
@@ -330,7 +341,8 @@ static void run_in_caller(cq_run_t *run, cq_task_t *t)
 
 static size_t run_some(cq_pool_t *p, cq_task_t *t, size_t pieces)
 {
-	cq_run_t run = { .pool = p, .budget = pieces };
+	cq_run_t run = { .pool = p, .serves = t == NULL, .budget = pieces };
+	int saved = errno;
 
 	if (pieces == 0 || cq_pool_forking(p))
 		return 0;
@@ -341,6 +353,7 @@ static size_t run_some(cq_pool_t *p, cq_task_t *t, size_t pieces)
 	if (t == NULL)
 		cq_workers_nobody_serves(p);
 	cq_member_leave(&run);
+	errno = saved;
 	return run.pieces;
 }
 

@@ -146,6 +146,7 @@ static void goes_on(void *arg)
 	int cancel;
 
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* a task may have allowed it */
+	pthread_cleanup_push(goes_on, life); /* what it calls may end the thread once more */
 	switch (life->phase) {
 	case STARTING:
 		cq_run_leave(w);
@@ -164,6 +165,7 @@ static void goes_on(void *arg)
 		cq_member_leave(w);
 		break;
 	}
+	pthread_cleanup_pop(0);
 }
 
 /* The body of a worker that the pool has made: it is live and being made. */

@@ -110,11 +110,14 @@ static bool makes_workers(const cq_pool_t *p)
 /* Those who wait for tasks learn that nobody will run them. */
 static void tell_stalled(cq_pool_t *p)
 {
+	int saved = errno;
+
 	pthread_mutex_lock(&p->lock);
 	for (cq_task_t *t = p->all; t != NULL; t = t->all_next)
 		if ((cq_u64_load_relaxed(&t->word) & TASK_CLOSED) == 0 && t->ops->stalled != NULL)
 			t->ops->stalled(t->arg);
 	pthread_mutex_unlock(&p->lock);
+	errno = saved;
 }
 
 /*
@@ -211,10 +214,11 @@ static int spawn(cq_pool_t *p)
 /* Makes a worker for which `count` has been added to `counts`. ESHUTDOWN: the pool has stopped. */
 static int make(cq_pool_t *p, uint64_t counts, uint64_t count)
 {
-	int err = spawn(p);
+	int err;
 
-	if (err == 0) {
-		cq_u32_store_relaxed(&p->failed, 0);
+	/* Before the attempt: its worker may have failed by the time that spawn returns. */
+	cq_u32_store_relaxed(&p->failed, 0);
+	if ((err = spawn(p)) == 0) {
 		cq_u64_add_relaxed(&p->created, 1);
 		note_peak(p, counts_live(counts));
 	} else if (cq_u32_load_relaxed(&p->stop) != 0) {
@@ -226,6 +230,13 @@ static int make(cq_pool_t *p, uint64_t counts, uint64_t count)
 	return err;
 }
 
+/* Rule 1, at this moment. */
+bool cq_workers_could_make(cq_pool_t *p, uint64_t counts)
+{
+	return makes_workers(p) && counts_made(counts) < cq_u32_load_relaxed(&p->max) &&
+	    cq_u32_load_relaxed(&p->stop) == 0 && cq_workers_nobody_left(p, counts);
+}
+
 #define ONE_MORE (COUNT_MADE + COUNT_LIVE + COUNT_MAKING)
 
 /* Rules 1 and 2. 0: there is no need, or one is made; or STALLED. */
@@ -234,15 +245,12 @@ int cq_workers_make(cq_pool_t *p, bool producer)
 	uint64_t counts = cq_u64_load_relaxed(&p->counts);
 	int err;
 
-	if (!makes_workers(p))
-		return 0;
 	do {
 		/* Pairs with the release in cq_workers_not_made: its failure is seen with its counts. */
 		cq_fence_acquire();
 		if (producer && counts_live(counts) != 0 && cq_u32_load_relaxed(&p->failed) == 0)
 			return 0;
-		if (counts_made(counts) >= cq_u32_load_relaxed(&p->max) ||
-		    cq_u32_load_relaxed(&p->stop) != 0 || !cq_workers_nobody_left(p, counts))
+		if (!cq_workers_could_make(p, counts))
 			return 0;
 	} while (!cq_u64_cas_relaxed(&p->counts, &counts, counts + ONE_MORE));
 	err = make(p, counts + ONE_MORE, ONE_MORE);
@@ -253,16 +261,25 @@ int cq_workers_make(cq_pool_t *p, bool producer)
 /* Up to the minimum, whoever is idle. The error of the first that could not be made. */
 int cq_workers_make_min(cq_pool_t *p)
 {
+	uint32_t min = makes_workers(p) ? cq_u32_load_relaxed(&p->min) : 0, attempts = 0;
 	uint64_t counts = cq_u64_load_relaxed(&p->counts);
 	int err = 0;
 
-	while (err == 0 && makes_workers(p) && counts_made(counts) < cq_u32_load_relaxed(&p->min)) {
+	/* No more attempts: one that worker_start refuses may be gone before the next is made. */
+	while (err == 0 && attempts < min && counts_made(counts) < min) {
 		if (!cq_u64_cas_relaxed(&p->counts, &counts, counts + ONE_MORE))
 			continue;
 		err = make(p, counts + ONE_MORE, ONE_MORE);
+		attempts++;
 		counts = cq_u64_load_relaxed(&p->counts);
 	}
 	return err;
+}
+
+/* One that the pool has not made comes. */
+void cq_workers_join(cq_pool_t *p, uint64_t count)
+{
+	note_peak(p, counts_live(cq_u64_add_relaxed(&p->counts, count) + count));
 }
 
 /* The worker is about to look for the first time; or it is one that has come back. */
