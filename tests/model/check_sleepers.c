@@ -864,7 +864,7 @@ const struct scenario sleepers_scenarios[] = {
 	{ "sleepers_the_counts_are_never_too_low", the_counts_are_never_too_low, ALL, ALL },
 	{ "sleepers_the_taken_are_counted_at_every_instant", the_taken_are_counted_at_every_instant,
 	    ALL, ALL },
-	{ "sleepers_two_that_ensure_one_take_one", two_that_ensure_one_take_one, SOME(2, 1), ALL },
+	{ "sleepers_two_that_ensure_one_take_one", two_that_ensure_one_take_one, SOME(1, 1), ALL },
 	{ "sleepers_two_wake_one_times_out", two_wake_one_times_out, ALL, ALL },
 	{ "sleepers_one_wakes_two_time_out", one_wakes_two_time_out, SOME(2, 1), ALL },
 	{ "sleepers_wake_all_against_two_timeouts", wake_all_against_two_timeouts,
