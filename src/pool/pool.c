@@ -251,10 +251,12 @@ int cq_pool_set_workers(cq_pool_t *p, uint32_t min, uint32_t max)
 		return EDEADLK;
 	cq_u32_store_relaxed(&p->min, min);
 	cq_u32_store_relaxed(&p->max, max);
-	/* Those who sleep may be too many now, or have no deadline yet. */
+	/* Those who sleep may be too many now, or have no deadline yet. Begins with a full fence: whoever
+	   needs one more, and still finds the old maximum, is seen below to be neither idle nor coming. */
 	cq_sleepers_wake(&p->idle, UINT32_MAX);
 	err = cq_workers_make_min(p);
-	if (err != 0 || cq_pool_waiting(p) == 0 || cq_pool_is(p, CQ_POOL_POLLED))
+	if (err != 0 || cq_pool_is(p, CQ_POOL_POLLED) ||
+	    !cq_workers_missed(p, cq_u64_load_relaxed(&p->counts)))
 		return err;
 	return cq_workers_make(p, false);
 }
@@ -277,16 +279,9 @@ int cq_pool_work(cq_pool_t *p, void *host, uint64_t deadline)
 	cq_workers_join(p, w->count);
 	cq_u32_add_relaxed(&p->serving, 1);
 	stopped = cq_pool_serve(w, &me, deadline != 0 ? deadline : 1);
-	/* It leaves in any case. What counts on it goes to another, and those who wait hear
-	   of it if there is none. */
-	cq_u64_add_relaxed(&p->counts, 0 - w->count);
-	if (!stopped) {
-		if (!cq_pool_is(p, CQ_POOL_POLLED) && cq_pool_waiting(p) != 0) {
-			cq_workers_ensure(p, 1);
-			(void)cq_workers_make(p, false);
-		}
+	cq_workers_host_leaves(w);
+	if (!stopped)
 		cq_workers_nobody_serves(p);
-	}
 	cq_member_leave(w);
 	errno = saved;
 	return stopped ? 0 : ETIMEDOUT;
@@ -306,7 +301,7 @@ bool cq_pool_needs_wake(cq_pool_t *p)
 	counts = cq_u64_load_relaxed(&p->counts);
 	if (waiting <= (uint64_t)coming + counts_making(counts))
 		return false;
-	return idle != 0 || cq_workers_could_make(p, counts);
+	return idle != 0 || cq_workers_could_make(p, &counts);
 }
 
 int cq_pool_wake(cq_pool_t *p)

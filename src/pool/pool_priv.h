@@ -162,11 +162,13 @@ static inline bool cq_pool_forking(const cq_pool_t *p)
 
 /* workers.c */
 bool cq_workers_nobody_left(cq_pool_t *p, uint64_t counts);
-bool cq_workers_could_make(cq_pool_t *p, uint64_t counts);
+bool cq_workers_could_make(cq_pool_t *p, uint64_t *counts);
 int cq_workers_make(cq_pool_t *p, bool producer);
 int cq_workers_make_min(cq_pool_t *p);
 void cq_workers_ensure(cq_pool_t *p, uint32_t n);
 void cq_workers_join(cq_pool_t *p, uint64_t count);
+bool cq_workers_missed(cq_pool_t *p, uint64_t counts);
+void cq_workers_host_leaves(cq_run_t *worker);
 void cq_workers_arrive(cq_pool_t *p, uint64_t count);
 bool cq_workers_retire(cq_run_t *worker);
 bool cq_workers_replace(cq_run_t *worker);

@@ -152,12 +152,18 @@ void cq_workers_nobody_serves(cq_pool_t *p)
 
 /* ----------------------------------------------------------------------- making */
 
-/* Is nobody idle, on the way, or being made? */
-bool cq_workers_nobody_left(cq_pool_t *p, uint64_t counts)
+/* Is nobody idle, or on the way? Begins with a full fence. */
+static bool nobody_comes(cq_pool_t *p)
 {
 	uint32_t coming;
 
-	return counts_making(counts) == 0 && cq_sleepers_waiters(&p->idle, &coming) == 0 && coming == 0;
+	return cq_sleepers_waiters(&p->idle, &coming) == 0 && coming == 0;
+}
+
+/* And being made? */
+bool cq_workers_nobody_left(cq_pool_t *p, uint64_t counts)
+{
+	return counts_making(counts) == 0 && nobody_comes(p);
 }
 
 static void note_peak(cq_pool_t *p, uint32_t live)
@@ -182,6 +188,9 @@ void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err)
 	   workers that live and hang, and try nothing. */
 	cq_fence_release();
 	counts = cq_u64_add_relaxed(&p->counts, 0 - count) - count;
+	/* Pairs with the fence in cq_sleepers_waiters, with which every signal begins: one that
+	   still counts this worker as live is told. Without it nobody would see its task. */
+	cq_fence_full();
 	CQ_POINT("workers.not_made");
 	if (counts_live(counts) == 0 && cq_pool_waiting(p) != 0)
 		tell_stalled(p);
@@ -230,11 +239,25 @@ static int make(cq_pool_t *p, uint64_t counts, uint64_t count)
 	return err;
 }
 
-/* Rule 1, at this moment. */
-bool cq_workers_could_make(cq_pool_t *p, uint64_t counts)
+/* Rule 1, at this moment, and by these counts. */
+bool cq_workers_could_make(cq_pool_t *p, uint64_t *counts)
 {
-	return makes_workers(p) && counts_made(counts) < cq_u32_load_relaxed(&p->max) &&
-	    cq_u32_load_relaxed(&p->stop) == 0 && cq_workers_nobody_left(p, counts);
+	if (!makes_workers(p) || !nobody_comes(p))
+		return false;
+	/* Behind that fence, which pairs with those in cq_workers_retire and cq_pool_set_workers:
+	   whoever lowers `made`, or raises the maximum, and isn't seen here, sees that the caller is
+	   no longer idle. */
+	*counts = cq_u64_load_relaxed(&p->counts);
+	return counts_making(*counts) == 0 && counts_made(*counts) < cq_u32_load_relaxed(&p->max) &&
+	    cq_u32_load_relaxed(&p->stop) == 0;
+}
+
+/* May a producer leave its task to those that live? */
+static bool may_rely(const cq_pool_t *p, uint64_t counts)
+{
+	/* Pairs with the release in cq_workers_not_made: its failure is seen with its counts. */
+	cq_fence_acquire();
+	return counts_live(counts) != 0 && cq_u32_load_relaxed(&p->failed) == 0;
 }
 
 #define ONE_MORE (COUNT_MADE + COUNT_LIVE + COUNT_MAKING)
@@ -245,14 +268,12 @@ int cq_workers_make(cq_pool_t *p, bool producer)
 	uint64_t counts = cq_u64_load_relaxed(&p->counts);
 	int err;
 
-	do {
-		/* Pairs with the release in cq_workers_not_made: its failure is seen with its counts. */
-		cq_fence_acquire();
-		if (producer && counts_live(counts) != 0 && cq_u32_load_relaxed(&p->failed) == 0)
+	if (producer && may_rely(p, counts)) /* most often, and without a fence */
+		return 0;
+	do
+		if (!cq_workers_could_make(p, &counts) || (producer && may_rely(p, counts)))
 			return 0;
-		if (!cq_workers_could_make(p, counts))
-			return 0;
-	} while (!cq_u64_cas_relaxed(&p->counts, &counts, counts + ONE_MORE));
+	while (!cq_u64_cas_relaxed(&p->counts, &counts, counts + ONE_MORE));
 	err = make(p, counts + ONE_MORE, ONE_MORE);
 	return err != 0 && err != ESHUTDOWN && counts_live(cq_u64_load_relaxed(&p->counts)) == 0 ?
 	    cq_workers_stall_error(p) : 0;
@@ -305,10 +326,10 @@ void cq_workers_ensure(cq_pool_t *p, uint32_t n)
 
 /* --------------------------------------------------------------------- retiring */
 
-/* Is a worker that has just left the counts needed after all? */
-static bool is_missed(cq_pool_t *p, uint64_t counts)
+/* Is there one too few, after a step that lowered `counts`, or raised a limit, and a full fence? */
+bool cq_workers_missed(cq_pool_t *p, uint64_t counts)
 {
-	return cq_pool_waiting(p) != 0 ||
+	return cq_pool_waiting(p) != 0 || counts_made(counts) < cq_u32_load_relaxed(&p->min) ||
 	    (counts_live(counts) != 0 && cq_workers_nobody_left(p, counts));
 }
 
@@ -329,18 +350,37 @@ bool cq_workers_retire(cq_run_t *w)
 	/* Pairs with the fence in cq_sleepers_waiters: a signal sees that this worker is gone, or
 	   its task is seen here; and so with whoever leaves nobody idle. */
 	cq_fence_full();
-	if (cq_u32_load_relaxed(&p->stop) != 0 || !is_missed(p, counts))
+	if (cq_u32_load_relaxed(&p->stop) != 0 || !cq_workers_missed(p, counts))
 		goto gone;
 	counts = cq_u64_load_relaxed(&p->counts);
 	do
-		if (counts_made(counts) >= cq_u32_load_relaxed(&p->max))
-			goto gone; /* as many others were made meanwhile, and will look */
+		if (counts_made(counts) >= cq_u32_load_relaxed(&p->max)) {
+			/* As many others were made meanwhile, and look; or the maximum was
+			   lowered, and one of them may sleep. */
+			cq_workers_ensure(p, 1);
+			goto gone;
+		}
 	while (!cq_u64_cas_relaxed(&p->counts, &counts, counts + w->count));
 	return false;
 gone:
 	w->count = 0;
 	cq_u64_add_relaxed(&p->retired, 1);
 	return true;
+}
+
+/* A thread of the host's leaves in any case. What relies on it goes to another. */
+void cq_workers_host_leaves(cq_run_t *w)
+{
+	cq_pool_t *p = w->pool;
+	uint64_t counts = cq_u64_add_relaxed(&p->counts, 0 - w->count) - w->count;
+
+	/* Pairs with the fence in cq_sleepers_waiters, as that in cq_workers_retire. */
+	cq_fence_full();
+	if (cq_u32_load_relaxed(&p->stop) != 0 || cq_pool_is(p, CQ_POOL_POLLED) ||
+	    !cq_workers_missed(p, counts))
+		return;
+	cq_workers_ensure(p, 1);
+	(void)cq_workers_make(p, false);
 }
 
 /*

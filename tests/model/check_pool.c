@@ -19,8 +19,9 @@ struct work {
 	uint32_t limit;
 	uint32_t hangs_until;	/* its first piece, until so many have run in all; 0: it doesn't */
 	int letter;		/* plain: by the signaller, for the run */
+	bool one_a_run;		/* so many pieces */
 	bool closed;		/* plain: behind the return of close */
-	bool told;		/* stalled was called */
+	bool told, refused;	/* stalled was called; signal said so */
 };
 
 static cq_pool_t *pool;
@@ -86,7 +87,7 @@ static void run_work(cq_run_t *run, void *arg)
 		cq_run_piece(run, w);
 		run_piece(w);
 		cq_run_piece(run, NULL);
-		if (!cq_run_may_continue(run))
+		if (w->one_a_run || !cq_run_may_continue(run))
 			break;
 	}
 	if (w->limit != 0)
@@ -150,6 +151,47 @@ enum {
 	RETIRING = 1 << 8		/* a worker may retire whenever it is idle */
 };
 
+/* So many idle times may end, or workers that come back go on for ever. */
+static uint64_t timeouts CQ_ALIGNED(8) = 2;
+
+static bool one_may_end(void)
+{
+	uint64_t n = cq_u64_load_relaxed(&timeouts);
+
+	do
+		if (n == 0)
+			return false;
+	while (!cq_u64_cas_relaxed(&timeouts, &n, n - 1));
+	return true;
+}
+
+static uint64_t now(void *unused)
+{
+	(void)unused;
+	return cq_now();
+}
+
+static void park(void *unused, cq_parker_t *parker, uint64_t deadline)
+{
+	const cq_park_ops_t *ops = cq_park_default();
+	bool may_end = deadline != CQ_FOREVER && one_may_end();
+
+	(void)unused;
+	ops->park(ops->host, parker, may_end ? deadline : CQ_FOREVER);
+	if (may_end && cq_now() < deadline)
+		cq_u64_add_relaxed(&timeouts, 1);
+}
+
+static void unpark(void *unused, cq_parker_t *parker)
+{
+	const cq_park_ops_t *ops = cq_park_default();
+
+	(void)unused;
+	ops->unpark(ops->host, parker);
+}
+
+static const cq_park_ops_t impatient = { now, park, unpark, NULL };
+
 static void begin(unsigned how, uint32_t min, uint32_t max)
 {
 	cq_pool_config_t config = {
@@ -158,6 +200,7 @@ static void begin(unsigned how, uint32_t min, uint32_t max)
 		.workers_max = max,
 		.spin_ns = CQ_POOL_NO_SPIN,
 		.idle_ns = (how & RETIRING) != 0 ? 1 : CQ_FOREVER,
+		.park = (how & RETIRING) != 0 ? &impatient : NULL,
 		.spawn = (how & HOSTED) != 0 ? NULL : make_worker
 	};
 
@@ -292,6 +335,170 @@ static void piece_does_not_wait_for_one_that_hangs(void)
 	end_after(2);
 }
 
+/* -------------------------------------------------------------- making and retiring */
+
+/* The first piece hangs until all `n` have run, which its successor must see to. */
+static void hang_until(struct work *w, uint32_t others)
+{
+	w->hangs_until = others;
+}
+
+static void signal_against_retirement_of_the_last(void)
+{
+	begin(RETIRING, 0, 1);
+	make_task(&works[0], 0);
+	signal_work(&works[0]);
+	signal_work(&works[0]);
+	end_after(2);
+}
+
+/* One takes the last task and hangs, while the other may retire. */
+static void last_idle_worker_stays_while_another_hangs(void)
+{
+	begin(RETIRING, 0, 2);
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	hang_until(&works[0], 1);
+	signal_work(&works[0]);
+	signal_work(&works[1]);
+	end_after(2);
+}
+
+/* The same, and the second signal comes when nothing else happens any more. */
+static void signal_when_begun(void *arg)
+{
+	wait_for(&begun, 1);
+	signal_work(arg);
+}
+
+static void last_idle_worker_stays_for_a_later_signal(void)
+{
+	begin(RETIRING, 0, 2);
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	hang_until(&works[0], 1);
+	signal_work(&works[0]);
+	signal_when_begun(&works[1]);
+	end_after(2);
+}
+
+/* The first worker can make no other, and hangs. Who made it comes late to note that it lives. */
+static void later_failure_is_not_forgotten(void)
+{
+	begin(0, 0, 2);
+	fails_from = fails_to = 2;
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	hang_until(&works[0], 1);
+	run_beside(signal_work, &works[0]);
+	signal_when_begun(&works[1]);
+	end_after(2);
+}
+
+/* The second counts on the making of the first, which fails: it is told. */
+static void signal_that_may_stall(void *arg)
+{
+	struct work *w = arg;
+	int err;
+
+	add(w, 1);
+	err = cq_task_signal(w->task);
+	CHECK(err == 0 || err == EAGAIN);
+	if (err != 0)
+		w->refused = true;
+}
+
+static void who_relies_on_a_failed_making_is_told(void)
+{
+	begin(0, 0, 1);
+	fails_from = 1;
+	fails_to = 2;
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	run_beside(signal_that_may_stall, &works[0]);
+	signal_that_may_stall(&works[1]);
+	join_beside();
+	CHECK(works[0].told || works[0].refused);
+	CHECK(works[1].told || works[1].refused);
+	end();
+}
+
+/* ------------------------------------------------------------ limits that are changed */
+
+/* The one at work is one too many then. What it leaves in the stack is for the other, which sleeps. */
+static void one_too_many_leaves_its_task_to_who_is_idle(void)
+{
+	begin(0, 2, 2);
+	make_task(&works[0], 1);
+	works[0].one_a_run = true;
+	hang_until(&works[0], 1);
+	signal_work(&works[0]);
+	wait_for(&begun, 1);
+	CHECK(cq_pool_set_workers(pool, 0, 1) == 0);
+	signal_work(&works[0]);
+	add_to(&done);
+	wait_for(&done, 3);
+	end();
+}
+
+static void raised_limit_makes_the_next(void)
+{
+	begin(0, 0, 1);
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	hang_until(&works[0], 1);
+	signal_work(&works[0]);
+	CHECK(cq_pool_set_workers(pool, 0, 2) == 0);
+	signal_when_begun(&works[1]);
+	end_after(2);
+}
+
+/* ------------------------------------------------------------------ threads of the host */
+
+static void work_for_a_while(void *unused)
+{
+	(void)unused;
+	CHECK(cq_pool_work(pool, NULL, 1) == ETIMEDOUT);
+}
+
+/* It lives, so the signal makes no worker; and leaves. */
+static void signal_against_a_leaving_thread_of_the_host(void)
+{
+	begin(0, 0, 1);
+	make_task(&works[0], 0);
+	run_beside(work_for_a_while, NULL);
+	signal_work(&works[0]);
+	end_after(1);
+}
+
+/* It is idle, so the worker makes no other before it hangs; and leaves. */
+static void leaving_thread_of_the_host_makes_the_next(void)
+{
+	begin(0, 1, 2);
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	hang_until(&works[0], 1);
+	run_beside(work_for_a_while, NULL);
+	signal_work(&works[0]);
+	signal_when_begun(&works[1]);
+	end_after(2);
+}
+
+/* Nobody serves when it is signalled, or no longer: the signaller hears of it in either case. */
+static void who_waits_where_nobody_serves_is_told(void)
+{
+	bool lone;
+
+	begin(HOSTED, 0, 1);
+	make_task(&works[0], 0);
+	run_beside(work_for_a_while, NULL);
+	signal_work(&works[0]);
+	lone = cq_pool_wake(pool) == EAGAIN;
+	join_beside();
+	CHECK(lone || works[0].told || works[0].ran == 1);
+	end();
+}
+
 const struct scenario pool_scenarios[] = {
 	{ "pool_run_sees_what_was_before_its_signal", run_sees_what_was_before_its_signal,
 	    SOME(2, 1), SOME(4, 3) },
@@ -305,5 +512,25 @@ const struct scenario pool_scenarios[] = {
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_piece_does_not_wait_for_one_that_hangs", piece_does_not_wait_for_one_that_hangs,
 	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_signal_against_retirement_of_the_last",
+	    signal_against_retirement_of_the_last, SOME(1, 1), SOME(2, 2) },
+	{ "pool_last_idle_worker_stays_while_another_hangs",
+	    last_idle_worker_stays_while_another_hangs, SOME(1, 1), SOME(2, 2) },
+	{ "pool_last_idle_worker_stays_for_a_later_signal",
+	    last_idle_worker_stays_for_a_later_signal, SOME(1, 0), SOME(2, 1) },
+	{ "pool_later_failure_is_not_forgotten",
+	    later_failure_is_not_forgotten, SOME(1, 1), SOME(2, 2) },
+	{ "pool_who_relies_on_a_failed_making_is_told",
+	    who_relies_on_a_failed_making_is_told, SOME(1, 1), SOME(2, 2) },
+	{ "pool_one_too_many_leaves_its_task_to_who_is_idle",
+	    one_too_many_leaves_its_task_to_who_is_idle, SOME(1, 1), SOME(2, 2) },
+	{ "pool_raised_limit_makes_the_next",
+	    raised_limit_makes_the_next, SOME(1, 1), SOME(2, 2) },
+	{ "pool_signal_against_a_leaving_thread_of_the_host",
+	    signal_against_a_leaving_thread_of_the_host, SOME(1, 1), SOME(2, 2) },
+	{ "pool_leaving_thread_of_the_host_makes_the_next",
+	    leaving_thread_of_the_host_makes_the_next, SOME(1, 0), SOME(2, 1) },
+	{ "pool_who_waits_where_nobody_serves_is_told",
+	    who_waits_where_nobody_serves_is_told, SOME(1, 1), SOME(2, 2) },
 	{ 0 }
 };
