@@ -473,17 +473,19 @@ Test(pool, a_lower_minimum_lets_those_go_who_were_idle)
 	end_spawned();
 }
 
-Test(pool, a_higher_maximum_makes_a_worker_if_tasks_wait)
+Test(pool, a_higher_maximum_makes_a_worker_if_all_are_at_work)
 {
 	open_spawned((cq_pool_config_t){ .workers_max = 1 });
 	open_task(&a, 0);
+	cr_assert_eq(cq_pool_set_workers(pool, 0, 3), 0);
+	cr_assert_eq(requested(), 0);
+	cr_assert_eq(cq_pool_set_workers(pool, 0, 1), 0);
 	cr_assert_eq(signal_job(&a, stay, &room), 0);
 	AWAIT(room.inside == 1);
-	cr_assert_eq(cq_pool_set_workers(pool, 0, 2), 0);
 	cr_assert_eq(requested(), 1);
-	cr_assert_eq(cq_pool_set_workers(pool, 0, 1), 0);
-	cr_assert_eq(signal_jobs(&a, 1), 0);
 	cr_assert_eq(cq_pool_set_workers(pool, 0, 2), 0);
+	cr_assert_eq(requested(), 2);
+	cr_assert_eq(signal_jobs(&a, 1), 0);
 	AWAIT(a.done == 1);
 	cr_assert_eq(requested(), 2);
 	gate_open(&room.leave);

@@ -156,7 +156,7 @@ CQ_API int cq_pool_destroy(cq_pool_t *pool, uint64_t deadline);
 
 /**
  * Changes the limits, at any time; 0 as max: the default. Makes workers up to `min`, and one if
- * tasks wait. Those above `max` end after their run. EINVAL: min > max, or out of range; or the error
+ * all are at work. Those above `max` end after their run. EINVAL: min > max, or out of range; or the error
  * of a worker that could not be made, and the limits are changed all the same. EDEADLK: from a
  * fork handler.
  */
