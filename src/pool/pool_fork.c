@@ -96,7 +96,7 @@ static void settle_members(cq_pool_t *p)
 		p->counts += m->count;
 		p->workers += m->is_worker;
 		p->serving += m->serves;
-		managed |= m->count >= COUNT_MADE && p->config.spawn == NULL;
+		managed |= m->is_worker && !m->serves && p->config.spawn == NULL;
 	}
 	p->members = kept;
 	cq_threads_fork_child(&p->threads, managed);

@@ -447,6 +447,7 @@ int cq_task_close(cq_task_t *t, uint64_t deadline)
 	pthread_mutex_lock(&p->lock);
 	p->open--;
 	pthread_mutex_unlock(&p->lock);
+	CQ_POINT("tasks.closed");
 	/* Last: whoever takes it off the stack may free it, and another task have it. */
 	word = cq_u64_load_relaxed(&t->word);
 	while (!cq_u64_cas_relaxed(&t->word, &word, word | TASK_RELEASED))
