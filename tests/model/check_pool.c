@@ -16,7 +16,7 @@ struct work {
 	cq_task_t *task;
 	uint64_t left CQ_ALIGNED(8);	/* pieces */
 	uint64_t running, started, ran;
-	uint32_t limit;
+	uint32_t limit, done;
 	uint32_t hangs_until;	/* its first piece, until so many have run in all; 0: it doesn't */
 	int letter;		/* plain: by the signaller, for the run */
 	bool one_a_run;		/* so many pieces */
@@ -70,6 +70,7 @@ static void run_piece(struct work *w)
 	if (n == 0 && w->hangs_until != 0)
 		wait_for(&done, w->hangs_until);
 	cq_u64_add_relaxed(&w->ran, 1);
+	cq_u32_add_relaxed(&w->done, 1);
 	add_to(&done);
 }
 
@@ -131,7 +132,8 @@ static void close_work(struct work *w)
 
 /* ------------------------------------------------------------------ workers, pools */
 
-static uint64_t asked CQ_ALIGNED(8), made, fails_from, fails_to; /* spawn, from 1 on; 0: none fails */
+/* How often spawn was asked, and by that, from 1 on, which asking it refuses; 0: none. */
+static uint64_t asked CQ_ALIGNED(8), made, fails_from, fails_to;
 
 static int make_worker(void *host, void (*body)(void *), void *arg)
 {
@@ -425,7 +427,7 @@ static void who_relies_on_a_failed_making_is_told(void)
 
 /* ------------------------------------------------------------ limits that are changed */
 
-/* The one at work is one too many then. What it leaves in the stack is for the other, which sleeps. */
+/* The one at work is one too many then. What it leaves in the stack is for the one that sleeps. */
 static void one_too_many_leaves_its_task_to_who_is_idle(void)
 {
 	begin(0, 2, 2);
@@ -499,6 +501,201 @@ static void who_waits_where_nobody_serves_is_told(void)
 	end();
 }
 
+/* ---------------------------------------------------------------------------- close */
+
+static void run_and_leave_a_letter(cq_run_t *run, void *arg)
+{
+	struct work *w = arg;
+	uint64_t left;
+
+	(void)run;
+	CHECK(!w->closed);
+	if (take(w, &left))
+		w->letter = 42;
+}
+
+/* What a run did is seen behind a close that waited for it, and none begins afterwards. */
+static void close_against_a_run(void)
+{
+	static const cq_task_ops_t letter_ops = { run_and_leave_a_letter, NULL, NULL };
+
+	begin(0, 0, 1);
+	CHECK(cq_task_create(pool, &letter_ops, &works[0], 0, &works[0].task) == 0);
+	signal_work(&works[0]);
+	close_work(&works[0]);
+	CHECK(works[0].letter == (works[0].left == 0 ? 42 : 0));
+	destroy();
+}
+
+static void close_against_two_runs(void)
+{
+	begin(0, 2, 2);
+	make_task(&works[0], 0);
+	add(&works[0], 1);
+	signal_work(&works[0]);
+	close_work(&works[0]);
+	end();
+}
+
+/* A record that is closed in the stack is freed by who pops it, or by the closer: once. */
+static void closed_record_is_used_again(void)
+{
+	cq_task_t *other;
+
+	begin(0, 0, 1);
+	make_task(&works[0], 1);
+	signal_work(&works[0]);
+	close_work(&works[0]);
+	make_task(&works[1], 1);
+	CHECK(cq_task_create(pool, &ops, NULL, 1, &other) == 0);
+	CHECK(works[1].task != other);
+	signal_work(&works[1]);
+	wait_for(&works[1].done, 1);
+	CHECK(cq_task_close(other, CQ_FOREVER) == 0);
+	end();
+}
+
+/* -------------------------------------------------------------------- runs in callers */
+
+static void run_task(void *arg)
+{
+	struct work *w = arg;
+
+	cq_task_run_some(w->task, 8);
+}
+
+static void run_pool(void *unused)
+{
+	(void)unused;
+	cq_pool_run_some(pool, 8);
+}
+
+/* Whoever is at the limit first, the other's signal is not lost. */
+static void caller_and_worker_at_the_limit(void)
+{
+	begin(0, 0, 1);
+	make_task(&works[0], 1);
+	run_beside(run_task, &works[0]);
+	signal_work(&works[0]);
+	signal_work(&works[0]);
+	end_after(2);
+}
+
+/* The stacks change places while records are pushed and popped. */
+static void stacks_change_places(void)
+{
+	begin(POLLED, 0, 1);
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	signal_work(&works[0]);
+	signal_work(&works[1]);
+	run_beside(run_pool, NULL);
+	run_beside(run_pool, NULL);
+	signal_work(&works[0]);
+	join_beside();
+	run_pool(NULL);
+	end_after(3);
+}
+
+static void poller_wakes_for_what_it_signalled(void)
+{
+	begin(POLLED, 0, 1);
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	signal_work(&works[0]);
+	CHECK(cq_pool_wake(pool) == 0);
+	signal_work(&works[1]);
+	CHECK(cq_pool_wake(pool) == 0);
+	end_after(2);
+}
+
+/* --------------------------------------------------------------------- create, destroy */
+
+static void destroy_against_a_worker_that_leaves(void)
+{
+	begin(RETIRING, 1, 2);
+	make_task(&works[0], 0);
+	signal_work(&works[0]);
+	wait_for(&done, 1);
+	close_work(&works[0]);
+	destroy();
+}
+
+static void destroy_with_a_deadline(void)
+{
+	int err;
+
+	begin(0, 1, 1);
+	err = cq_pool_destroy(pool, cq_deadline_in(1));
+	CHECK(err == 0 || err == ETIMEDOUT);
+	if (err != 0)
+		CHECK(cq_pool_destroy(pool, CQ_FOREVER) == 0);
+	join_all();
+}
+
+static uint64_t started CQ_ALIGNED(8);
+
+static int start_refuses_one(void *host)
+{
+	(void)host;
+	return cq_u64_add_relaxed(&started, 1) == 0 ? EPERM : 0;
+}
+
+/* One of two that create makes refuses to start: create says so, and nothing is left. */
+static void refused_start_is_the_error_of_create(void)
+{
+	cq_pool_config_t config = {
+		.flags = CQ_POOL_NO_ATFORK, .workers_min = 2, .workers_max = 2,
+		.spin_ns = CQ_POOL_NO_SPIN, .worker_start = start_refuses_one
+	};
+
+	CHECK(cq_pool_create(&config, &pool) == EPERM);
+}
+
+static void managed_worker_is_joined(void)
+{
+	cq_pool_config_t config = {
+		.flags = CQ_POOL_NO_ATFORK, .workers_max = 1, .spin_ns = CQ_POOL_NO_SPIN
+	};
+
+	CHECK(cq_pool_create(&config, &pool) == 0);
+	make_task(&works[0], 0);
+	signal_work(&works[0]);
+	wait_for(&done, 1);
+	close_work(&works[0]);
+	destroy();
+}
+
+static void create_one(void *unused)
+{
+	cq_pool_config_t config = { .workers_max = 1, .spin_ns = CQ_POOL_NO_SPIN };
+	cq_pool_t *p;
+
+	(void)unused;
+	CHECK(cq_pool_create(&config, &p) == 0);
+	CHECK(cq_pool_destroy(p, CQ_FOREVER) == 0);
+}
+
+static void two_create_their_first_pools(void)
+{
+	run_beside(create_one, NULL);
+	create_one(NULL);
+	join_beside();
+}
+
+/* A worker that was to retire is needed for the minimum that was raised meanwhile. */
+static void raised_minimum_against_retirement(void)
+{
+	begin(RETIRING, 0, 2);
+	make_task(&works[0], 0);
+	signal_work(&works[0]);
+	wait_for(&done, 1);
+	CHECK(cq_pool_set_workers(pool, 1, 2) == 0);
+	while (counts_made(cq_u64_load_relaxed(&pool->counts)) == 0)
+		sched_yield();
+	end();
+}
+
 const struct scenario pool_scenarios[] = {
 	{ "pool_run_sees_what_was_before_its_signal", run_sees_what_was_before_its_signal,
 	    SOME(2, 1), SOME(4, 3) },
@@ -532,5 +729,29 @@ const struct scenario pool_scenarios[] = {
 	    leaving_thread_of_the_host_makes_the_next, SOME(1, 0), SOME(2, 1) },
 	{ "pool_who_waits_where_nobody_serves_is_told",
 	    who_waits_where_nobody_serves_is_told, SOME(1, 1), SOME(2, 2) },
+	{ "pool_close_against_a_run", close_against_a_run,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_close_against_two_runs", close_against_two_runs,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_closed_record_is_used_again", closed_record_is_used_again,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_caller_and_worker_at_the_limit", caller_and_worker_at_the_limit,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_stacks_change_places", stacks_change_places,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_poller_wakes_for_what_it_signalled", poller_wakes_for_what_it_signalled,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_destroy_against_a_worker_that_leaves", destroy_against_a_worker_that_leaves,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_destroy_with_a_deadline", destroy_with_a_deadline,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_refused_start_is_the_error_of_create", refused_start_is_the_error_of_create,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_managed_worker_is_joined", managed_worker_is_joined,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_two_create_their_first_pools", two_create_their_first_pools,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_raised_minimum_against_retirement", raised_minimum_against_retirement,
+	    SOME(1, 1), SOME(2, 2) },
 	{ 0 }
 };
