@@ -165,6 +165,8 @@ Test(pool_threads, threads_that_the_library_does_not_make_have_no_hooks)
 	cr_assert(hooks.starts == 0 && hooks.ends == 0);
 }
 
+static atomic_uint used;
+
 static void use_the_pool(void)
 {
 	cq_task_t *own;
@@ -178,6 +180,7 @@ static void use_the_pool(void)
 	CHECK(cq_pool_destroy(pool, 0) == EDEADLK);
 	CHECK(!cq_task_is_current(a.task));
 	b.task = own;
+	used++;
 }
 
 Test(pool_threads, hooks_may_call_what_runs_may)
@@ -185,6 +188,7 @@ Test(pool_threads, hooks_may_call_what_runs_may)
 	open_with((cq_pool_config_t){ .idle_ns = IDLE_NS });
 	hooks.in_start = use_the_pool;
 	cr_assert_eq(signal_jobs(&a, 1), 0);
+	AWAIT(used == 1 && a.done == 1);
 	fake_wait_blocked(&park, 1);
 	cr_assert_eq(a.done, 1);
 	hooks.in_start = NULL;
@@ -194,7 +198,7 @@ Test(pool_threads, hooks_may_call_what_runs_may)
 	fake_wait_blocked(&park, 1);
 	fake_advance(&park, IDLE_NS);
 	AWAIT(hooks.ends == 1);
-	AWAIT(a.calls >= 2); /* by a second worker */
+	AWAIT(used == 2 && a.calls >= 2); /* by a second worker */
 	hooks.in_end = NULL;
 	end_all();
 	cr_assert_eq(hooks.starts, hooks.ends);
