@@ -300,7 +300,7 @@ static void report_load(const char *when)
 static void report_setting(void)
 {
 	printf("# libcq %s, pop %s, park %s; compiler %s; %u processors\n", cq_version(),
-	    cq_pop_name(), cq_park_name(), __VERSION__, settings.processors);
+	    cq_build_info()->pop, cq_build_info()->park, __VERSION__, settings.processors);
 	printf("# %u rounds, %lu callbacks; own work of W1-paced: %u multiplications\n",
 	    options.rounds, settings.callbacks, settings.own_work);
 	report_skipped();

@@ -6,7 +6,7 @@
 #include <pthread.h>
 #include <stdio.h>
 
-#include <cq/workq.h>
+#include <cq/cq.h>
 
 enum { THREADS = 4, JOBS = 50000 };
 
@@ -51,6 +51,6 @@ int main(void)
 		for (int i = 0; i < JOBS; i++)
 			lost += jobs[t][i].seen != 1;
 	printf("workq: %d jobs, %u lost or doubled, pop is %s\n", THREADS * JOBS, lost,
-	    cq_pop_name());
+	    cq_build_info()->pop);
 	return lost != 0 || cq_workq_destroy(&q) != 0;
 }

@@ -613,7 +613,7 @@ int main(void)
 	watchdog_stop(&watchdog);
 	printf("stress_cleanup: park %s, pop %s, %u rounds: ran %llu, handed back %llu, refused %llu, "
 	    "wakes %" PRIu64 ", failed sleeps %" PRIu64 ", retired %" PRIu64 ", ended %llu, not made %"
-	    PRIu64 "\n", cq_park_name(), cq_pop_name(), rounds, ran, back, refused, wakes, failed_sleeps,
+	    PRIu64 "\n", cq_build_info()->park, cq_build_info()->pop, rounds, ran, back, refused, wakes, failed_sleeps,
 	    retired, ended, stalls);
 	return 0;
 }

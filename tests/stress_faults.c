@@ -84,7 +84,7 @@ static int report(void)
 	for (unsigned i = 0; i < LOAD_WAYS; i++)
 		load_add_counts(loads[i], &sum);
 	printf("stress_faults: park %s, pop %s, %u rounds, %llu faults: enqueued %llu, executed %llu, "
-	    "handed back %llu, refused %llu, children %llu, crew %llu\n", cq_park_name(), cq_pop_name(),
+	    "handed back %llu, refused %llu, children %llu, crew %llu\n", cq_build_info()->park, cq_build_info()->pop,
 	    rounds, faults_sum(), sum.enqueued, sum.executed, sum.handed_back, sum.refused, sum.children,
 	    sum.crew);
 	return all ? 0 : 1;

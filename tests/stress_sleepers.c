@@ -271,7 +271,7 @@ int main(void)
 	CHECK(sum.woken > 0);
 	printf("stress_sleepers: park %s, added %llu = taken %llu, wakes %llu ~ woken %" PRIu64
 	    ", stopped %" PRIu64 ", found %" PRIu64 ", again %" PRIu64 ", timed out %" PRIu64 "\n",
-	    cq_park_name(), added, taken, wakes, sum.woken, sum.stopped, sum.found, sum.again,
+	    cq_build_info()->park, added, taken, wakes, sum.woken, sum.stopped, sum.found, sum.again,
 	    sum.timed_out);
 	return 0;
 }

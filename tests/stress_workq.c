@@ -59,7 +59,7 @@ static struct batch get(cq_workq_t *q, rng_t *r)
 		if (b.n != 0)
 			b.first->next = NULL;
 	} else {
-		b.n = cq_workq_try_take_some(q, n);
+		b.n = take_some(q, n);
 		b.first = cq_workq_pop_taken_n(q, b.n);
 	}
 	n = 0;
@@ -154,7 +154,7 @@ static void work(void *unused, unsigned index)
 static uint64_t drain(cq_workq_t *q, struct tally *t)
 {
 	uint64_t n = cq_workq_units(q);
-	struct batch b = { cq_workq_pop_taken_n(q, cq_workq_try_take_some(q, n)), NULL, n };
+	struct batch b = { cq_workq_pop_taken_n(q, take_some(q, n)), NULL, n };
 
 	for (cq_node_t *p = b.first; p != NULL; p = p->next, n--)
 		CHECK(!atomic_exchange(&out[job_of(p) - jobs], true));
@@ -190,7 +190,7 @@ int main(void)
 	CHECK(in.serials == taken.serials);
 	CHECK(in.jobs > 0);
 	printf("stress_workq: pop %s, in %" PRIu64 " = out %" PRIu64 " + left %" PRIu64
-	    ", batches %" PRIu64 "\n", cq_pop_name(), in.jobs, taken.jobs, left,
+	    ", batches %" PRIu64 "\n", cq_build_info()->pop, in.jobs, taken.jobs, left,
 	    in.batches + taken.batches);
 	return 0;
 }

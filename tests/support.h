@@ -50,6 +50,14 @@ uint64_t wait_limit(void);
 		}								\
 	} while (0)
 
+/* Takes up to `max` units, and returns how many. */
+static inline uint64_t take_some(cq_workq_t *q, uint64_t max)
+{
+	uint64_t before = cq_workq_take(q, max);
+
+	return before < max ? before : max;
+}
+
 /* ---------------------------------------------------------------- threads */
 
 /* Starts n threads, lets them begin body(arg, 0 .. n-1) at once, and joins them. */

@@ -475,7 +475,7 @@ int __wrap_pthread_atfork(void (*before)(void), void (*in_the_parent)(void), voi
 
 Test(atfork, handlers_that_two_threads_register_are_as_good_as_those_of_one)
 {
-	if (strcmp(cq_park_name(), "condvar") == 0)
+	if (strcmp(cq_build_info()->park, "condvar") == 0)
 		cr_skip("the handlers of this build's parking would be there twice too");
 	twice = true;
 	make(0);

@@ -509,7 +509,7 @@ Test(fork, while_a_unit_is_taken_and_its_block_not_popped, .init = make_two)
 
 Test(fork, while_a_pop_is_under_way, .init = make_two)
 {
-	if (strcmp(cq_pop_name(), "locked") != 0)
+	if (strcmp(cq_build_info()->pop, "locked") != 0)
 		cr_skip("the pop of this build holds nothing");
 	put(others, 0, SLOTS);
 	fork_while_it_is_at("stack.walked", run_a_block, SLOTS);

@@ -75,7 +75,7 @@ Test(park, the_table_is_complete_and_named)
 	cr_assert_not_null(ops()->now);
 	cr_assert_not_null(ops()->park);
 	cr_assert_not_null(ops()->unpark);
-	cr_assert(strcmp(cq_park_name(), "futex") == 0 || strcmp(cq_park_name(), "condvar") == 0);
+	cr_assert(strcmp(cq_build_info()->park, "futex") == 0 || strcmp(cq_build_info()->park, "condvar") == 0);
 }
 
 /* Only a futex has its threads say in the permit that they park. */
@@ -84,7 +84,7 @@ Test(park, the_name_is_that_of_its_kind)
 	cq_parker_t p = { 0, NULL };
 
 	ops()->park(ops()->host, &p, 0);
-	cr_assert_str_eq(cq_park_name(), p.permit != 0 ? "futex" : "condvar");
+	cr_assert_str_eq(cq_build_info()->park, p.permit != 0 ? "futex" : "condvar");
 }
 
 Test(park, a_fresh_parker_has_no_permit_and_a_grant_gives_it)

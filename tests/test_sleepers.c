@@ -1213,7 +1213,7 @@ Test(sleepers, a_sleeper_may_be_unmapped_while_its_waker_still_runs)
 {
 	/* The futex waker has a step after the grant only when the sleeper is in park;
 	   in the condvar's park the sleeper holds a lock that the waker needs. */
-	const char *held = strcmp(cq_park_name(), "futex") == 0 ?
+	const char *held = strcmp(cq_build_info()->park, "futex") == 0 ?
 	    "park.parking" : "sleepers.listed";
 	pthread_t sleeper;
 

@@ -120,7 +120,7 @@ Test(workq, a_linked_chain_may_be_counted_in_parts)
 	cq_workq_link_chain(&q, &node[0], &node[2]);
 	cr_assert_eq(cq_workq_units(&q), 0);
 	cr_assert_eq(cq_workq_add_work(&q, 2), 0);
-	cr_assert_eq(cq_workq_try_take_some(&q, 8), 2);
+	cr_assert_eq(take_some(&q, 8), 2);
 	cr_assert_eq(cq_workq_add_work(&q, 1), 0);
 	cr_assert_eq(cq_workq_units(&q), 1);
 	cr_assert_eq(linked(), 3);
@@ -198,7 +198,7 @@ Test(workq, units_never_exceed_linked_nodes)
 	cq_workq_push_chain(&q, &node[0], &node[4], 5);
 	owed = 1;
 	cr_assert_not_null(cq_workq_try_pop(&q));
-	owed = cq_workq_try_take_some(&q, 4);
+	owed = take_some(&q, 4);
 	cr_assert_not_null(cq_workq_pop_taken_n(&q, owed));
 	cr_assert_geq(steps, 10);
 }
@@ -215,7 +215,7 @@ Test(workq, take_never_goes_below_zero)
 	bool other;
 
 	cr_assert_not(cq_workq_try_take_work(&q));
-	cr_assert_eq(cq_workq_try_take_some(&q, UINT64_MAX), 0);
+	cr_assert_eq(take_some(&q, UINT64_MAX), 0);
 	cr_assert_eq(cq_workq_units(&q), 0);
 
 	cq_workq_push(&q, &node[0]);
@@ -254,12 +254,12 @@ Test(workq, take_some_takes_the_smaller_number_in_one_step)
 	chain(6);
 	cq_workq_push_chain(&q, &node[0], &node[5], 6);
 	at_every_point(count, &takes);
-	cr_assert_eq(cq_workq_try_take_some(&q, 0), 0);
+	cr_assert_eq(take_some(&q, 0), 0);
 	cr_assert_eq(takes, 0);
-	cr_assert_eq(cq_workq_try_take_some(&q, 4), 4);
+	cr_assert_eq(take_some(&q, 4), 4);
 	cr_assert_eq(takes, 1);
 	cr_assert_eq(cq_workq_units(&q), 2);
-	cr_assert_eq(cq_workq_try_take_some(&q, 4), 2);
+	cr_assert_eq(take_some(&q, 4), 2);
 	cr_assert_eq(takes, 2);
 	cr_assert_eq(cq_workq_units(&q), 0);
 	cr_assert_eq(linked(), 6);
@@ -272,12 +272,12 @@ Test(workq, take_some_counts_again_when_the_units_moved)
 	chain(3);
 	cq_workq_push_chain(&q, &node[0], &node[2], 3);
 	at_point("workq.take", take_one, &other);
-	cr_assert_eq(cq_workq_try_take_some(&q, 8), 2);
+	cr_assert_eq(take_some(&q, 8), 2);
 	cr_assert_eq(cq_workq_units(&q), 0);
 
 	cq_workq_push(&q, &node[3]);
 	at_point("workq.take", push_one, &node[4]);
-	cr_assert_eq(cq_workq_try_take_some(&q, 8), 2);
+	cr_assert_eq(take_some(&q, 8), 2);
 	cr_assert_eq(cq_workq_units(&q), 0);
 }
 
@@ -297,10 +297,10 @@ Test(workq, counters_pass_2_32_and_reach_2_64)
 		cr_assert_eq(cq_workq_push_chain(&q, &node[0], &node[1], 2), n + 1);
 		cr_assert_eq(cq_workq_units(&q), n + 3);
 		cr_assert(cq_workq_try_take_work(&q));
-		cr_assert_eq(cq_workq_try_take_some(&q, n), n);
+		cr_assert_eq(take_some(&q, n), n);
 		cr_assert_eq(cq_workq_units(&q), 2);
 		q.units = n;
-		cr_assert_eq(cq_workq_try_take_some(&q, UINT64_MAX), n);
+		cr_assert_eq(take_some(&q, UINT64_MAX), n);
 		cr_assert_eq(cq_workq_units(&q), 0);
 		q.stack.head = NULL;
 	}
@@ -375,7 +375,7 @@ Test(workq, pop_taken_n_gives_exactly_n_newest_first)
 
 		for (int i = NODES - 1; i >= 0; i--)
 			cq_workq_push(&q, &node[i]);
-		cr_assert_eq(cq_workq_try_take_some(&q, n), n);
+		cr_assert_eq(take_some(&q, n), n);
 		p = cq_workq_pop_taken_n(&q, n);
 		for (unsigned i = 0; i < n; i++, p = p->next)
 			cr_assert_eq(p, &node[i], "%u of %u", i, n);
@@ -401,7 +401,7 @@ Test(workq, pop_taken_n_walks_again_after_a_push)
 
 	chain(3);
 	cq_workq_push_chain(&q, &node[0], &node[2], 3);
-	cr_assert_eq(cq_workq_try_take_some(&q, 2), 2);
+	cr_assert_eq(take_some(&q, 2), 2);
 	at_point("stack.walked", push_one, &node[7]);
 	p = cq_workq_pop_taken_n(&q, 2);
 	cr_assert_eq(p, &node[7]);
@@ -420,7 +420,7 @@ static void pop_two_and_return_one(void *unused)
 	cq_node_t *p;
 
 	(void)unused;
-	CHECK(cq_workq_try_take_some(&q, 2) == 2);
+	CHECK(take_some(&q, 2) == 2);
 	p = cq_workq_pop_taken_n(&q, 2);
 	CHECK(p == &node[0] && p->next == &node[1]);
 	cq_workq_push(&q, p);
@@ -438,11 +438,11 @@ static void survive(test_act_fn *others)
 {
 	cq_node_t *p;
 
-	if (strcmp(cq_pop_name(), "dwcas") != 0)
+	if (strcmp(cq_build_info()->pop, "dwcas") != 0)
 		cr_skip_test("pops exclude each other in this build");
 	chain(6);
 	cq_workq_push_chain(&q, &node[0], &node[5], 6);
-	cr_assert_eq(cq_workq_try_take_some(&q, 2), 2);
+	cr_assert_eq(take_some(&q, 2), 2);
 	at_point("stack.walked", others, NULL);
 	p = cq_workq_pop_taken_n(&q, 2);
 	cr_assert_eq(p, &node[0]);
@@ -478,7 +478,7 @@ static void others_go_on(const char *where, void *steps)
 	cq_workq_push(&q, &node[7]);
 	node[5].next = &node[6];
 	cq_workq_push_chain(&q, &node[5], &node[6], 2);
-	CHECK(cq_workq_try_take_some(&q, 2) == 2);
+	CHECK(take_some(&q, 2) == 2);
 	p = cq_workq_pop_taken_n(&q, 2);
 	CHECK(p == &node[5] && p->next == &node[6]);
 	CHECK(cq_workq_try_pop(&q) == &node[7]);
@@ -489,13 +489,13 @@ Test(workq, a_call_that_stands_still_stops_no_other, .timeout = 5)
 	unsigned steps = 0;
 	cq_node_t *p;
 
-	if (strcmp(cq_pop_name(), "dwcas") != 0)
+	if (strcmp(cq_build_info()->pop, "dwcas") != 0)
 		cr_skip_test("pops exclude each other in this build");
 	at_every_point(others_go_on, &steps);
 	cq_workq_push(&q, &node[3]);
 	chain(3);
 	cq_workq_push_chain(&q, &node[0], &node[2], 3);
-	cr_assert_eq(cq_workq_try_take_some(&q, 2), 2);
+	cr_assert_eq(take_some(&q, 2), 2);
 	p = cq_workq_pop_taken_n(&q, 2);
 	cr_assert_eq(p, &node[0]);
 	cr_assert_eq(p->next, &node[1]);
@@ -554,7 +554,7 @@ Test(workq, a_locked_pop_that_waits_sleeps_so_that_the_other_runs)
 {
 	static char other;
 
-	if (strcmp(cq_pop_name(), "locked") != 0)
+	if (strcmp(cq_build_info()->pop, "locked") != 0)
 		cr_skip_test("pops are lock-free in this build");
 	cq_workq_push(&q, &node[0]);
 	q.stack.generation = &other;
@@ -571,11 +571,11 @@ Test(workq, locked_pops_exclude_each_other)
 	pthread_t others;
 	cq_node_t *p;
 
-	if (strcmp(cq_pop_name(), "locked") != 0)
+	if (strcmp(cq_build_info()->pop, "locked") != 0)
 		cr_skip_test("pops are lock-free in this build");
 	chain(6);
 	cq_workq_push_chain(&q, &node[0], &node[5], 6);
-	cr_assert_eq(cq_workq_try_take_some(&q, 2), 2);
+	cr_assert_eq(take_some(&q, 2), 2);
 	at_point("stack.walked", let_others_pop, &walked);
 	at_point("stack.busy", gate_open, &others_done_or_waiting);
 	others = start(pop_each_and_return_one_in_a_thread, &walked);
@@ -601,7 +601,7 @@ Test(workq, the_name_of_the_pop_is_that_of_its_kind)
 {
 	cq_workq_push(&q, &node[0]);
 	cr_assert_not_null(cq_workq_try_pop(&q));
-	cr_assert_str_eq(cq_pop_name(), q.stack.generation != NULL ? "dwcas" : "locked");
+	cr_assert_str_eq(cq_build_info()->pop, q.stack.generation != NULL ? "dwcas" : "locked");
 }
 
 /* --------------------------------------------------------------- threads */
@@ -658,7 +658,7 @@ static unsigned move_one(cq_workq_t *from, cq_workq_t *to)
 
 static unsigned move_some(cq_workq_t *from, cq_workq_t *to, unsigned max)
 {
-	unsigned n = (unsigned)cq_workq_try_take_some(from, max), seen = 0;
+	unsigned n = (unsigned)take_some(from, max), seen = 0;
 	cq_node_t *first = cq_workq_pop_taken_n(from, n), *last = NULL;
 
 	for (cq_node_t *p = first; p != NULL; p = p->next, seen++) {

@@ -73,9 +73,8 @@ typedef struct cq_park_ops {
 	void *host;
 } cq_park_ops_t;
 
-/** The table of this build: cq_park_name() is "futex" or "condvar". */
+/** The table of this build: see cq_build_info (cq/cq.h). */
 CQ_API const cq_park_ops_t *cq_park_default(void);
-CQ_API const char *cq_park_name(void);
 
 /** The time of the default table: nanoseconds on CLOCK_MONOTONIC. */
 CQ_API uint64_t cq_now(void);

@@ -35,7 +35,7 @@
  * A take or add_work alone orders nothing that is of use to the caller.
  *
  * Nothing here allocates or changes errno. Where the processor has a compare-and-swap
- * of two words, all calls are lock-free. Elsewhere (cq_pop_name() is "locked")
+ * of two words, all calls are lock-free. Elsewhere (cq_build_info() says so)
  * pushes are still lock-free, and pops exclude each other: one that meets another spins
  * for a moment, then sleeps, a microsecond at first and 1 ms at most (a
  * child that is forked while another thread pops must not use the queue).
@@ -188,11 +188,10 @@ CQ_API CQ_MUST_CHECK int cq_workq_init(cq_workq_t *q);
 CQ_API int cq_workq_destroy(cq_workq_t *q);
 
 /**
- * Links a node, or the chain from `first` by `next` to `last`, without counting
- * it: no consumer can claim it before cq_workq_add_work() does. For those who
- * publish late, such as at the end of a phase.
+ * Links the chain from `first` by `next` to `last`, without counting it: no consumer can claim
+ * it before cq_workq_add_work() does. For those who publish late, such as at the end of a
+ * phase.
  */
-CQ_API void cq_workq_link(cq_workq_t *q, cq_node_t *node);
 CQ_API void cq_workq_link_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last);
 
 /**
@@ -202,43 +201,60 @@ CQ_API void cq_workq_link_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last
  */
 CQ_API uint64_t cq_workq_add_work(cq_workq_t *q, uint64_t n);
 
-/** link + add_work(1), and the chain of exactly `n` nodes: link_chain + add_work(n). Units before. */
-CQ_API uint64_t cq_workq_push(cq_workq_t *q, cq_node_t *node);
+/** link_chain + add_work(n), of a chain of exactly `n` nodes. Units before. */
 CQ_API uint64_t cq_workq_push_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last,
     uint64_t n);
 
 /**
- * Takes one unit; false only when it saw no unit. The count never goes below
- * zero. Whoever gets true owes one cq_workq_pop_taken().
+ * Takes min(units, max) units in one step, and returns the units before: so the caller has
+ * taken min(result, max), and owes as many pops; what is left says whether it wakes
+ * another for it. 0 only when it saw no unit. The count never goes below zero.
  */
-CQ_API CQ_MUST_CHECK bool cq_workq_try_take_work(cq_workq_t *q);
-
-/** Takes min(units, max) units in one step and returns how many: it owes as many pops. */
-CQ_API CQ_MUST_CHECK uint64_t cq_workq_try_take_some(cq_workq_t *q, uint64_t max);
-
-/**
- * Pops a node for a unit that the caller has taken: never NULL. Without such a
- * unit it is an error that a checking build asserts: it gives NULL, or the node of
- * another, who is then missing it.
- */
-CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_pop_taken(cq_workq_t *q);
+CQ_API CQ_MUST_CHECK uint64_t cq_workq_take(cq_workq_t *q, uint64_t max);
 
 /**
  * Pops the nodes for `n` units that the caller has taken, as a chain of exactly
  * n that ends in NULL (NULL when n is 0), newest first. One contended operation
  * for all of them, retried when another thread was faster; so keep n modest
- * (a few dozen) where many threads push and pop. Without n units it may not return.
+ * (a few dozen) where many threads push and pop. Without n units it may not return; without
+ * one it is an error that a checking build asserts: it gives NULL, or the node of another,
+ * who is then missing it.
  */
 CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_pop_taken_n(cq_workq_t *q, uint64_t n);
 
+/* ---- the same for one ---- */
+
+static inline void cq_workq_link(cq_workq_t *q, cq_node_t *node)
+{
+	cq_workq_link_chain(q, node, node);
+}
+
+/** Units before. */
+static inline uint64_t cq_workq_push(cq_workq_t *q, cq_node_t *node)
+{
+	return cq_workq_push_chain(q, node, node, 1);
+}
+
+/** False only when it saw no unit. Whoever gets true owes one cq_workq_pop_taken(). */
+static inline CQ_MUST_CHECK bool cq_workq_try_take_work(cq_workq_t *q)
+{
+	return cq_workq_take(q, 1) != 0;
+}
+
+/** Never NULL. */
+static inline CQ_MUST_CHECK cq_node_t *cq_workq_pop_taken(cq_workq_t *q)
+{
+	return cq_workq_pop_taken_n(q, 1);
+}
+
 /** try_take_work + pop_taken. NULL only when it saw no unit. */
-CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_try_pop(cq_workq_t *q);
+static inline CQ_MUST_CHECK cq_node_t *cq_workq_try_pop(cq_workq_t *q)
+{
+	return cq_workq_try_take_work(q) ? cq_workq_pop_taken(q) : NULL;
+}
 
 /** The units at some instant during the call: an estimate by the time it returns. */
 CQ_API uint64_t cq_workq_units(const cq_workq_t *q);
-
-/** How this build pops: "dwcas" (two-word compare-and-swap) or "locked". */
-CQ_API const char *cq_pop_name(void);
 
 CQ_END_DECLS
 

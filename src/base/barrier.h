@@ -19,4 +19,6 @@
 bool cq_barrier_asymmetric(void);
 void cq_barrier_heavy(void);
 
+extern const char cq_barrier_kind[]; /* "membarrier" or "fence" */
+
 #endif /* CQ_BARRIER_H */

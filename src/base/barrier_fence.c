@@ -12,3 +12,5 @@ void cq_barrier_heavy(void)
 	/* Pairs with the fence in the hot side (gated, open.c). */
 	cq_fence_full();
 }
+
+const char cq_barrier_kind[] = "fence";

@@ -36,3 +36,5 @@ void cq_barrier_heavy(void)
 		membarrier(PRIVATE_EXPEDITED);
 	errno = saved;
 }
+
+const char cq_barrier_kind[] = "membarrier";

@@ -37,6 +37,8 @@ static inline bool cq_park_complete(const cq_park_ops_t *ops)
    one thread at a time. ENOMEM. */
 int cq_park_register(void);
 
+extern const char cq_park_kind[]; /* "futex" or "condvar" */
+
 struct timespec cq_timespec(uint64_t ns);
 uint64_t cq_default_now(void *host);
 

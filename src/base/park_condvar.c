@@ -130,7 +130,4 @@ const cq_park_ops_t *cq_park_default(void)
 	return &ops;
 }
 
-const char *cq_park_name(void)
-{
-	return "condvar";
-}
+const char cq_park_kind[] = "condvar";

@@ -78,7 +78,4 @@ int cq_park_register(void)
 	return 0;
 }
 
-const char *cq_park_name(void)
-{
-	return "futex";
-}
+const char cq_park_kind[] = "futex";

@@ -29,6 +29,8 @@ static inline cq_node_t *cq_stack_pop(cq_stack_t *s)
 	return cq_stack_pop_n(s, 1);
 }
 
+extern const char cq_pop_kind[]; /* "dwcas" or "locked" */
+
 /* In a forked child: forget a popper that was under way in the parent. */
 void cq_stack_fork_child(cq_stack_t *s);
 

@@ -13,10 +13,7 @@
 #include "base/points.h"
 #include "stack.h"
 
-const char *cq_pop_name(void)
-{
-	return "dwcas";
-}
+const char cq_pop_kind[] = "dwcas";
 
 /* Reads both words and walks to the nth node. NULL: the links ended before it. */
 static cq_node_t *stack_walk(cq_stack_t *s, cq_stack_t *seen, uint64_t n)

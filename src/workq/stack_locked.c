@@ -28,10 +28,7 @@ enum { SLEEP_FIRST = 1000, SLEEP_MOST = 1000000 };
 
 static char locked;
 
-const char *cq_pop_name(void)
-{
-	return "locked";
-}
+const char cq_pop_kind[] = "locked";
 
 /* Returns how long the next is to be. */
 static long sleep_for(long ns)

@@ -21,16 +21,13 @@ int cq_workq_destroy(cq_workq_t *q)
 	return 0;
 }
 
-void cq_workq_link(cq_workq_t *q, cq_node_t *node)
-{
-	CQ_POINT("workq.link");
-	cq_stack_push(&q->stack, node);
-}
-
 void cq_workq_link_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last)
 {
 	CQ_POINT("workq.link");
-	cq_stack_push_chain(&q->stack, first, last);
+	if (first == last)
+		cq_stack_push(&q->stack, first);
+	else
+		cq_stack_push_chain(&q->stack, first, last);
 }
 
 uint64_t cq_workq_add_work(cq_workq_t *q, uint64_t n)
@@ -46,46 +43,22 @@ uint64_t cq_workq_add_work(cq_workq_t *q, uint64_t n)
 	return before;
 }
 
-uint64_t cq_workq_push(cq_workq_t *q, cq_node_t *node)
-{
-	cq_workq_link(q, node);
-	return cq_workq_add_work(q, 1);
-}
-
 uint64_t cq_workq_push_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last, uint64_t n)
 {
 	cq_workq_link_chain(q, first, last);
 	return cq_workq_add_work(q, n);
 }
 
-uint64_t cq_workq_try_take_some(cq_workq_t *q, uint64_t max)
+uint64_t cq_workq_take(cq_workq_t *q, uint64_t max)
 {
-	uint64_t units = cq_u64_load_relaxed(&q->units), taken;
+	uint64_t units = cq_u64_load_relaxed(&q->units);
 
 	do {
-		taken = units < max ? units : max;
-		if (taken == 0)
-			return 0;
+		if (units == 0 || max == 0)
+			return units;
 		CQ_POINT("workq.take");
-	} while (!cq_u64_cas_relaxed(&q->units, &units, units - taken));
-	return taken;
-}
-
-bool cq_workq_try_take_work(cq_workq_t *q)
-{
-	return cq_workq_try_take_some(q, 1) != 0;
-}
-
-cq_node_t *cq_workq_pop_taken(cq_workq_t *q)
-{
-	cq_node_t *node;
-
-	CQ_POINT("workq.taken");
-	/* The pop has an acquire fence before it first reads head, in both
-	   variants: the other half of the pair in cq_workq_add_work. */
-	node = cq_stack_pop(&q->stack);
-	CQ_CHECK(node != NULL);
-	return node;
+	} while (!cq_u64_cas_relaxed(&q->units, &units, units < max ? 0 : units - max));
+	return units;
 }
 
 cq_node_t *cq_workq_pop_taken_n(cq_workq_t *q, uint64_t n)
@@ -95,14 +68,11 @@ cq_node_t *cq_workq_pop_taken_n(cq_workq_t *q, uint64_t n)
 	if (n == 0)
 		return NULL;
 	CQ_POINT("workq.taken");
+	/* The pop has an acquire fence before it first reads head, in both
+	   variants: the other half of the pair in cq_workq_add_work. */
 	first = cq_stack_pop_n(&q->stack, n);
 	CQ_CHECK(first != NULL);
 	return first;
-}
-
-cq_node_t *cq_workq_try_pop(cq_workq_t *q)
-{
-	return cq_workq_try_take_work(q) ? cq_workq_pop_taken(q) : NULL;
 }
 
 uint64_t cq_workq_units(const cq_workq_t *q)

@@ -206,8 +206,8 @@ static void the_clock(void)
 	else if (ns > CQ_FOREVER - before)
 		EXPECT_EQ(deadline, CQ_FOREVER);
 	EXPECT(strcmp(CALL(cq_version)(), CQ_VERSION_STRING) == 0, "another version");
-	EXPECT(strcmp(CALL(cq_park_name)(), "futex") == 0 ||
-	    strcmp(CALL(cq_park_name)(), "condvar") == 0, "an unknown table");
+	EXPECT(strcmp(CALL(cq_build_info)()->park, "futex") == 0 ||
+	    strcmp(CALL(cq_build_info)()->park, "condvar") == 0, "an unknown table");
 }
 
 void fuzz_refused(void)

@@ -108,9 +108,9 @@ static void link_or_push(struct model *m, bool push)
 	note("%s(q%d, node %u)", push ? "push" : "link", (int)(m - queues), l.chain[0]);
 	linking = &l;
 	if (push) {
-		count_added(m, CALL(cq_workq_push)(&m->q, &nodes[l.chain[0]]), 1);
+		count_added(m, cq_workq_push(&m->q, &nodes[l.chain[0]]), 1);
 	} else {
-		CALL(cq_workq_link)(&m->q, &nodes[l.chain[0]]);
+		cq_workq_link(&m->q, &nodes[l.chain[0]]);
 		model_link();
 	}
 }
@@ -162,7 +162,7 @@ static void do_take(struct model *m)
 
 	if (m->base != 0 && m->units == 0)
 		return;
-	taken = CALL(cq_workq_try_take_work)(&m->q);
+	taken = cq_workq_try_take_work(&m->q);
 	note("try_take_work(q%d) = %d", (int)(m - queues), taken);
 	EXPECT_EQ(taken, m->units > 0);
 	m->units -= taken;
@@ -171,13 +171,14 @@ static void do_take(struct model *m)
 
 static void do_take_some(struct model *m)
 {
-	uint64_t max = PICK(0, 1, 2, 3, 8, NODES, UINT32_MAX, UINT64_MAX), taken;
+	uint64_t max = PICK(0, 1, 2, 3, 8, NODES, UINT32_MAX, UINT64_MAX), before, taken;
 
 	if (m->base != 0 && max > m->units)
 		return;
-	taken = CALL(cq_workq_try_take_some)(&m->q, max);
-	note("try_take_some(q%d, %" PRIu64 ") = %" PRIu64, (int)(m - queues), max, taken);
-	EXPECT_EQ(taken, m->units < max ? m->units : max);
+	before = CALL(cq_workq_take)(&m->q, max);
+	note("take(q%d, %" PRIu64 ") = %" PRIu64, (int)(m - queues), max, before);
+	EXPECT_EQ(before, m->base + m->units);
+	taken = before < max ? before : max;
 	m->units -= taken;
 	m->owed += taken;
 }
@@ -190,7 +191,7 @@ static void do_pop_taken(struct model *m)
 	if (m->owed == 0 || depth > 0)
 		return;
 	note("pop_taken(q%d)", (int)(m - queues));
-	node = CALL(cq_workq_pop_taken)(&m->q);
+	node = cq_workq_pop_taken(&m->q);
 	EXPECT(node == model_pop(m), "another node was popped");
 }
 
@@ -218,7 +219,7 @@ static void do_try_pop(struct model *m)
 		return;
 	note("try_pop(q%d)", (int)(m - queues));
 	taking = m;
-	node = CALL(cq_workq_try_pop)(&m->q);
+	node = cq_workq_try_pop(&m->q);
 	if (node != NULL)
 		EXPECT(taking == NULL && node == model_pop(m), "another node was popped");
 	else
@@ -274,7 +275,7 @@ static bool others_may_call(const char *where)
 {
 	/* A pop with a lock excludes others. Nobody may take the units of `base`. */
 	return depth < 3 && !input_ended() && queues[0].base == 0 && queues[1].base == 0 &&
-	    (strncmp(where, "stack.", 6) != 0 || strcmp(CALL(cq_pop_name)(), "dwcas") == 0);
+	    (strncmp(where, "stack.", 6) != 0 || strcmp(CALL(cq_build_info)()->pop, "dwcas") == 0);
 }
 
 /* Another thread makes a call, between two steps of the one below. */
@@ -305,11 +306,11 @@ static void empty(struct model *m)
 	m->units += uncounted(m);
 	while (m->units > 0 || m->owed > 0) {
 		if (m->owed == 0) {
-			m->owed = CALL(cq_workq_try_take_some)(&m->q, m->units);
-			EXPECT_EQ(m->owed, m->units);
+			EXPECT_EQ(CALL(cq_workq_take)(&m->q, m->units), m->base + m->units);
+			m->owed = m->units;
 			m->units = 0;
 		}
-		node = CALL(cq_workq_pop_taken)(&m->q);
+		node = cq_workq_pop_taken(&m->q);
 		EXPECT(node == model_pop(m), "another node was popped");
 	}
 	EXPECT_EQ(CALL(cq_workq_units)(&m->q), m->base);
@@ -325,7 +326,7 @@ static void begin(struct model *m)
 	m->base = PICK(0, 0, UINT32_MAX - 2, (UINT64_C(1) << 63) - 2, UINT64_MAX - NODES);
 	m->q.units = m->base;
 	/* Elsewhere that word is the lock. */
-	if (strcmp(CALL(cq_pop_name)(), "dwcas") == 0)
+	if (strcmp(CALL(cq_build_info)()->pop, "dwcas") == 0)
 		m->q.stack.generation = (char *)(uintptr_t)PICK(0, UINTPTR_MAX - 3);
 }
 

@@ -157,7 +157,7 @@ static void pusher_of_chain(void *arg)
 /* As many as there are, of two. */
 static void popper_of_some(void *arg)
 {
-	uint64_t n = cq_workq_try_take_some(&q, 2);
+	uint64_t before = cq_workq_take(&q, 2), n = before < 2 ? before : 2;
 	cq_node_t *first = cq_workq_pop_taken_n(&q, n), *next;
 
 	for (; first != NULL; first = next) {

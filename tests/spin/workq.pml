@@ -129,7 +129,7 @@ inline cq_workq_push()
 /* ---------------------------------------------------------------------- pop */
 
 /* How many were taken: n */
-inline cq_workq_try_take_some()
+inline cq_workq_take()
 {
 	seen = units;
 	do
@@ -301,7 +301,7 @@ active [THREADS] proctype thread()
 			cq_workq_pop_taken_n();
 			most = 1;
 #endif
-			cq_workq_try_take_some();
+			cq_workq_take();
 			if
 			:: n == 0
 			:: else ->
