@@ -30,13 +30,13 @@ CQ_BEGIN_DECLS
 CQ_API const char *cq_version(void);
 
 /** How the library in use was built. */
-typedef struct cq_build_info {
+typedef struct cq_build {
 	const char *pop;	/**< "dwcas" (two-word compare-and-swap) or "locked" */
 	const char *park;	/**< "futex" or "condvar" */
 	const char *barrier;	/**< "membarrier" or "fence" */
-} cq_build_info_t;
+} cq_build_t;
 
-CQ_API const cq_build_info_t *cq_build_info(void);
+CQ_API const cq_build_t *cq_build_info(void);
 
 CQ_END_DECLS
 

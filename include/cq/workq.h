@@ -250,7 +250,7 @@ static inline CQ_MUST_CHECK cq_node_t *cq_workq_pop_taken(cq_workq_t *q)
 /** try_take_work + pop_taken. NULL only when it saw no unit. */
 static inline CQ_MUST_CHECK cq_node_t *cq_workq_try_pop(cq_workq_t *q)
 {
-	return cq_workq_try_take_work(q) ? cq_workq_pop_taken(q) : NULL;
+	return cq_workq_pop_taken_n(q, cq_workq_take(q, 1) != 0);
 }
 
 /** The units at some instant during the call: an estimate by the time it returns. */

@@ -10,9 +10,9 @@ const char *cq_version(void)
 	return CQ_VERSION_STRING;
 }
 
-const cq_build_info_t *cq_build_info(void)
+const cq_build_t *cq_build_info(void)
 {
-	static const cq_build_info_t info = {
+	static const cq_build_t info = {
 		.pop = cq_pop_kind, .park = cq_park_kind, .barrier = cq_barrier_kind
 	};
 
