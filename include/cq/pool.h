@@ -33,6 +33,7 @@
  *             }
  *     }
  *
+ * It may return with work left, if that was signalled or cq_run_more said it.
  * It may be called when nothing is left, as others were faster. It may call everything of the
  * pool's and of other pools', but not wait for its own pool: EDEADLK. It returns on the
  * thread that called it. On a managed worker it may end its thread (pthread_exit, a
@@ -124,11 +125,16 @@ typedef struct cq_pool_config {
 /** What a task is made of. It must outlive the task. */
 typedef struct cq_task_ops {
 	void (*run)(cq_run_t *run, void *arg);	/**< see above */
-	/** What was in hand when its worker was lost: in a forked child, or as the piece
-	    ended its thread. NULL: nothing is done. In a child no call of the library but signal. */
+	/** What was in hand when its worker was lost: as the piece ended its thread, on that thread,
+	    counted as a run; or in a forked child (cq_fork's CHILD: by the thread that forked, locks of
+	    the task's own as they were at the fork, no call of the library but signal). NULL: nothing
+	    is done. */
 	void (*lost)(void *arg, void *piece);
-	/** The pool is stalled, or nobody serves a hosted one, while tasks wait: for those who
-	    wait for work to be done. Called with a lock of the pool's held: wake, and return. */
+	/** For those who wait for work to be done: no worker could be made and none lives, or the last
+	    thread of the host's has left a hosted pool, while tasks wait. (A signal into a hosted pool
+	    that nobody serves tells nobody: who waits asks cq_pool_wake first.) Called before the signal
+	    that met it returns, with a lock of the pool's held, so it may take only locks under
+	    which the pool is never called: wake, and return. */
 	void (*stalled)(void *arg);
 } cq_task_ops_t;
 
@@ -178,7 +184,10 @@ CQ_API size_t cq_pool_run_some(cq_pool_t *pool, size_t pieces);
  */
 CQ_API bool cq_pool_needs_wake(cq_pool_t *pool);
 
-/** Wakes or makes a worker, if it needs one. 0, or STALLED. */
+/**
+ * Wakes or makes a worker, if it needs one. 0, or STALLED; EAGAIN too where tasks wait in a hosted
+ * pool that nobody serves. Also for who waits for a task's work, before it sleeps.
+ */
 CQ_API int cq_pool_wake(cq_pool_t *pool);
 
 /**
@@ -207,13 +216,16 @@ CQ_API int cq_task_close(cq_task_t *task, uint64_t deadline);
 /** Is the calling thread within a run of it? */
 CQ_API bool cq_task_is_current(const cq_task_t *task);
 
-/** Runs up to `pieces` pieces of this task in the caller, within its limit. Returns how many. */
+/** Runs up to `pieces` pieces of this task in the caller, within its limit, also from within a run.
+    Returns how many; none of a task that is closed. */
 CQ_API size_t cq_task_run_some(cq_task_t *task, size_t pieces);
 
-/** My task has more than the piece that I am about to run: so that others come for it. */
+/** My task has more than the piece that I am about to run: so that others come for it. Wakes, and
+    makes no worker; may be called with locks of the caller's held, as the next two. */
 CQ_API void cq_run_more(cq_run_t *run);
 
-/** What is in hand, for `lost`, run_some's count, and the statistics; NULL when it has run. */
+/** What is in hand, for `lost`, run_some's count, and the statistics; NULL when it has run, or
+    before it frees itself. The end of the function is NULL too. */
 CQ_API void cq_run_piece(cq_run_t *run, void *piece);
 
 /** May I take another piece at once? Yes, while no other task waits and the pool goes on. */

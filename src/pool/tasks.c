@@ -243,6 +243,7 @@ static void call(cq_run_t *run, cq_task_t *t)
 	run->pieces_before = run->pieces;
 	t->ops->run(run, t->arg);
 	count_run(run);
+	cq_ptr_store_relaxed(&run->piece, NULL);
 	run->task = NULL;
 	cq_run_leave(run);
 	end(run, t);
