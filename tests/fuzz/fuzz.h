@@ -7,7 +7,7 @@
  * through interleavings of whole calls, and an input replays exactly.
  *
  *   input.c    the bytes, the list of calls that a failure prints
- *   workq.c, sleepers.c, cleanup.c (with model.c)   a decoder and model each
+ *   workq.c, sleepers.c, pool.c, cleanup.c (with model.c)   a decoder and model each
  *   refused.c  configurations, and misuse that must be refused
  *   replay.c   a main that replays files; libFuzzer brings another
  *
@@ -80,6 +80,7 @@ extern void (*at_point)(const char *where);
 
 void fuzz_workq(void);
 void fuzz_sleepers(void);
+void fuzz_pool(void);
 void fuzz_cleanup(void);
 void fuzz_refused(void);
 

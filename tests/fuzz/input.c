@@ -140,12 +140,15 @@ void cq_point(const char *where)
 
 int LLVMFuzzerTestOneInput(const uint8_t *d, size_t n)
 {
+	unsigned decoder;
+
 	input_begin(d, n);
 	length = depth = 0;
 	list[0] = '\0';
 	at_point = NULL;
 	now = PICK(1000, 0, UINT64_C(1) << 32, CQ_FOREVER - 2000);
-	switch (below(8)) {
+	decoder = byte();
+	switch (decoder >= 240 ? 8 : decoder % 8) {
 	case 0:
 		fuzz_workq();
 		break;
@@ -154,6 +157,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *d, size_t n)
 		break;
 	case 2:
 		fuzz_refused();
+		break;
+	case 8:
+		fuzz_pool();
 		break;
 	default:
 		fuzz_cleanup();

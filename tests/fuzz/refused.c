@@ -142,6 +142,70 @@ static void config(void)
 	EXPECT_EQ(allocated, 0);
 }
 
+/* By the words of cq/pool.h. */
+static bool valid_pool(const cq_pool_config_t *c)
+{
+	uint32_t max = c->workers_max != 0 || c->workers_min > CQ_WORKERS_MAX ? c->workers_max :
+	    CQ_WORKERS_MAX;
+
+	return (c->flags | 7) == 7 && c->workers_min <= max && max <= CQ_WORKERS_MAX &&
+	    c->spin_ns >= CQ_POOL_NO_SPIN && c->spin_ns <= CQ_POOL_SPIN_NS_MAX &&
+	    (c->name == NULL || strlen(c->name) <= 15) &&
+	    (c->park == NULL ||
+	    (c->park->now != NULL && c->park->park != NULL && c->park->unpark != NULL)) &&
+	    (c->allocator == NULL || (c->allocator->alloc != NULL && c->allocator->free != NULL)) &&
+	    ((c->flags & CQ_POOL_HOSTED) == 0 || (c->spawn == NULL && c->workers_min == 0));
+}
+
+static void check_new_pool(cq_pool_t *p, const cq_pool_config_t *c)
+{
+	cq_pool_stats_t stats;
+
+	CALL(cq_pool_stats_sized)(p, &stats, sizeof(stats));
+	EXPECT_EQ(stats.runs | stats.wakes | stats.workers_created | stats.workers_failed, 0);
+	EXPECT_EQ(stats.tasks | stats.tasks_waiting | stats.workers_live | stats.workers_peak, 0);
+	if (c->workers_max != 0)
+		EXPECT_EQ(stats.workers_max, c->workers_max);
+	else
+		EXPECT(stats.workers_max >= 1, "no worker may be made");
+}
+
+static void pool_config(void)
+{
+	cq_park_ops_t park = some_table();
+	cq_allocator_t allocator = some_allocator();
+	cq_pool_config_t c = {
+		.flags = (uint32_t)PICK(0, CQ_POOL_POLLED, CQ_POOL_HOSTED, CQ_POOL_NO_ATFORK, 7, 8, 1u << 31),
+		.workers_min = (uint32_t)PICK(0, 0, 0, 1, CQ_WORKERS_MAX + 1, UINT32_MAX),
+		.workers_max = (uint32_t)PICK(0, 1, CQ_WORKERS_MAX, CQ_WORKERS_MAX + 1, UINT32_MAX),
+		.spin_ns = (int32_t)PICK(0, 1, CQ_POOL_SPIN_NS_MAX, CQ_POOL_SPIN_NS_MAX + 1, UINT32_MAX,
+		    UINT32_MAX - 1),
+		.idle_ns = PICK(0, 1, CQ_FOREVER - 1, CQ_FOREVER),
+		.stack_bytes = (size_t)PICK(0, 1, SIZE_MAX),
+		.name = some_name(),
+		.park = below(2) ? &park : NULL,
+		.allocator = below(2) ? &allocator : NULL,
+	};
+	cq_pool_t *p, **out = below(8) == 1 ? NULL : &p;
+	bool good, fails;
+	int err;
+
+	c.spawn = below(2) || c.workers_min != 0 ? no_spawn : NULL;
+	allocated = 0;
+	fail_in = below(3);
+	good = out != NULL && valid_pool(&c);
+	fails = fail_in != 0 && fail_in <= 1 + (c.workers_min != 0) && c.allocator != NULL;
+	err = CALL(cq_pool_create_sized)(&c, sizeof(c), out);
+	note("pool_create(flags %#x, %u to %u workers, ...) = %d", c.flags, c.workers_min, c.workers_max,
+	    err);
+	EXPECT_EQ(err, !good ? EINVAL : fails ? ENOMEM : c.workers_min != 0 ? EAGAIN : 0);
+	if (err == 0) {
+		check_new_pool(p, &c);
+		EXPECT_EQ(CALL(cq_pool_destroy)(p, CQ_FOREVER), 0);
+	}
+	EXPECT_EQ(allocated, 0);
+}
+
 /* --------------------------------------------------------------------- misuse */
 
 static void refused_workq(void)
@@ -190,6 +254,33 @@ static void refused_cleanup(void)
 	EXPECT_EQ(CALL(cq_cleanup_destroy)(q), 0);
 }
 
+static void never_run(cq_run_t *run, void *arg)
+{
+	(void)run;
+	(void)arg;
+	abort();
+}
+
+static void refused_pool(void)
+{
+	static const cq_task_ops_t nothing = { NULL, NULL, NULL }, ops = { never_run, NULL, NULL };
+	const cq_pool_config_t hosted = { .flags = CQ_POOL_HOSTED };
+	cq_pool_t *p;
+	cq_task_t *t;
+
+	EXPECT_EQ(CALL(cq_pool_destroy)(NULL, 0), 0);
+	EXPECT_EQ(CALL(cq_pool_create_sized)(NULL, 0, NULL), EINVAL);
+	EXPECT_EQ(CALL(cq_pool_create_sized)(&hosted, 0, &p), EINVAL);
+	EXPECT_EQ(CALL(cq_pool_create_sized)(&hosted, sizeof(hosted), &p), 0);
+	EXPECT_EQ(CALL(cq_task_create)(NULL, &ops, NULL, 0, &t), EINVAL);
+	EXPECT_EQ(CALL(cq_task_create)(p, NULL, NULL, 0, &t), EINVAL);
+	EXPECT_EQ(CALL(cq_task_create)(p, &nothing, NULL, 0, &t), EINVAL);
+	EXPECT_EQ(CALL(cq_task_create)(p, &ops, NULL, 0, NULL), EINVAL);
+	EXPECT_EQ(CALL(cq_pool_set_workers)(p, 1, 1), EINVAL);
+	EXPECT_EQ(CALL(cq_pool_set_workers)(p, 0, CQ_WORKERS_MAX + 1), EINVAL);
+	EXPECT_EQ(CALL(cq_pool_destroy)(p, CQ_FOREVER), 0);
+}
+
 /* ---------------------------------------------------------------- what is left */
 
 /* The clock and the table of this build, of which nobody calls park here. */
@@ -214,6 +305,7 @@ void fuzz_refused(void)
 {
 	static void (*const calls[])(void) = {
 		config, refused_workq, refused_sleepers, refused_cleanup, the_clock, config,
+		pool_config, refused_pool, pool_config,
 	};
 
 	while (!input_ended())
