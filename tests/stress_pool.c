@@ -2,9 +2,11 @@
 /*
  * stress_pool - layer 3 under threads: several tasks, each a queue of jobs, on one pool.
  *
- * Rounds of three kinds, with a pool of its own each:
+ * Rounds, with a pool of its own each:
  *   random   threads add jobs and signal, run tasks themselves, change the limits, make tasks of
- *            their own and close them while the pool is busy
+ *            their own and close them while the pool is busy, and fork
+ *   lent, polled, failing   the same on threads of the host's, in a pool that is polled, and where
+ *            workers often can't be made
  *   hung     some jobs hang, fewer than there may be workers: all others must run, also if
  *            nobody calls the pool again
  *   deadly   jobs end their threads
@@ -20,10 +22,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "support.h"
 
-enum { THREADS = 3, TASKS = 3, JOBS = 4000, OWN_JOBS = 40, SPIN_NS = 3000 };
+enum { THREADS = 3, TASKS = 3, JOBS = 4000, OWN_JOBS = 40, SPIN_NS = 3000, HOSTS = 2 };
 
 enum kind { PLAIN, SLOW, HANGS, DEADLY };
 
@@ -49,7 +53,7 @@ static struct job jobs[THREADS][JOBS];
 static atomic_ullong progress, added, ran, hanging;
 static atomic_bool hang;
 static const char *round_name = "";
-static uint64_t rounds[3];
+static bool in_child, hosted, may_stall;
 
 static void dump(void)
 {
@@ -78,6 +82,8 @@ static void pause_a_little(void)
 static void run_job(struct job *job)
 {
 	CHECK(atomic_fetch_add(&job->ran, 1) == 0);
+	if (in_child)
+		return;
 	switch (job->kind) {
 	case SLOW:
 		pause_a_little();
@@ -104,8 +110,10 @@ static void run_jobs(cq_run_t *run, void *arg)
 	cq_node_t *node;
 
 	CHECK(!q->closed);
-	CHECK(cq_task_is_current(q->task));
-	CHECK(atomic_fetch_add(&q->running, 1) < q->parallel || q->parallel == 0);
+	/* In a child the count is that of threads that it hasn't, and one of them may have been
+	   about to make the task known. */
+	CHECK(in_child || cq_task_is_current(q->task));
+	CHECK(atomic_fetch_add(&q->running, 1) < q->parallel || q->parallel == 0 || in_child);
 	while ((node = cq_workq_try_pop(&q->waiting)) != NULL) {
 		if (cq_workq_units(&q->waiting) != 0)
 			cq_run_more(run);
@@ -124,7 +132,7 @@ static void run_jobs(cq_run_t *run, void *arg)
 static void lose(void *arg, void *piece)
 {
 	(void)arg;
-	CHECK(job_of(piece)->kind == DEADLY && job_of(piece)->ran == 1);
+	CHECK(in_child || (job_of(piece)->kind == DEADLY && job_of(piece)->ran == 1));
 }
 
 static const cq_task_ops_t ops = { run_jobs, lose, NULL };
@@ -149,10 +157,17 @@ static void add(struct queue *q, struct job *job, enum kind kind)
 	cq_workq_push(&q->waiting, &job->node);
 }
 
+static void signal_task(struct queue *q)
+{
+	int err = cq_task_signal(q->task);
+
+	CHECK(err == 0 || (may_stall && err == EAGAIN));
+}
+
 static void add_and_signal(struct queue *q, struct job *job, enum kind kind)
 {
 	add(q, job, kind);
-	CHECK(cq_task_signal(q->task) == 0);
+	signal_task(q);
 }
 
 /* ------------------------------------------------------------------------ random */
@@ -180,6 +195,52 @@ static void own_task(rng_t *r)
 	close_task(&q);
 }
 
+/* With their sanitizers threads of a child don't get far. */
+static bool can_fork(void)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	return false;
+#elif defined(__has_feature)
+	return !__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer) &&
+	    getenv("CQ_NO_FORKS") == NULL;
+#else
+	return getenv("CQ_NO_FORKS") == NULL;
+#endif
+}
+
+static bool all_run(void)
+{
+	cq_pool_stats_t s;
+
+	(void)cq_pool_run_some(pool, 10);
+	cq_pool_stats(pool, &s);
+	if (s.tasks_waiting != 0)
+		return false;
+	for (int i = 0; i < TASKS; i++)
+		if (cq_workq_units(&queues[i].waiting) != 0)
+			return false;
+	return true;
+}
+
+/* What the child has of the tasks runs there, by workers of its own and by this thread. */
+static void fork_and_go_on(void)
+{
+	pid_t pid = fork();
+	int status, err;
+
+	CHECK(pid >= 0);
+	if (pid == 0) {
+		alarm(60);
+		err = cq_pool_wake(pool);
+		CHECK(err == 0 || ((may_stall || hosted) && err == EAGAIN));
+		AWAIT(all_run());
+		_exit(0);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	progress++;
+}
+
 static void random_thread(void *arg, unsigned index)
 {
 	rng_t r = rng_for(index + (unsigned)(uintptr_t)arg);
@@ -194,17 +255,21 @@ static void random_thread(void *arg, unsigned index)
 		} else if (op < 80) {
 			for (uint64_t k = rng_below(&r, 40); k > 0 && n < JOBS; k--)
 				add(q, &jobs[index][n++], PLAIN);
-			CHECK(cq_task_signal(q->task) == 0);
+			signal_task(q);
 		} else if (op < 84) {
 			(void)cq_task_run_some(q->task, (size_t)rng_below(&r, 20));
 		} else if (op < 88) {
 			(void)cq_pool_run_some(pool, (size_t)rng_below(&r, 20));
 		} else if (op < 90) {
 			uint32_t max = 1 + (uint32_t)rng_below(&r, 5);
+			uint32_t min = (uint32_t)rng_below(&r, hosted ? 1 : max);
+			int err = cq_pool_set_workers(pool, min, max);
 
-			CHECK(cq_pool_set_workers(pool, (uint32_t)rng_below(&r, max), max) == 0);
+			CHECK(err == 0 || (may_stall && err == EAGAIN));
 		} else if (op < 92) {
 			own_task(&r);
+		} else if (op == 92 && can_fork() && rng_below(&r, 100) == 0) {
+			fork_and_go_on();
 		} else {
 			pause_a_little();
 		}
@@ -239,13 +304,147 @@ static void end_round(void)
 	pool = NULL;
 }
 
-static void random_round(rng_t *r)
+static void use_pool(rng_t *r)
 {
-	make_pool(some_config(r));
 	for (int i = 0; i < TASKS; i++)
 		make_task(&queues[i], (uint32_t)rng_below(r, 3));
 	run_threads(THREADS, random_thread, (void *)(uintptr_t)rng_below(r, 1 << 20));
+}
+
+static void random_round(rng_t *r)
+{
+	make_pool(some_config(r));
+	use_pool(r);
 	end_round();
+}
+
+/* ------------------------------------------------------------------------ lent */
+
+static atomic_bool lends;
+
+/* One comes and goes, until it is told; the other stays until destroy. */
+static void *lend(void *which)
+{
+	int err = ETIMEDOUT;
+
+	while (which == NULL && err == ETIMEDOUT && lends)
+		err = cq_pool_work(pool, NULL, cq_deadline_in(200000));
+	if (which != NULL)
+		CHECK(cq_pool_work(pool, NULL, CQ_FOREVER) == 0);
+	return NULL;
+}
+
+static void lent_round(rng_t *r)
+{
+	cq_pool_config_t config = some_config(r);
+	pthread_t hosts[HOSTS];
+
+	config.flags = CQ_POOL_HOSTED;
+	config.workers_min = 0;
+	hosted = true;
+	make_pool(config);
+	lends = true;
+	for (int i = 0; i < HOSTS; i++)
+		hosts[i] = start(lend, i == 0 ? NULL : &lends);
+	use_pool(r);
+	AWAIT(ran == added);
+	lends = false;
+	join(hosts[0]);
+	end_round();
+	join(hosts[1]);
+	hosted = false;
+}
+
+/* ---------------------------------------------------------------------- polled */
+
+static atomic_bool polls;
+
+static void *poll_pool(void *unused)
+{
+	while (polls) {
+		if (cq_pool_needs_wake(pool))
+			CHECK(cq_pool_wake(pool) == 0);
+		(void)cq_pool_run_some(pool, 5);
+		sched_yield();
+	}
+	return unused;
+}
+
+static void polled_round(rng_t *r)
+{
+	cq_pool_config_t config = some_config(r);
+	pthread_t poller;
+
+	config.flags = CQ_POOL_POLLED;
+	make_pool(config);
+	polls = true;
+	poller = start(poll_pool, NULL);
+	use_pool(r);
+	AWAIT(ran == added);
+	polls = false;
+	join(poller);
+	end_round();
+}
+
+/* --------------------------------------------------------------------- failing */
+
+struct made {
+	void (*body)(void *arg);
+	void *arg;
+};
+
+static atomic_uint made, spawns;
+
+static void *be_made(void *arg)
+{
+	struct made m = *(struct made *)arg;
+
+	free(arg);
+	m.body(m.arg);
+	made--;
+	return NULL;
+}
+
+/* A system that has often no thread to spare. */
+static int spawn_or_not(void *host, void (*body)(void *arg), void *arg)
+{
+	struct made *m;
+	pthread_t thread;
+
+	(void)host;
+	if (spawns++ % 3 != 0)
+		return EAGAIN;
+	m = malloc(sizeof(*m));
+	CHECK(m != NULL);
+	*m = (struct made){ body, arg };
+	made++;
+	CHECK(pthread_create(&thread, NULL, be_made, m) == 0);
+	CHECK(pthread_detach(thread) == 0);
+	return 0;
+}
+
+/* Who was told that the pool is stalled tries again. */
+static bool all_ran(void)
+{
+	int err = cq_pool_wake(pool);
+
+	CHECK(err == 0 || err == EAGAIN);
+	return ran == added;
+}
+
+static void failing_round(rng_t *r)
+{
+	cq_pool_config_t config = some_config(r);
+
+	config.workers_min = 0;
+	config.spawn = spawn_or_not;
+	may_stall = true;
+	make_pool(config);
+	use_pool(r);
+	AWAIT(all_ran());
+	end_round();
+	AWAIT(made == 0);
+	may_stall = false;
 }
 
 /* -------------------------------------------------------------------------- hung */
@@ -298,26 +497,36 @@ static void deadly_round(rng_t *r)
 	end_round();
 }
 
+/* Before the pool's, which gives lost jobs back. */
+static void note_child(void)
+{
+	in_child = true;
+}
+
 int main(void)
 {
-	static void (*const kinds[])(rng_t *r) = { random_round, hung_round, hung_round, hung_round,
-	    deadly_round };
-	static const char *const names[] = { "random", "hung", "hung", "hung", "deadly" };
+	static void (*const kinds[])(rng_t *r) = { random_round, hung_round, hung_round, deadly_round,
+	    lent_round, hung_round, polled_round, failing_round };
+	static const char *const names[] = { "random", "hung", "hung", "deadly", "lent", "hung", "polled",
+	    "failing" };
+	static uint64_t rounds[8];
 	uint64_t until = run_until(2);
 	watchdog_t dog;
 	rng_t r;
 
 	(void)test_seed();
 	r = rng_for(1);
+	CHECK(pthread_atfork(NULL, NULL, note_child) == 0);
 	watchdog_start(&dog, &progress, dump);
-	for (unsigned i = 0; i < 5 || test_now() < until; i++) {
-		round_name = names[i % 5];
-		kinds[i % 5](&r);
-		rounds[i % 5 == 0 ? 0 : i % 5 == 4 ? 2 : 1]++;
+	for (unsigned i = 0; i < 8 || test_now() < until; i++) {
+		round_name = names[i % 8];
+		kinds[i % 8](&r);
+		rounds[i % 8]++;
 		progress++;
 	}
 	watchdog_stop(&dog);
-	printf("ok: %" PRIu64 " random rounds, %" PRIu64 " hung, %" PRIu64 " deadly\n", rounds[0],
-	    rounds[1], rounds[2]);
+	printf("ok: rounds: %" PRIu64 " random, %" PRIu64 " hung, %" PRIu64 " deadly, %" PRIu64 " lent, %"
+	    PRIu64 " polled, %" PRIu64 " failing\n", rounds[0], rounds[1] + rounds[2] + rounds[5],
+	    rounds[3], rounds[4], rounds[6], rounds[7]);
 	return 0;
 }
