@@ -257,21 +257,22 @@ Test(pool, tasks_that_wait_together_are_not_held_back_by_one_that_hangs)
 	end_spawned();
 }
 
+/* Both signals rely on the one that the first has woken. It takes one task, which hangs. */
 Test(pool, a_sleeper_is_woken_for_the_records_that_are_left)
 {
-	open_spawned((cq_pool_config_t){ .flags = 0, .workers_min = 2, .workers_max = 2 });
+	open_spawned((cq_pool_config_t){ .workers_min = 2, .workers_max = 2 });
 	open_task(&a, 0);
 	open_task(&b, 0);
 	fake_wait_blocked(&park, 2);
-	cr_assert_eq(signal_job(&a, stay, &room2), 0);
-	AWAIT(room2.inside == 1);
-	/* One is idle. Two records wait at once before it comes. */
-	park.leave = &room.leave;
+	park.leave = &room2.leave;
 	cr_assert_eq(signal_jobs(&b, 1), 0);
-	cr_assert_eq(signal_job(&a, stay, &room), 0);
-	gate_open(&room2.leave); /* this worker takes `a`, which hangs */
-	gate_open(&room.leave);
+	cr_assert_eq(signal_job(&a, stay, &room), 0); /* the newest: it is taken first */
+	cr_assert_eq(stats().workers_coming, 1);
+	cr_assert_eq(stats().workers_idle, 1);
+	gate_open(&room2.leave);
+	AWAIT(room.inside == 1);
 	AWAIT(b.done == 1);
+	gate_open(&room.leave);
 	end_spawned();
 }
 
@@ -414,8 +415,8 @@ Test(pool, who_waits_is_told_that_the_pool_is_stalled)
 	open_task(&a, 0);
 	open_task(&b, 0);
 	open_task(&c, 0);
-	close_task(&c);
 	cr_assert_eq(cq_task_create(pool, &no_stalled, &deaf, 0, &deaf.task), 0);
+	close_task(&c);
 	host.err = EAGAIN;
 	cr_assert_eq(signal_job(&a, NULL, NULL), EAGAIN);
 	cr_assert_eq(a.stalled, 1);
@@ -503,7 +504,7 @@ Test(pool, those_above_a_lower_maximum_end_after_their_run)
 	cr_assert_eq(stats().workers_live, 3);
 	gate_open(&room.leave);
 	AWAIT(workers_are(1));
-	cr_assert_eq(a.done, 3);
+	AWAIT(a.done == 3);
 	cr_assert_eq(stats().workers_live, 1);
 	cr_assert_eq(signal_jobs(&a, 1), 0);
 	AWAIT(a.done == 4);
@@ -965,10 +966,32 @@ Test(pool, what_counted_on_a_lent_thread_that_leaves_goes_to_another)
 	end_spawned();
 }
 
-static void leave_serve_and_signal(void *unused)
+static void *work_late(void *unused)
 {
-	(void)unused;
-	signal_b(NULL);
+	CHECK(cq_pool_work(pool, NULL, IDLE_NS) == ETIMEDOUT);
+	return unused;
+}
+
+/* One takes a task, which hangs, and leaves the other idle: it makes none. */
+Test(pool, a_lent_thread_that_leaves_others_at_work_makes_the_next)
+{
+	pthread_t late, worker;
+
+	open_spawned((cq_pool_config_t){ .workers_max = 1 });
+	open_task(&a, 0);
+	late = start(work_late, NULL);
+	fake_wait_blocked(&park, 1);
+	worker = start(work, NULL);
+	fake_wait_blocked(&park, 2);
+	cr_assert_eq(signal_job(&a, stay, &room), 0); /* the newest is woken */
+	AWAIT(room.inside == 1);
+	cr_assert_eq(requested(), 0);
+	fake_advance(&park, IDLE_NS);
+	join(late);
+	cr_assert_eq(requested(), 1);
+	gate_open(&room.leave);
+	end_spawned();
+	join(worker);
 }
 
 Test(pool, a_task_that_comes_as_the_last_lent_thread_leaves_is_told)
@@ -980,7 +1003,7 @@ Test(pool, a_task_that_comes_as_the_last_lent_thread_leaves_is_told)
 	worker = start(work, NULL);
 	fake_wait_blocked(&park, 1);
 	cr_assert_eq(cq_pool_wake(pool), 0);
-	at_point("sleepers.timed_out", leave_serve_and_signal, NULL);
+	at_point("sleepers.timed_out", signal_b, NULL);
 	fake_advance(&park, IDLE_NS);
 	join(worker);
 	cr_assert(b.done == 1 || b.stalled == 1);
@@ -1138,9 +1161,12 @@ Test(pool, a_worker_that_is_being_made_is_one_on_the_way)
 	fake_wait_blocked(&park, 1);
 	cr_assert_eq(requested(), 2);
 	cr_assert_eq(signal_jobs(&a, 1), 0);
+	park.leave = &room.leave;
 	cr_assert_not(cq_pool_needs_wake(pool));
 	cr_assert_eq(cq_pool_wake(pool), 0);
 	cr_assert_eq(stats().workers_idle, 1); /* it is let be */
+	cr_assert_eq(stats().workers_coming, 1);
+	gate_open(&room.leave);
 	come_at_once();
 	AWAIT(a.done == 1);
 	end_spawned();
@@ -1168,6 +1194,9 @@ Test(pool, run_some_runs_as_many_pieces_as_were_asked_for)
 	cr_assert_eq(a.done + b.done, 8);
 	cr_assert_eq(cq_pool_run_some(pool, SIZE_MAX), 2);
 	cr_assert_eq(cq_pool_run_some(pool, SIZE_MAX), 0);
+	cr_assert_eq(signal_jobs(&a, 3), 0); /* alone */
+	cr_assert_eq(cq_pool_run_some(pool, 2), 2);
+	cr_assert_eq(cq_pool_run_some(pool, 2), 1);
 	cr_assert_eq(requested(), 0);
 	end_spawned();
 }

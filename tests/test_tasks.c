@@ -630,8 +630,9 @@ Test(tasks, of_several_closers_each_returns_with_its_own_task)
 	cr_assert_eq(signal_job(&a, stay, &room), 0);
 	cr_assert_eq(signal_job(&b, stay, &room2), 0);
 	AWAIT(room.inside == 1 && room2.inside == 1);
-	closers[0] = start(close_task_of, &a);
 	closers[1] = start(close_task_of, &b);
+	fake_wait_blocked(&park, 1);
+	closers[0] = start(close_task_of, &a); /* the newest: who wakes one wakes this one */
 	fake_wait_blocked(&park, 2);
 	gate_open(&room2.leave);
 	join(closers[1]);
