@@ -3,6 +3,9 @@
  * The life of a worker: begun, at work, idle for too long, one of too many, stopped, or ended by a
  * task that ends its thread.
  */
+/* glibc's handlers of the kind that longjmps. In those of -fexceptions a thread can't be ended
+   once more: clang's code aborts. */
+#undef __EXCEPTIONS
 #include <errno.h>
 
 #include "pool_priv.h"
@@ -108,7 +111,7 @@ static void call_end(cq_run_t *w)
 struct life {
 	cq_run_t *w;
 	cq_sleeper_t me;
-	enum { STARTING, AT_WORK, ENDING } phase;
+	enum { STARTING, AT_WORK, ENDING, GONE } phase;
 };
 
 /* Until it may go, or the pool stops. */
@@ -164,28 +167,42 @@ static void goes_on(void *arg)
 		cq_run_leave(w);
 		cq_member_leave(w);
 		break;
+	case GONE: /* a handler within this one has seen to it */
+		break;
 	}
+	life->phase = GONE;
 	pthread_cleanup_pop(0);
+}
+
+static void live(struct life *life)
+{
+	int err;
+
+	if ((err = call_start(life->w)) == 0) {
+		life->phase = AT_WORK;
+		life->w->count -= COUNT_MAKING;
+		cq_workers_arrive(life->w->pool, COUNT_MAKING);
+		at_work(life);
+		ending(life);
+	} else {
+		not_started(life->w, err);
+	}
 }
 
 /* The body of a worker that the pool has made: it is live and being made. */
 void cq_pool_worker(void *run)
 {
 	struct life life = { .w = run, .phase = STARTING };
-	int err;
 
 	cq_sleeper_init(&life.me, NULL);
 	cq_member_join(life.w);
-	/* Once in a life, so that tasks and pieces pay nothing for it. */
-	pthread_cleanup_push(goes_on, &life);
-	if ((err = call_start(life.w)) == 0) {
-		life.phase = AT_WORK;
-		life.w->count -= COUNT_MAKING;
-		cq_workers_arrive(life.w->pool, COUNT_MAKING);
-		at_work(&life);
-		ending(&life);
-	} else {
-		not_started(life.w, err);
+	if (!is_managed(life.w->pool)) {
+		live(&life);
+		return;
 	}
+	/* Once in a life, so that tasks and pieces pay nothing for it. Not on a host's threads, which
+	   may be green: the handler would be one of the thread on which it was pushed. */
+	pthread_cleanup_push(goes_on, &life);
+	live(&life);
 	pthread_cleanup_pop(0);
 }
