@@ -34,7 +34,7 @@ struct scenario {
 };
 
 extern const struct scenario workq_scenarios[], sleepers_scenarios[], cleanup_scenarios[],
-    shared_scenarios[], workers_scenarios[], shutdown_scenarios[];
+    shared_scenarios[], workers_scenarios[], shutdown_scenarios[], litmus_scenarios[];
 
 /* Another thread; at most 7 in all. Returns its number. */
 int spawn(void (*body)(void *arg), void *arg);
@@ -50,6 +50,13 @@ int choose(int n);
 
 /* From here on nothing rare happens: for the end of a scenario that others check. */
 void calm_down(void);
+
+/*
+ * For a scenario that knows its outcomes: those that there are, as bits, and which one
+ * this execution has come to. It fails at another, and at the end if one was never met.
+ */
+void expect(unsigned outcomes);
+void outcome(unsigned i);
 
 void model_fail(const char *what, ...) __attribute__((format(printf, 1, 2), noreturn));
 

@@ -112,6 +112,7 @@ struct machine {
 	bool tracing, failed;
 	jmp_buf driver;
 	uint64_t executions, states;
+	unsigned expected, met;	/* outcomes, as bits */
 
 	/* memory */
 	uint32_t run;
