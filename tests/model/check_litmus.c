@@ -37,7 +37,7 @@ enum { RELAXED = 1, ACCESSES = 2, FENCES = 4, FULL = 8 };
 	T(SB_with_updates, "Ux0 Ry0 | Uy0 Rx0", RELAXED | ACCESSES | FENCES, 0) \
 	T(MP, "Wx1 Wy1 | Ry1 Rx0", RELAXED, 0) \
 	T(MP_read_by_an_update, "Wx1 Wy1 | Uy1 Rx0", RELAXED, 0) \
-	T(MP_whose_data_is_updated, "Wx1 Wy1 | Ry1 Ux0", NEVER, RELAXED) \
+	T(MP_whose_data_is_updated, "Wx1 Wy1 | Ry1 Ux0", RELAXED, 0) \
 	T(MP_written_by_an_update, "Wx1 Uy0 | Ry1 Rx0", RELAXED, 0) \
 	T(MP_with_the_writers_fence, "Wx1 r Wy1 | Ry1 Rx0", RELAXED, 0) \
 	T(MP_with_the_readers_fence, "Wx1 Wy1 | Ry1 a Rx0", RELAXED, 0) \
@@ -46,12 +46,12 @@ enum { RELAXED = 1, ACCESSES = 2, FENCES = 4, FULL = 8 };
 	T(MP_over_a_store_of_another, "Wx1 r Wy1 | Ry1 Wy2 | Ry2 a Rx0", RELAXED, 0) \
 	/* RC11 has no cycle of what is read and program order; C11 and arm64 do. */ \
 	T(LB, "Ry1 Wx1 | Rx1 Wy1", NEVER, 0) \
-	T(S, "Wx2 Wy1 | Ry1 Wx1 : x2", NEVER, RELAXED) \
-	T(S_read_by_an_update, "Wx2 Wy1 | Uy1 Wx1 : x2", NEVER, RELAXED) \
+	T(S, "Wx2 Wy1 | Ry1 Wx1 : x2", RELAXED, 0) \
+	T(S_read_by_an_update, "Wx2 Wy1 | Uy1 Wx1 : x2", RELAXED, 0) \
 	T(R, "Wx1 Wy1 | Wy2 Rx0 : y2", RELAXED | ACCESSES | FENCES, 0) \
-	T(2_2W, "Wx1 Wy2 | Wy1 Wx2 : x1 y1", NEVER, RELAXED | ACCESSES | FENCES) \
-	T(2_2W_with_one_full_fence, "Wx1 s Wy2 | Wy1 Wx2 : x1 y1", NEVER, RELAXED) \
-	T(3_3W, "Wx1 Wy2 | Wy1 Wz2 | Wz1 Wx2 : x1 y1 z1", NEVER, RELAXED | ACCESSES | FENCES) \
+	T(2_2W, "Wx1 Wy2 | Wy1 Wx2 : x1 y1", RELAXED | ACCESSES | FENCES, 0) \
+	T(2_2W_with_one_full_fence, "Wx1 s Wy2 | Wy1 Wx2 : x1 y1", RELAXED, 0) \
+	T(3_3W, "Wx1 Wy2 | Wy1 Wz2 | Wz1 Wx2 : x1 y1 z1", RELAXED | ACCESSES | FENCES, 0) \
 	T(CoRR, "Wx1 | Rx1 Rx0", NEVER, 0) \
 	T(CoRR_of_two, "Wx1 | Wx2 | Rx1 Rx2 | Rx2 Rx1", NEVER, 0) \
 	T(CoWW, "Wx1 Wx2 : x1", NEVER, 0) \
@@ -64,8 +64,8 @@ enum { RELAXED = 1, ACCESSES = 2, FENCES = 4, FULL = 8 };
 	T(IRIW, "Wx1 | Wy1 | Rx1 Ry0 | Ry1 Rx0", RELAXED | ACCESSES | FENCES, 0) \
 	T(WRC, "Wx1 | Rx1 Wy1 | Ry1 Rx0", RELAXED, 0) \
 	T(RWC, "Wx1 | Rx1 Ry0 | Wy1 Rx0", RELAXED | ACCESSES | FENCES, 0) \
-	T(WWC, "Wx2 | Rx2 Wy1 | Ry1 Wx1 : x2", NEVER, RELAXED) \
-	T(WRW_2W, "Wx2 | Rx2 Wy1 | Wy2 Wx1 : x2 y2", NEVER, RELAXED | ACCESSES | FENCES) \
+	T(WWC, "Wx2 | Rx2 Wy1 | Ry1 Wx1 : x2", RELAXED, 0) \
+	T(WRW_2W, "Wx2 | Rx2 Wy1 | Wy2 Wx1 : x2 y2", RELAXED | ACCESSES | FENCES, 0) \
 	T(ISA2, "Wx1 Wy1 | Ry1 Wz1 | Rz1 Rx0", RELAXED, 0) \
 	T(W_RW_C, "Wx1 Wy1 | Ry1 Rz0 | Wz1 Rx0", RELAXED | ACCESSES | FENCES, 0) \
 	T(Z6_3, "Wx1 Wy1 | Wy2 Wz1 | Rz1 Rx0 : y2", RELAXED | ACCESSES | FENCES, 0) \
@@ -73,6 +73,7 @@ enum { RELAXED = 1, ACCESSES = 2, FENCES = 4, FULL = 8 };
 	T(two_updates, "Ux0 | Ux0", NEVER, 0) \
 	T(update_and_store, "Ux0 | Wx2 : x1", NEVER, 0) \
 	T(store_into_an_update, "Ux0 | Wx2 | Rx0 Rx2 Rx1", NEVER, 0) \
+	T(update_before_the_next_store, "Ux0 Wx1 | Ux1 : x1", ALWAYS, 0) \
 	T(update_reads_the_older, "Wx1 | Wx3 Ux3 : x1", ALWAYS, 0) \
 	T(update_between_two_stores, "Ux3 | Wx3 | Wx1 | Rx3 Rx4 Rx1", ALWAYS, 0) \
 	/* Full fences take effect in the order in which they are executed. */ \
