@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The explorer's own test: small programs of which it is known whether RC11 allows
- * their outcome. It must come to those that RC11 allows, and to no other.
+ * their outcome. It must come to those that RC11 allows, and to no other. And programs
+ * of which it is known whether they have data races.
  *
  * A program is written as the execution that is asked for: threads between bars, the
  * values at the end after a colon. Each word is x, y or z, 0 at first.
  *
  *   Wx1  stores 1 in x		Rx1  loads x, and gets 1
+ *   Px1  the same, plainly		Qx1  the same, plainly
  *   Ux0  adds one to x, which was 0
  *   r a s  a fence: release, acquire, sequentially consistent
  *
@@ -31,7 +33,7 @@ enum { RELAXED = 1, ACCESSES = 2, FENCES = 4, FULL = 8 };
  * The program; the ways in which its outcome is reached; and those in which RC11
  * allows it, but the explorer can't see it (README). rc11.py reads this table.
  */
-#define TESTS(T) \
+#define OUTCOMES(T) \
 	/* Each thread's load before its store: as if the stores took their time. */ \
 	T(SB, "Wx1 Ry0 | Wy1 Rx0", RELAXED | ACCESSES | FENCES, 0) \
 	T(SB_with_updates, "Ux0 Ry0 | Uy0 Rx0", RELAXED | ACCESSES | FENCES, 0) \
@@ -78,6 +80,31 @@ enum { RELAXED = 1, ACCESSES = 2, FENCES = 4, FULL = 8 };
 	T(update_between_two_stores, "Ux3 | Wx3 | Wx1 | Rx3 Rx4 Rx1", ALWAYS, 0) \
 	/* Full fences take effect in the order in which they are executed. */ \
 	T(fences_in_order_of_what_is_read, "Wz1 s Wx1 | Rx1 Wy1 | Ry1 s Rz0", NEVER, RELAXED)
+
+/* The program, and the ways in which it has a data race. */
+#define RACES(T) \
+	T(plain_store_beside_a_store, "Wx1 | Px2", ALWAYS) \
+	T(plain_store_beside_a_load, "Rx0 | Px1", ALWAYS) \
+	T(plain_store_beside_an_update, "Ux0 | Px1", ALWAYS) \
+	T(plain_load_beside_a_store, "Wx1 | Qx0", ALWAYS) \
+	T(plain_load_beside_a_load, "Rx0 | Qx0", NEVER) \
+	/* Of these, one that comes after its release fence is not before who reads it. */ \
+	T(plain_store_over_what_was_read, "Wx1 | Rx1 Px2", RELAXED | FENCES | FULL) \
+	T(plain_load_of_what_was_read, "Wx1 | Rx1 Qx1", RELAXED | FENCES | FULL) \
+	T(plain_store_over_what_was_updated, "Wx1 | Ux1 Px3", RELAXED | FENCES | FULL) \
+	T(plain_store_over_an_update, "Ux0 | Rx1 Px2", ALWAYS) \
+	T(plain_store_over_what_was_passed_on, "Wx1 Wy1 | Ry1 Px2", RELAXED) \
+	T(plain_store_over_what_was_read_before, "Rx0 Wy1 | Ry1 Px1", RELAXED) \
+	T(plain_store_over_what_is_read_after, "r Wy1 Rx0 | Ry1 a Px1", RELAXED) \
+	T(message, "Px1 Wy1 | Ry1 Qx1", RELAXED) \
+	T(message_by_updates, "Px1 Uy0 | Uy1 Qx1", RELAXED) \
+	T(message_with_the_writers_fence, "Px1 r Wy1 | Ry1 Qx1", RELAXED) \
+	T(message_with_the_readers_fence, "Px1 Wy1 | Ry1 a Qx1", RELAXED) \
+	T(message_through_an_update, "Px1 r Wy1 | Uy1 | Ry2 a Qx1", NEVER) \
+	T(message_under_a_store_of_another, "Px1 r Wy1 | Uy1 | Wy3 | Ry2 a Qx1", NEVER) \
+	T(message_over_a_store_of_another, "Px1 r Wy1 | Ry1 Wy2 | Ry2 a Qx1", RELAXED) \
+	T(message_read_first, "Qx0 Wy1 | Ry1 Px1", RELAXED) \
+	T(message_passed_on, "Px1 Wy1 | Ry1 Wz1 | Rz1 Qx1", RELAXED)
 
 enum { LOCATIONS = 3, THREADS = 4 };
 
@@ -134,6 +161,11 @@ static bool step(const char *p)
 		return true;
 	case 'R':
 		return load(word_of(p[1])) == p[2] - '0';
+	case 'P':
+		*word_of(p[1]) = p[2] - '0';
+		return true;
+	case 'Q':
+		return *word_of(p[1]) == p[2] - '0';
 	case 'U':
 		return update(word_of(p[1])) == p[2] - '0';
 	case 'r':
@@ -190,13 +222,15 @@ static bool has_fences(const char *p)
 	return false;
 }
 
-static void run(const char *program, unsigned reached)
+static void run(const char *program, bool races, unsigned reached)
 {
 	static struct part parts[THREADS];
 	int variant = has_fences(program) ? 0 : choose(4), n = 0;
 	const char *p = program;
 
 	expect(reached);
+	if (races)
+		expect_race((unsigned)variant);
 	how = 1 << variant;
 	while (*p != '\0' && *p != ':') {
 		parts[n] = (struct part){ n, p };
@@ -210,23 +244,28 @@ static void run(const char *program, unsigned reached)
 		spawn(run_part, &parts[i]);
 	join_all();
 	while (n-- > 0)
-		if (differs[n])
+		if (races || differs[n])
 			return;
 	if (*p == ':')
 		for (p = next_word(p); *p != '\0'; p = next_word(p))
 			if (__atomic_load_n(word_of(p[0]), __ATOMIC_RELAXED) != p[1] - '0')
 				return;
-	outcome(variant);
+	outcome((unsigned)variant);
 }
 
 #define ALL { UNBOUNDED, UNBOUNDED, UNBOUNDED }
 
-#define FUNCTION(NAME, PROGRAM, REACHED, UNSEEN) \
-	static void test_##NAME(void) { run(PROGRAM, REACHED); }
-TESTS(FUNCTION)
+#define OUTCOME_TEST(NAME, PROGRAM, REACHED, UNSEEN) \
+	static void outcome_##NAME(void) { run(PROGRAM, false, REACHED); }
+#define RACE_TEST(NAME, PROGRAM, WHERE) \
+	static void race_##NAME(void) { run(PROGRAM, true, WHERE); }
+OUTCOMES(OUTCOME_TEST)
+RACES(RACE_TEST)
 
-#define ROW(NAME, PROGRAM, REACHED, UNSEEN) { "litmus_" #NAME, test_##NAME, ALL, ALL },
+#define OUTCOME_ROW(NAME, ...) { "litmus_" #NAME, outcome_##NAME, ALL, ALL },
+#define RACE_ROW(NAME, ...) { "litmus_" #NAME, race_##NAME, ALL, ALL },
 const struct scenario litmus_scenarios[] = {
-	TESTS(ROW)
+	OUTCOMES(OUTCOME_ROW)
+	RACES(RACE_ROW)
 	{ 0 }
 };

@@ -17,7 +17,8 @@
  * How much of what is rare one execution may have. Exhaustive within it.
  *
  * preemptions  switches away from a thread that could have gone on
- * stale        loads that return another value than the newest
+ * stale        loads and read-modify-writes that read another store than the newest,
+ *              and stores that take effect before one that was executed earlier
  * spurious     waits that return for no reason
  */
 struct bounds {
@@ -57,6 +58,8 @@ void calm_down(void);
  */
 void expect(unsigned outcomes);
 void outcome(unsigned i);
+/* A data race in this execution is outcome i, and ends it. */
+void expect_race(unsigned i);
 
 void model_fail(const char *what, ...) __attribute__((format(printf, 1, 2), noreturn));
 

@@ -115,6 +115,7 @@ struct machine {
 	jmp_buf driver;
 	uint64_t executions, states;
 	unsigned expected, met;	/* outcomes, as bits */
+	unsigned race_is;	/* the bit of the outcome that a race is; 0: it fails */
 
 	/* memory */
 	uint32_t run;

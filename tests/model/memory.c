@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The memory model: that of C11 as repaired (RC11), in its operational form. A
- * location has all its stores, in the order in which they were executed. A
- * thread has a view: of each location the oldest store that it may still read.
- * A load may return any store from there to the newest. A store carries a view,
- * which an acquiring load takes over. Sequentially consistent fences pass views
- * on in the order in which they are executed.
+ * location has all its stores, in the order in which they take effect. A thread
+ * has a view: of each location the oldest store that it may still read. A load
+ * may return any store from there to the newest. A store takes its place behind
+ * any of these, a read-modify-write behind the one that it reads, and nothing
+ * comes between those two. A store carries a view, which an acquiring load takes
+ * over. Sequentially consistent fences pass views on in the order in which they
+ * are executed.
  *
  * Sources: Lahav, Vafeiadis, Kang, Hur, Dreyer: "Repairing Sequential Consistency
  * in C/C++11" (PLDI 2017) for the model; Kang, Hur, Lahav, Vafeiadis, Dreyer: "A
@@ -117,25 +119,36 @@ static bool may_race(const void *pc)
 
 static void race(const char *what, uintptr_t a, int other, void *pc)
 {
+	if (m->race_is != 0) {
+		m->met |= m->race_is;
+		prune();
+	}
 	model_fail("data race: %s of %#lx in %s, not ordered with thread %d", what,
 	    (unsigned long)a, symbol_of(pc), other);
 }
 
 /*
- * Is an atomic store of u's not ordered before a plain access by t? By C11 one
- * that comes after its release fence isn't, though t has read it and acquired.
- * Every machine keeps that order, as t's access is to the same word.
+ * Is an atomic store of u's not ordered before a plain access by t? A release fence
+ * orders what comes before it: not the store after it by which others learn of that,
+ * though they read that store and acquire. So they may not access the word plainly.
+ * They may only end its life (`last`): every machine keeps the order of their load of
+ * it and of what is made of that memory next.
  */
-static bool store_races(const struct cell *c, int u, const struct thread *t)
+static bool store_races(const struct cell *c, int u, const struct thread *t, bool last)
 {
-	return c->atomic_wrote[u] > t->cur.clock[u] &&
-	    (c->location == 0 || c->stored[u] > t->cur.ts[c->location - 1]);
+	if (c->atomic_wrote[u] <= t->cur.clock[u])
+		return false;
+	return !last || c->location == 0 || c->stored[u] > t->cur.ts[c->location - 1];
 }
 
-/* An access to the bytes [from, to) of the cell at a. */
+/*
+ * An access to the bytes [from, to) of the cell at a. In the stack it may be to a variable
+ * that is no more, which is then made another's: as if it had been freed.
+ */
 static void check_plain(struct cell *c, unsigned from, unsigned to, uintptr_t a, bool write,
-    void *pc)
+    bool free, void *pc)
 {
+	bool last = write && (free || in_stack_of(a, m->current));
 	struct thread *t = self();
 	uint16_t now = t->cur.clock[m->current];
 
@@ -145,7 +158,7 @@ static void check_plain(struct cell *c, unsigned from, unsigned to, uintptr_t a,
 	for (int u = 0; u < m->nthreads; u++) {
 		if (u == m->current)
 			continue;
-		if (store_races(c, u, t))
+		if (store_races(c, u, t, last))
 			race(write ? "write" : "read", a, u, pc);
 		if (!write)
 			continue;
@@ -605,7 +618,7 @@ void settle_plain(void)
 		settle_cell(a);
 }
 
-void plain(uintptr_t a, size_t size, bool write, void *pc)
+static void plain_access(uintptr_t a, size_t size, bool write, bool free, void *pc)
 {
 	settle_plain();
 	if (!checked(a))
@@ -617,7 +630,7 @@ void plain(uintptr_t a, size_t size, bool write, void *pc)
 
 		if (c->freed)
 			model_fail("use after free: %#lx in %s", (unsigned long)b, symbol_of(pc));
-		check_plain(c, from, to, b, write, pc);
+		check_plain(c, from, to, b, write, free, pc);
 	}
 	if (write) {
 		m->pending.address = a;
@@ -625,10 +638,15 @@ void plain(uintptr_t a, size_t size, bool write, void *pc)
 	}
 }
 
+void plain(uintptr_t a, size_t size, bool write, void *pc)
+{
+	plain_access(a, size, write, false, pc);
+}
+
 /* To free is to write: nobody else may still be using it. */
 void freed(uintptr_t a, size_t size, void *pc)
 {
-	plain(a, size, true, pc);
+	plain_access(a, size, true, true, pc);
 	settle_plain();
 	for (uintptr_t b = a; b < a + size; b += CELL_BYTES) {
 		struct cell *c = cell_of(b);

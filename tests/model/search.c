@@ -240,6 +240,11 @@ void outcome(unsigned i)
 	m->met |= 1U << i;
 }
 
+void expect_race(unsigned i)
+{
+	m->race_is = m->expected & 1U << i;
+}
+
 /* What a missing order does to pointers. */
 static void crashed(int signal)
 {
@@ -264,6 +269,7 @@ static void execute(void)
 	memory_reset();
 	threads_reset();
 	m->left = m->bounds;
+	m->race_is = 0;
 	m->at = 0;
 	m->replay = m->tracing ? SIZE_MAX : m->depth;
 	if (_setjmp(m->driver) == 0)
