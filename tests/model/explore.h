@@ -17,7 +17,8 @@
  * How much of what is rare one execution may have. Exhaustive within it.
  *
  * preemptions  switches away from a thread that could have gone on
- * stale        loads that return another value than the newest
+ * stale        loads and read-modify-writes that read another store than the newest,
+ *              and stores that take effect before one that was executed earlier
  * spurious     waits that return for no reason
  */
 struct bounds {
@@ -34,7 +35,8 @@ struct scenario {
 };
 
 extern const struct scenario workq_scenarios[], sleepers_scenarios[], cleanup_scenarios[],
-    shared_scenarios[], workers_scenarios[], shutdown_scenarios[], pool_scenarios[];
+    shared_scenarios[], workers_scenarios[], shutdown_scenarios[], pool_scenarios[],
+    litmus_scenarios[];
 
 /* Another thread; at most 7 in all. Returns its number. */
 int spawn(void (*body)(void *arg), void *arg);
@@ -50,6 +52,15 @@ int choose(int n);
 
 /* From here on nothing rare happens: for the end of a scenario that others check. */
 void calm_down(void);
+
+/*
+ * For a scenario that knows its outcomes: those that there are, as bits, and which one
+ * this execution has come to. It fails at another, and at the end if one was never met.
+ */
+void expect(unsigned outcomes);
+void outcome(unsigned i);
+/* A data race in this execution is outcome i, and ends it. */
+void expect_race(unsigned i);
 
 void model_fail(const char *what, ...) __attribute__((format(printf, 1, 2), noreturn));
 

@@ -24,6 +24,7 @@ enum {
 	READS = MAX_THREADS,
 	MAX_LOCATIONS = 256,
 	MAX_STORES = 4096,
+	MAX_PLACES = 64,	/* stores to one word that a thread may choose from */
 	MAX_OBJECTS = 160,	/* locks and condition variables */
 	MAX_CHOICES = 20000,
 	MAX_STEPS = 20000,	/* more is a livelock */
@@ -45,7 +46,8 @@ struct store {
 	uint64_t value;
 	struct view view;	/* what it hands to a load that acquires */
 	uint64_t hash;		/* of both */
-	struct store *before;
+	bool update;		/* by a read-modify-write, which read the one before */
+	struct store *before;	/* in the order in which they take effect */
 };
 
 /* A word that is accessed atomically. Its index is the same in every execution. */
@@ -112,6 +114,8 @@ struct machine {
 	bool tracing, failed;
 	jmp_buf driver;
 	uint64_t executions, states;
+	unsigned expected, met;	/* outcomes, as bits */
+	unsigned race_is;	/* the bit of the outcome that a race is; 0: it fails */
 
 	/* memory */
 	uint32_t run;
@@ -135,6 +139,12 @@ struct machine {
 extern struct machine *const m;
 
 static inline struct thread *self(void) { return &m->threads[m->current]; }
+
+/* For places whose parts are summed up: a small value there must not make one another. */
+static inline uint64_t spread(uint64_t place)
+{
+	return place * UINT64_C(0xd1342543de82ef95);
+}
 
 static inline uint64_t mix(uint64_t h, uint64_t v)
 {

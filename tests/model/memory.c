@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The memory model: that of C11 as repaired (RC11), in its operational form. A
- * location has all its stores, in the order in which they were executed. A
- * thread has a view: of each location the oldest store that it may still read.
- * A load may return any store from there to the newest. A store carries a view,
- * which an acquiring load takes over. Sequentially consistent fences pass views
- * on in the order in which they are executed.
+ * location has all its stores, in the order in which they take effect. A thread
+ * has a view: of each location the oldest store that it may still read. A load
+ * may return any store from there to the newest. A store takes its place behind
+ * any of these, a read-modify-write behind the one that it reads, and nothing
+ * comes between those two. A store carries a view, which an acquiring load takes
+ * over. Sequentially consistent fences pass views on in the order in which they
+ * are executed.
  *
  * Sources: Lahav, Vafeiadis, Kang, Hur, Dreyer: "Repairing Sequential Consistency
  * in C/C++11" (PLDI 2017) for the model; Kang, Hur, Lahav, Vafeiadis, Dreyer: "A
@@ -87,11 +89,11 @@ uint64_t view_hash(const struct view *v)
 	for (unsigned i = 0; i < m->nlocations; i += 4) {
 		memcpy(&word, &v->ts[i], sizeof(word));
 		if (word != 0)
-			h += mix(i + 7, word);
+			h += mix(spread(i + 7), word);
 	}
 	for (unsigned i = 0; i < 2 * MAX_THREADS; i += 4) {
 		memcpy(&word, &v->clock[i], sizeof(word));
-		h += mix(i + 1000003, word);
+		h += mix(spread(i + 1000003), word);
 	}
 	return h;
 }
@@ -117,25 +119,36 @@ static bool may_race(const void *pc)
 
 static void race(const char *what, uintptr_t a, int other, void *pc)
 {
+	if (m->race_is != 0) {
+		m->met |= m->race_is;
+		prune();
+	}
 	model_fail("data race: %s of %#lx in %s, not ordered with thread %d", what,
 	    (unsigned long)a, symbol_of(pc), other);
 }
 
 /*
- * Is an atomic store of u's not ordered before a plain access by t? By C11 one
- * that comes after its release fence isn't, though t has read it and acquired.
- * Every machine keeps that order, as t's access is to the same word.
+ * Is an atomic store of u's not ordered before a plain access by t? A release fence
+ * orders what comes before it: not the store after it by which others learn of that,
+ * though they read that store and acquire. So they may not access the word plainly.
+ * They may only end its life (`last`): every machine keeps the order of their load of
+ * it and of what is made of that memory next.
  */
-static bool store_races(const struct cell *c, int u, const struct thread *t)
+static bool store_races(const struct cell *c, int u, const struct thread *t, bool last)
 {
-	return c->atomic_wrote[u] > t->cur.clock[u] &&
-	    (c->location == 0 || c->stored[u] > t->cur.ts[c->location - 1]);
+	if (c->atomic_wrote[u] <= t->cur.clock[u])
+		return false;
+	return !last || c->location == 0 || c->stored[u] > t->cur.ts[c->location - 1];
 }
 
-/* An access to the bytes [from, to) of the cell at a. */
+/*
+ * An access to the bytes [from, to) of the cell at a. In the stack it may be to a variable
+ * that is no more, which is then made another's: as if it had been freed.
+ */
 static void check_plain(struct cell *c, unsigned from, unsigned to, uintptr_t a, bool write,
-    void *pc)
+    bool free, void *pc)
 {
+	bool last = write && (free || in_stack_of(a, m->current));
 	struct thread *t = self();
 	uint16_t now = t->cur.clock[m->current];
 
@@ -145,7 +158,7 @@ static void check_plain(struct cell *c, unsigned from, unsigned to, uintptr_t a,
 	for (int u = 0; u < m->nthreads; u++) {
 		if (u == m->current)
 			continue;
-		if (store_races(c, u, t))
+		if (store_races(c, u, t, last))
 			race(write ? "write" : "read", a, u, pc);
 		if (!write)
 			continue;
@@ -202,7 +215,7 @@ static uint64_t memory_at(uintptr_t a, unsigned size)
 	return v;
 }
 
-static struct store *new_store(struct location *l, uint64_t v, const struct view *view)
+static struct store *new_store(uint64_t v, const struct view *view)
 {
 	struct store *s;
 
@@ -210,13 +223,15 @@ static struct store *new_store(struct location *l, uint64_t v, const struct view
 		model_fail("too many stores: raise MAX_STORES");
 	s = &m->stores[m->nstores++];
 	s->value = v;
-	if (view != NULL)
-		s->view = *view;
-	else
-		memset(&s->view, 0, sizeof(s->view));
-	s->before = l->last;
-	l->last = s;
+	s->view = *view;
+	s->update = false;
+	s->before = NULL;
 	return s;
+}
+
+static void hash_store(struct store *s)
+{
+	s->hash = mix(mix(mix(5, s->value), s->update), view_hash(&s->view));
 }
 
 static struct location *find(uintptr_t a, unsigned size)
@@ -248,29 +263,13 @@ static struct location *location(uintptr_t a, unsigned size)
 		cell_of(b)->location = (uint16_t)(l - m->locations + 1);
 	l->live = true;
 	l->newest = 0;
-	l->last = NULL;
-	new_store(l, memory_at(a, size), NULL)->hash = mix(3, memory_at(a, size));
+	l->last = new_store(memory_at(a, size), &(struct view){ 0 });
+	hash_store(l->last);
 	for (int t = 0; t < m->nthreads; t++)
 		m->threads[t].cur.ts[l - m->locations] = m->threads[t].rel.ts[l - m->locations] =
 		    m->threads[t].acq.ts[l - m->locations] = 0;
 	m->sc.ts[l - m->locations] = 0;
 	return l;
-}
-
-/* Appends a store by the current thread, which hands on `view`. */
-static void append(struct location *l, uint64_t v, const struct view *view)
-{
-	unsigned i = (unsigned)(l - m->locations);
-	struct store *s;
-
-	l->newest++;
-	self()->cur.ts[i] = l->newest;
-	s = new_store(l, v, view);
-	s->view.ts[i] = l->newest;
-	s->hash = mix(mix(5, v), view_hash(&s->view));
-	memcpy((void *)l->address, &v, l->size);
-	for (uintptr_t a = l->address; a < l->address + l->size; a += CELL_BYTES)
-		cell_of(a)->stored[m->current] = l->newest;
 }
 
 static struct store *store_at(struct location *l, uint16_t ts)
@@ -280,6 +279,66 @@ static struct store *store_at(struct location *l, uint16_t ts)
 	for (uint16_t i = l->newest; i > ts; i--)
 		s = s->before;
 	return s;
+}
+
+static bool later(uint16_t *ts, uint16_t from)
+{
+	*ts += *ts >= from;
+	return *ts > from;
+}
+
+/* Makes room at `from`: whoever knows one of the stores from there on knows it still. */
+static void shift(struct location *l, uint16_t from)
+{
+	size_t i = (size_t)(l - m->locations);
+
+	for (int t = 0; t < m->nthreads; t++) {
+		later(&m->threads[t].cur.ts[i], from);
+		later(&m->threads[t].rel.ts[i], from);
+		later(&m->threads[t].acq.ts[i], from);
+	}
+	later(&m->sc.ts[i], from);
+	for (unsigned s = 0; s < m->nstores; s++)
+		if (later(&m->stores[s].view.ts[i], from))
+			hash_store(&m->stores[s]);
+	for (unsigned o = 0; o < m->nobjects; o++)
+		if (later(&m->objects[o].view.ts[i], from))
+			m->objects[o].hash = view_hash(&m->objects[o].view);
+	for (uintptr_t a = l->address; a < l->address + l->size; a += CELL_BYTES)
+		for (int t = 0; t < m->nthreads; t++)
+			later(&cell_of(a)->stored[t], from);
+}
+
+/* A store by the current thread, at that place, which hands on `view`. */
+static void insert(struct location *l, uint16_t ts, uint64_t v, const struct view *view,
+    bool update)
+{
+	unsigned i = (unsigned)(l - m->locations);
+	struct store *s = new_store(v, view);
+
+	if (ts > l->newest) {
+		s->before = l->last;
+		l->last = s;
+		memcpy((void *)l->address, &v, l->size);
+	} else {
+		struct store *next = store_at(l, ts);
+
+		s->before = next->before;
+		next->before = s;
+		shift(l, ts);
+	}
+	l->newest++;
+	s->update = update;
+	s->view.ts[i] = ts;
+	hash_store(s);
+	self()->cur.ts[i] = ts;
+	for (uintptr_t a = l->address; a < l->address + l->size; a += CELL_BYTES)
+		cell_of(a)->stored[m->current] = ts;
+}
+
+static void append(struct location *l, uint64_t v, const struct view *view, bool update)
+{
+	insert(l, (uint16_t)(l->newest + 1), v, view, update);
 }
 
 /* How many older stores than the newest may the current thread read? */
@@ -294,15 +353,34 @@ static void spend_stale(void)
 		m->left.stale--;
 }
 
-/* Reads the store that is `age` before the newest. */
-static uint64_t read_store(struct location *l, int age, bool acquire)
+/* Is there room behind that store? Not if a read-modify-write has read it. */
+static bool has_room(struct location *l, uint16_t ts)
+{
+	return ts == l->newest || !store_at(l, (uint16_t)(ts + 1))->update;
+}
+
+/*
+ * Where the next store by the current thread takes effect: picks one of the stores
+ * behind which it may, the newest first. It comes after each that the thread knows.
+ */
+static uint16_t pick_place(struct location *l)
+{
+	uint16_t places[MAX_PLACES];
+	int n = 0;
+
+	for (int age = 0; age <= stale_stores(l) && n < MAX_PLACES; age++)
+		if (has_room(l, (uint16_t)(l->newest - age)))
+			places[n++] = (uint16_t)(l->newest - age);
+	return places[pick(n)];
+}
+
+static uint64_t read_store(struct location *l, uint16_t ts, bool acquire)
 {
 	struct thread *t = self();
-	uint16_t ts = (uint16_t)(l->newest - age);
 	struct store *s = store_at(l, ts);
 	unsigned i = (unsigned)(l - m->locations);
 
-	if (age != 0)
+	if (ts != l->newest)
 		spend_stale();
 	t->last_load = (uint16_t)i;
 	if (t->cur.ts[i] < ts)
@@ -325,7 +403,7 @@ uint64_t load(uintptr_t a, unsigned size, bool acquire, void *pc)
 	l = location(a, size);
 	check_atomic(a, size, false, pc);
 	age = pick(1 + stale_stores(l));
-	v = read_store(l, age, acquire);
+	v = read_store(l, (uint16_t)(l->newest - age), acquire);
 	note(v);
 	trace(age == 0 ? "load" : "load stale", a, v, pc);
 	return v;
@@ -334,20 +412,26 @@ uint64_t load(uintptr_t a, unsigned size, bool acquire, void *pc)
 /* The newest value, as the kernel sees it on behalf of the thread. */
 uint64_t newest(uintptr_t a, unsigned size)
 {
-	return read_store(location(a, size), 0, false);
+	struct location *l = location(a, size);
+
+	return read_store(l, l->newest, false);
 }
 
 void store(uintptr_t a, unsigned size, uint64_t v, bool release, void *pc)
 {
 	struct location *l;
+	uint16_t place;
 
 	point();
 	l = location(a, size);
 	check_atomic(a, size, true, pc);
-	append(l, v, release ? &self()->cur : &self()->rel);
+	place = pick_place(l);
+	trace(place == l->newest ? "store" : "store earlier", a, v, pc);
+	if (place != l->newest)
+		spend_stale();
+	insert(l, (uint16_t)(place + 1), v, release ? &self()->cur : &self()->rel, false);
 	tick(self());
 	note(2);
-	trace("store", a, v, pc);
 }
 
 static uint64_t combine(enum rmw op, uint64_t old, uint64_t v, unsigned size)
@@ -364,53 +448,58 @@ static uint64_t combine(enum rmw op, uint64_t old, uint64_t v, unsigned size)
 }
 
 /* A read-modify-write goes on with the release sequence of the store that it reads. */
-static void replace(struct location *l, uint64_t v)
+static void replace(struct location *l, uint16_t ts, uint64_t v)
 {
 	struct view view = self()->rel;
 
-	view_join(&view, &l->last->view);
-	append(l, v, &view);
+	read_store(l, ts, false);
+	view_join(&view, &store_at(l, ts)->view);
+	insert(l, (uint16_t)(ts + 1), v, &view, true);
+	tick(self());
 }
 
 uint64_t rmw(uintptr_t a, unsigned size, enum rmw op, uint64_t v, void *pc)
 {
 	struct location *l;
 	uint64_t old;
+	uint16_t ts;
 
 	point();
 	l = location(a, size);
 	check_atomic(a, size, true, pc);
-	old = read_store(l, 0, false);
-	replace(l, combine(op, old, v, size));
-	tick(self());
+	ts = pick_place(l);
+	old = store_at(l, ts)->value;
+	v = combine(op, old, v, size);
+	trace(ts == l->newest ? "read-modify-write" : "r-m-w of stale", a, v, pc);
+	replace(l, ts, v);
 	note(old);
-	trace("read-modify-write", a, l->last->value, pc);
 	return old;
 }
 
-/* Relaxed. Fails as a load does: on any store that it may read and that differs. */
+/* Relaxed. It reads any store that it may, and fails on those that differ. */
 bool cas(uintptr_t a, unsigned size, uint64_t *expected, uint64_t v, void *pc)
 {
 	struct location *l;
-	int ages[64], n = 0, age;
+	uint16_t may_read[MAX_PLACES], ts;
+	int n = 0;
 
 	point();
 	l = location(a, size);
 	check_atomic(a, size, false, pc);
-	for (age = 0; age <= stale_stores(l) && n < 64; age++)
-		if (age == 0 || store_at(l, (uint16_t)(l->newest - age))->value != *expected)
-			ages[n++] = age;
-	age = ages[pick(n)];
-	if (age == 0 && l->last->value == *expected) {
+	for (int age = 0; age <= stale_stores(l) && n < MAX_PLACES; age++) {
+		ts = (uint16_t)(l->newest - age);
+		if (store_at(l, ts)->value != *expected || has_room(l, ts))
+			may_read[n++] = ts;
+	}
+	ts = may_read[pick(n)];
+	if (store_at(l, ts)->value == *expected) {
 		check_atomic(a, size, true, pc);
-		read_store(l, 0, false);
-		replace(l, v);
-		tick(self());
+		trace(ts == l->newest ? "swap" : "swap stale", a, v, pc);
+		replace(l, ts, v);
 		note(1);
-		trace("swap", a, v, pc);
 		return true;
 	}
-	*expected = read_store(l, age, false);
+	*expected = read_store(l, ts, false);
 	note(mix(11, *expected));
 	trace("swap fails", a, *expected, pc);
 	return false;
@@ -431,15 +520,15 @@ bool cas_two(uintptr_t a, const uint64_t old[2], const uint64_t v[2], void *pc)
 	if (equal && (stale_stores(l[0]) + stale_stores(l[1]) == 0 || pick(2) == 0)) {
 		struct view view = self()->rel;
 
-		read_store(l[0], 0, false);
-		read_store(l[1], 0, false);
+		read_store(l[0], l[0]->newest, false);
+		read_store(l[1], l[1]->newest, false);
 		view_join(&view, &l[0]->last->view);
 		view_join(&view, &l[1]->last->view);
 		/* One store of 16 bytes: who sees one half of it sees the other. */
 		for (int i = 0; i < 2; i++)
 			view.ts[l[i] - m->locations] = (uint16_t)(l[i]->newest + 1);
-		append(l[0], v[0], &view);
-		append(l[1], v[1], &view);
+		append(l[0], v[0], &view, true);
+		append(l[1], v[1], &view, true);
 		tick(self());
 		note(1);
 		trace("swap two", a, v[0], pc);
@@ -506,7 +595,7 @@ static void settle_cell(uintptr_t a)
 
 	/* What a thread has in its own stack follows from what it has seen. */
 	if (!in_stack_of(a, m->current))
-		content = mix(a, memory_at(a, CELL_BYTES));
+		content = mix(spread(a), memory_at(a, CELL_BYTES));
 	m->memory_hash += content - c->content;
 	c->content = content;
 	if (c->location != 0) {
@@ -515,7 +604,7 @@ static void settle_cell(uintptr_t a)
 
 		/* A plain store to a word that others load atomically. */
 		if (a == l->address || v != l->last->value)
-			append(l, v, &self()->rel);
+			append(l, v, &self()->rel, false);
 	}
 }
 
@@ -529,7 +618,7 @@ void settle_plain(void)
 		settle_cell(a);
 }
 
-void plain(uintptr_t a, size_t size, bool write, void *pc)
+static void plain_access(uintptr_t a, size_t size, bool write, bool free, void *pc)
 {
 	settle_plain();
 	if (!checked(a))
@@ -541,7 +630,7 @@ void plain(uintptr_t a, size_t size, bool write, void *pc)
 
 		if (c->freed)
 			model_fail("use after free: %#lx in %s", (unsigned long)b, symbol_of(pc));
-		check_plain(c, from, to, b, write, pc);
+		check_plain(c, from, to, b, write, free, pc);
 	}
 	if (write) {
 		m->pending.address = a;
@@ -549,10 +638,15 @@ void plain(uintptr_t a, size_t size, bool write, void *pc)
 	}
 }
 
+void plain(uintptr_t a, size_t size, bool write, void *pc)
+{
+	plain_access(a, size, write, false, pc);
+}
+
 /* To free is to write: nobody else may still be using it. */
 void freed(uintptr_t a, size_t size, void *pc)
 {
-	plain(a, size, true, pc);
+	plain_access(a, size, true, true, pc);
 	settle_plain();
 	for (uintptr_t b = a; b < a + size; b += CELL_BYTES) {
 		struct cell *c = cell_of(b);

@@ -228,6 +228,23 @@ void model_fail(const char *what, ...)
 	_longjmp(m->driver, 3);
 }
 
+void expect(unsigned outcomes)
+{
+	m->expected = outcomes;
+}
+
+void outcome(unsigned i)
+{
+	if ((m->expected & 1U << i) == 0)
+		model_fail("it comes to outcome %u", i);
+	m->met |= 1U << i;
+}
+
+void expect_race(unsigned i)
+{
+	m->race_is = m->expected & 1U << i;
+}
+
 /* What a missing order does to pointers. */
 static void crashed(int signal)
 {
@@ -252,6 +269,7 @@ static void execute(void)
 	memory_reset();
 	threads_reset();
 	m->left = m->bounds;
+	m->race_is = 0;
 	m->at = 0;
 	m->replay = m->tracing ? SIZE_MAX : m->depth;
 	if (_setjmp(m->driver) == 0)
@@ -275,10 +293,10 @@ static void show(void)
 	m->failed = true;
 }
 
-enum outcome { COMPLETE, CUT_SHORT, FAILED };
+enum end { COMPLETE, CUT_SHORT, FAILED };
 
 /* All executions within the bounds, unless the time is over; no deadline: 0. */
-static enum outcome search(const struct bounds *bounds, double deadline)
+static enum end search(const struct bounds *bounds, double deadline)
 {
 	m->bounds = *bounds;
 	m->depth = 0;
@@ -319,30 +337,36 @@ static bool explore(const struct scenario *s, struct bounds bounds, const struct
 {
 	double start = seconds();
 	struct bounds done = bounds;
-	enum outcome outcome;
+	unsigned missed = 0;
+	enum end end;
 
 	m->scenario = s;
 	m->executions = m->states = 0;
-	outcome = search(&bounds, 0);
-	while (outcome == COMPLETE && widen(&bounds, last)) {
-		outcome = search(&bounds, limit != 0 ? start + limit : 0);
-		if (outcome == COMPLETE)
+	m->expected = m->met = 0;
+	end = search(&bounds, 0);
+	while (end == COMPLETE && widen(&bounds, last)) {
+		end = search(&bounds, limit != 0 ? start + limit : 0);
+		if (end == COMPLETE)
 			done = bounds;
 	}
+	if (end == COMPLETE)
+		missed = m->expected & ~m->met;
 
 	printf("%-64s %9lu executions %9lu states %7.1f s  ", s->name,
 	    (unsigned long)m->executions, (unsigned long)m->states, seconds() - start);
-	if (outcome == FAILED) {
+	if (end == FAILED) {
 		printf("FAILED\n");
 		show();
-	} else if (outcome == CUT_SHORT) {
+	} else if (missed != 0) {
+		printf("FAILED\n    never comes to outcome %d\n", __builtin_ctz(missed));
+	} else if (end == CUT_SHORT) {
 		printf("ok to %d,%d,%d of %d,%d,%d\n", done.preemptions, done.stale, done.spurious,
 		    last->preemptions, last->stale, last->spurious);
 	} else {
 		printf("ok\n");
 	}
 	fflush(stdout);
-	return outcome != FAILED;
+	return end != FAILED && missed == 0;
 }
 
 static bool wanted(const char *name, char **names)
@@ -364,7 +388,7 @@ static void usage(void)
 
 static const struct scenario *const all[] = {
 	workq_scenarios, sleepers_scenarios, cleanup_scenarios, shared_scenarios, workers_scenarios,
-	shutdown_scenarios, pool_scenarios
+	shutdown_scenarios, pool_scenarios, litmus_scenarios
 };
 
 int main(int argc, char **argv)

@@ -35,8 +35,9 @@ static uint64_t thread_state(const struct thread *t)
 {
 	uint64_t h = mix((uint64_t)(t - m->threads), t->hash);
 
+	/* Who joins it will know what it knew. */
 	if (t->status == ENDED)
-		return mix((uint64_t)(t - m->threads), 99);
+		return mix(mix((uint64_t)(t - m->threads), 99), t->joined ? 0 : view_hash(&t->cur));
 	h = mix(h, (uint64_t)t->status << 32 | (uint64_t)t->what << 16 |
 	    (uint64_t)t->signalled << 1 | (uint64_t)t->yielded);
 	h = mix(h, t->where);
