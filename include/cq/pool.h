@@ -36,7 +36,7 @@
  * It may return with work left, if that was signalled or cq_run_more said it.
  * It may be called when nothing is left, as others were faster. It may call everything of the
  * pool's and of other pools', but not wait for its own pool: EDEADLK. It returns on the
- * thread that called it. On a managed worker it may end its thread, once (pthread_exit, a
+ * thread that called it. On a managed worker it may end its thread (pthread_exit, a
  * cancellation): the piece in hand goes to `lost`, and the worker is replaced. Elsewhere,
  * and by an exception or a longjmp, nothing may leave it.
  *
