@@ -437,6 +437,7 @@ static int wait_for_runs(cq_task_t *t, uint64_t deadline)
 int cq_task_close(cq_task_t *t, uint64_t deadline)
 {
 	cq_pool_t *p = t->pool;
+	bool owners = by_owner(t);
 	uint64_t word = cq_u64_load_relaxed(&t->word);
 
 	if (cq_pool_is_current(p) || cq_pool_forking(p))
@@ -456,7 +457,7 @@ int cq_task_close(cq_task_t *t, uint64_t deadline)
 	/* Pairs with the release in begin_popped: who took it off the stack has done so. Without it
 	   that pop could still write into the record of a new task. */
 	cq_fence_acquire();
-	if ((word & TASK_IN) == 0 || by_owner(t))
+	if ((word & TASK_IN) == 0 || owners)
 		cq_task_free(t);
 	return 0;
 }
