@@ -922,6 +922,9 @@ Test(pool, work_with_a_deadline_that_has_passed_runs_what_waits)
 	fake_advance(&park, 10);
 	cr_assert_eq(cq_pool_work(pool, NULL, 0), ETIMEDOUT);
 	cr_assert_eq(signal_jobs(&a, 3), 0);
+	alloc.fail_in = 1;
+	cr_assert_eq(cq_pool_work(pool, NULL, 5), ENOMEM);
+	cr_assert_eq(a.done, 0);
 	cr_assert_eq(cq_pool_work(pool, NULL, 5), ETIMEDOUT);
 	cr_assert_eq(a.done, 3);
 	cr_assert_eq(cq_pool_work(pool, NULL, 0), ETIMEDOUT);

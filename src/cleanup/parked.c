@@ -46,13 +46,9 @@ int cq_parked_init(cq_parked_t *set, const cq_park_ops_t *ops)
 	return pthread_mutex_init(&set->lock, NULL);
 }
 
-int cq_parked_destroy(cq_parked_t *set)
+void cq_parked_destroy(cq_parked_t *set)
 {
-	if (set == NULL)
-		return EINVAL;
-	if (cq_u32_load_relaxed(&set->asleep) != 0)
-		return EBUSY;
-	return pthread_mutex_destroy(&set->lock);
+	pthread_mutex_destroy(&set->lock);
 }
 
 void cq_parked_sleeper_init(cq_parked_sleeper_t *s, void *host)

@@ -39,7 +39,7 @@ typedef enum cq_parked_result {
 typedef bool cq_parked_look_fn(void *arg);
 
 int cq_parked_init(cq_parked_t *set, const cq_park_ops_t *ops);
-int cq_parked_destroy(cq_parked_t *set);
+void cq_parked_destroy(cq_parked_t *set);
 void cq_parked_sleeper_init(cq_parked_sleeper_t *sleeper, void *host);
 cq_parked_result_t cq_parked_sleep(cq_parked_t *set, cq_parked_sleeper_t *sleeper,
     cq_parked_look_fn *look, void *arg, uint64_t deadline);

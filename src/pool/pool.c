@@ -20,10 +20,9 @@
 /* A quarter of the CPUs, as in Go: background work is to keep up, not to take over. */
 static uint32_t default_max(uint32_t min)
 {
-	uint32_t quarter = cq_processors() / 4, max = quarter < 1 ? 1 : quarter;
+	uint32_t quarter = cq_processors() / 4;
+	uint32_t max = quarter < 1 ? 1 : quarter > CQ_WORKERS_MAX ? CQ_WORKERS_MAX : quarter;
 
-	if (max > CQ_WORKERS_MAX)
-		max = CQ_WORKERS_MAX;
 	return max < min ? min : max;
 }
 
