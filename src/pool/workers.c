@@ -288,11 +288,11 @@ int cq_workers_make_min(cq_pool_t *p)
 
 	/* No more attempts: one that worker_start refuses may be gone before the next is made. */
 	while (err == 0 && attempts < min && counts_made(counts) < min) {
-		if (!cq_u64_cas_relaxed(&p->counts, &counts, counts + ONE_MORE))
-			continue;
-		err = make(p, counts + ONE_MORE, ONE_MORE);
-		attempts++;
-		counts = cq_u64_load_relaxed(&p->counts);
+		if (cq_u64_cas_relaxed(&p->counts, &counts, counts + ONE_MORE)) {
+			err = make(p, counts + ONE_MORE, ONE_MORE);
+			attempts++;
+			counts = cq_u64_load_relaxed(&p->counts);
+		}
 	}
 	return err;
 }
