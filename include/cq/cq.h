@@ -5,7 +5,10 @@
  *   cq/park.h      how one thread parks and is unparked; the clock of deadlines
  *   cq/workq.h     layer 1, the work queue
  *   cq/sleepers.h  layer 2, the sleeper set (knows nothing of layer 1)
- *   cq/cleanup.h   layer 3, the cleanup queue, made of the two
+ *   cq/pool.h      layer 3, the worker pool: runs tasks on workers that come and go
+ *   cq/cleanup.h   layer 4, the cleanup queue, one task of a pool
+ *   cq/producer.h  who puts callbacks into a cleanup queue
+ *   cq/fork.h, cq/stats.h
  */
 #ifndef CQ_CQ_H
 #define CQ_CQ_H
@@ -15,6 +18,7 @@
 #include <cq/fork.h>
 #include <cq/park.h>
 #include <cq/pool.h>
+#include <cq/producer.h>
 #include <cq/sleepers.h>
 #include <cq/stats.h>
 #include <cq/workq.h>

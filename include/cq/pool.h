@@ -130,11 +130,10 @@ typedef struct cq_task_ops {
 	    the task's own as they were at the fork, no call of the library but signal). NULL: nothing
 	    is done. */
 	void (*lost)(void *arg, void *piece);
-	/** For those who wait for work to be done: no worker could be made and none lives, or the last
-	    thread of the host's has left a hosted pool, while tasks wait. (A signal into a hosted pool
-	    that nobody serves tells nobody: who waits asks cq_pool_wake first.) Called before the signal
-	    that met it returns, with a lock of the pool's held, so it may take only locks under
-	    which the pool is never called: wake, and return. */
+	/** For those who wait for work to be done: no worker could be made and none lives; or nobody serves a
+	    hosted pool, as the last thread of the host's leaves it while tasks wait, or the task is signalled.
+	    Called before the signal that met it returns, with a lock of the pool's held, so it may take
+	    only locks under which the pool is never called: wake, and return. */
 	void (*stalled)(void *arg);
 } cq_task_ops_t;
 
@@ -215,6 +214,12 @@ CQ_API int cq_task_close(cq_task_t *task, uint64_t deadline);
 
 /** Is the calling thread within a run of it? */
 CQ_API bool cq_task_is_current(const cq_task_t *task);
+
+/** Is it within a run of any of the pool's tasks? Whoever waits for one then waits for itself: EDEADLK. */
+CQ_API bool cq_pool_is_current(const cq_pool_t *pool);
+
+/** The pool's park table, for those who wait for its tasks: its clock is that of their deadlines. */
+CQ_API const cq_park_ops_t *cq_pool_park(const cq_pool_t *pool);
 
 /** Runs up to `pieces` pieces of this task in the caller, within its limit, also from within a run.
     Returns how many; none of a task that is closed. */

@@ -7,6 +7,11 @@
 /* Its address is another for each thread, and the same in a forked child. */
 static __thread char mark;
 
+const void *cq_thread_mark(void)
+{
+	return &mark;
+}
+
 bool cq_fork_is_mine(const struct cq_fork *f)
 {
 	/* Who is not in a fork never reads its own mark here, whatever else it reads. */

@@ -18,6 +18,9 @@ struct cq_fork {
 
 enum fork_end { FORK_GOES_ON, FORK_IN_PARENT, FORK_IN_CHILD };
 
+/* The calling thread's own address, which it keeps in a forked child. */
+const void *cq_thread_mark(void);
+
 /* Is the calling thread between prepare and its end? */
 bool cq_fork_is_mine(const struct cq_fork *f);
 

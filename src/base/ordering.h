@@ -25,6 +25,9 @@ static inline void cq_fence_full(void) { ck_pr_fence_memory(); }
 static inline void cq_fence_release(void) { ck_pr_fence_release(); }
 static inline void cq_fence_acquire(void) { ck_pr_fence_acquire(); }
 
+/* Orders nothing but what the compiler makes of it: for what a forked child, or nobody else, reads. */
+static inline void cq_fence_compiler(void) { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
+
 /* A hint to the processor that it is in a spin loop. */
 static inline void cq_stall(void) { ck_pr_stall(); }
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/park.h"
+#include "base/sized.h"
 #include "pool_priv.h"
 #include "processors.h"
 
@@ -92,23 +93,6 @@ static int init(cq_pool_t *p, const cq_pool_config_t *c)
 	return err;
 }
 
-/* Reads a config of `bytes` bytes, whose caller may be of an older or a newer version. */
-static int read_config(cq_pool_config_t *c, const cq_pool_config_t *config, size_t bytes)
-{
-	const unsigned char *byte = (const unsigned char *)config;
-
-	*c = (cq_pool_config_t){ 0 };
-	if (config == NULL)
-		return 0;
-	if (bytes == 0)
-		return EINVAL;
-	for (size_t i = sizeof(*c); i < bytes; i++)
-		if (byte[i] != 0)
-			return E2BIG;
-	memcpy(c, config, bytes < sizeof(*c) ? bytes : sizeof(*c));
-	return 0;
-}
-
 /* Made and on their way to their first look: their worker_start may say no. Not on a host's threads,
    which the caller may have to lend its own. */
 static int wait_for_the_first(cq_pool_t *p)
@@ -137,7 +121,7 @@ static int create(const cq_pool_config_t *config, size_t bytes, cq_pool_t **out)
 	cq_pool_t *p;
 	int err;
 
-	if ((err = read_config(&c, config, bytes)) != 0)
+	if ((err = cq_sized_read(&c, sizeof(c), config, bytes)) != 0)
 		return err;
 	if (out == NULL || !complete(&c))
 		return EINVAL;
@@ -165,6 +149,11 @@ int cq_pool_create_sized(const cq_pool_config_t *config, size_t bytes, cq_pool_t
 
 	errno = saved;
 	return err;
+}
+
+const cq_park_ops_t *cq_pool_park(const cq_pool_t *p)
+{
+	return p->config.park != NULL ? p->config.park : cq_park_default();
 }
 
 /* -------------------------------------------------------------------- destroying */

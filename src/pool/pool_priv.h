@@ -133,11 +133,6 @@ struct cq_pool {
 	struct cq_threads threads;
 };
 
-static inline const cq_park_ops_t *cq_pool_park(const cq_pool_t *p)
-{
-	return p->config.park != NULL ? p->config.park : cq_park_default();
-}
-
 static inline uint64_t cq_pool_now(const cq_pool_t *p)
 {
 	return cq_pool_park(p)->now(cq_pool_park(p)->host);
@@ -174,6 +169,7 @@ bool cq_workers_retire(cq_run_t *worker);
 bool cq_workers_replace(cq_run_t *worker);
 void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err);
 int cq_workers_stall_error(const cq_pool_t *p);
+bool cq_workers_unserved(cq_pool_t *p);
 void cq_workers_nobody_serves(cq_pool_t *p);
 cq_run_t *cq_member_new(cq_pool_t *p);
 void cq_member_join(cq_run_t *m);
@@ -183,7 +179,6 @@ void cq_member_leave(cq_run_t *m);
 cq_run_t *cq_runs(void);	/* those that the thread is inside of, innermost first */
 void cq_run_enter(cq_run_t *run);
 void cq_run_leave(cq_run_t *run);
-bool cq_pool_is_current(const cq_pool_t *p);
 cq_task_t *cq_task_pop(cq_pool_t *p);
 void cq_task_run(cq_run_t *run, cq_task_t *t);
 void cq_task_lose(cq_run_t *run);

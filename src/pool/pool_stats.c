@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include <string.h>
-
+#include "base/sized.h"
 #include "pool_priv.h"
 
 /* With the lock held, or by the thread that forks, which has it. */
@@ -46,9 +45,7 @@ static void take(cq_pool_t *p, cq_pool_stats_t *out)
 void cq_pool_stats_sized(cq_pool_t *p, cq_pool_stats_t *out, size_t bytes)
 {
 	cq_pool_stats_t stats;
-	size_t known = bytes < sizeof(stats) ? bytes : sizeof(stats);
 
 	take(p, &stats);
-	memcpy(out, &stats, known);
-	memset((char *)out + known, 0, bytes - known);
+	cq_sized_write(out, bytes, &stats, sizeof(stats));
 }

@@ -129,7 +129,11 @@ int cq_task_signal(cq_task_t *t)
 {
 	cq_pool_t *p = t->pool;
 
-	if (!mark_signalled(t) || cq_pool_is(p, CQ_POOL_POLLED))
+	if (!mark_signalled(t))
+		return 0;
+	if (t->ops->stalled != NULL && cq_workers_unserved(p))
+		t->ops->stalled(t->arg);
+	if (cq_pool_is(p, CQ_POOL_POLLED))
 		return 0;
 	if (cq_pool_forking(p)) {
 		p->fork_wakes = true;

@@ -140,6 +140,17 @@ int cq_workers_stall_error(const cq_pool_t *p)
 	return failed <= INT_MAX ? (int)failed : EAGAIN;
 }
 
+/* Would a task that was signalled wait for a thread of the host's, of which none is there? */
+bool cq_workers_unserved(cq_pool_t *p)
+{
+	if (makes_workers(p))
+		return false;
+	/* Pairs with the fence in cq_workers_nobody_serves: whoever has left sees the task that was
+	   signalled before, or is seen here to have left. */
+	cq_fence_full();
+	return cq_u32_load_relaxed(&p->serving) == 0;
+}
+
 /* A thread of the host's runs tasks no longer. */
 void cq_workers_nobody_serves(cq_pool_t *p)
 {

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "base/sized.h"
+#include "cleanup_priv.h"
+
+/* With the lock. executed first, so that it is never above queued. */
+static void sum(cq_cleanup_t *q, cq_cleanup_stats_t *out)
+{
+	out->executed = q->executed;
+	for (cq_block_t *b = cq_ptr_load_acquire(&q->all); b != NULL; b = b->all_next)
+		/* Pairs with the release in cq_block_give_up: what has run is seen as queued below. */
+		out->executed += cq_u64_load_acquire(&b->executed);
+	out->queued = q->queued;
+	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
+		out->queued += cq_producer_accepted(p);
+	out->handed_back = q->handed_back;
+	out->flushes = q->flushes;
+	out->producers = q->nproducers;
+}
+
+/* The longest that a published block can have waited: see cq_blocks_push. */
+static uint64_t oldest(const cq_cleanup_t *q)
+{
+	uint64_t now = q->park->now(q->park->host), oldest = 0;
+
+	for (int i = 0; i < 2; i++) {
+		uint64_t since = cq_u64_load_relaxed(&q->waiting[i].since);
+
+		if (cq_workq_units(&q->waiting[i].queue) != 0 && now > since && now - since > oldest)
+			oldest = now - since;
+	}
+	return oldest;
+}
+
+void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t bytes)
+{
+	cq_cleanup_stats_t stats = { 0 };
+
+	cq_cleanup_lock(q);
+	sum(q, &stats);
+	cq_cleanup_unlock(q);
+	stats.blocks_waiting = cq_blocks_waiting(q);
+	stats.blocks_made = cq_u64_load_relaxed(&q->blocks_made);
+	stats.block_bytes = q->block_bytes;
+	stats.oldest_ns = oldest(q);
+	cq_sized_write(out, bytes, &stats, sizeof(stats));
+}
