@@ -129,7 +129,7 @@ static void in_child(cq_cleanup_t *q)
 		q->waiting[i].queue = (cq_workq_t)CQ_WORKQ_INITIALIZER;
 		q->unfinished[i] = 0;
 	}
-	q->free.head = NULL;
+	cq_stack_clear(&q->free);
 	cq_stack_fork_child(&q->free);
 	q->page = q->epoch = 0;
 	q->running = q->draining = 0;

@@ -193,7 +193,7 @@ int cq_producer_open(cq_producer_t *p, bool fetch)
 	b->fn = p->fn;
 	cq_u64_store_relaxed(&p->base, p->total);
 	cq_ptr_store_relaxed(&p->write, cq_producer_slot(p, b, 0));
-	/* A fork between this store and the next copies a block that answers for nothing, and a write of its own. */
+	/* Pairs with the copy that a fork takes: a child that has the block has a write within it. */
 	cq_ptr_store_release(&p->block, b);
 	/* Pairs with the acquire of `state` in look (collect.c): block, base and write are those of this seq.
 	   Without it a collector could take the callbacks of the last block for this one's. */

@@ -153,7 +153,7 @@ int cq_pool_create_sized(const cq_pool_config_t *config, size_t bytes, cq_pool_t
 
 const cq_park_ops_t *cq_pool_park(const cq_pool_t *p)
 {
-	return p->config.park != NULL ? p->config.park : cq_park_default();
+	return cq_pool_park_ops(p);
 }
 
 /* -------------------------------------------------------------------- destroying */
@@ -161,7 +161,7 @@ const cq_park_ops_t *cq_pool_park(const cq_pool_t *p)
 /* Until no worker is left, or the deadline. The last one wakes by the permit alone: see workers.c. */
 static int wait_for_workers(cq_pool_t *p, uint64_t deadline)
 {
-	const cq_park_ops_t *park = cq_pool_park(p);
+	const cq_park_ops_t *park = cq_pool_park_ops(p);
 	cq_parker_t me = { 0 };
 	bool waits;
 
