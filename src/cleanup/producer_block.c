@@ -293,12 +293,14 @@ static void write_one(cq_producer_t *p, cq_callback_fn *fn, void *arg)
 
 	if (p->fn != NULL) {
 		cq_ptr_store_relaxed(arg_slot, arg);
-		cq_ptr_store_release(&p->write, arg_slot + 1); /* pairs as that in shown (producer.c) */
+		slot = (void *)(arg_slot + 1);
 	} else {
 		cq_ptr_store_relaxed(&slot->arg, arg);
 		cq_ptr_store_relaxed(&slot->fn, fn);
-		cq_ptr_store_release(&p->write, slot + 1); /* likewise; its half of the pair is there */
+		slot++;
 	}
+	/* Pairs with the acquire of write in look (collect.c), as that in shown (producer.c). */
+	cq_ptr_store_release(&p->write, slot);
 	CQ_POINT("producer.stored");
 }
 
