@@ -24,13 +24,11 @@
 static void prepare(cq_cleanup_t *q)
 {
 	pthread_mutex_lock(&q->lock);
-	cq_sleepers_fork(&q->drains, CQ_FORK_PREPARE);
 	cq_fork_begun(&q->fork);
 }
 
-static void unlock(cq_cleanup_t *q, cq_fork_phase_t phase)
+static void unlock(cq_cleanup_t *q)
 {
-	cq_sleepers_fork(&q->drains, phase);
 	/* Unlocked, not made anew: so tools that watch locks follow. */
 	pthread_mutex_unlock(&q->lock);
 }
@@ -139,7 +137,7 @@ static void in_child(cq_cleanup_t *q)
 	q->shutting_down = false;
 	q->fork = (struct cq_fork){ 0 };
 	q->fork_wakes = false;
-	unlock(q, CQ_FORK_CHILD);
+	unlock(q);
 }
 
 static cq_cleanup_t *queue_of(struct cq_fork_client *client)
@@ -158,8 +156,14 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 		in_child(q);
 	} else {
 		cq_fork_ended(&q->fork);
-		unlock(q, phase);
+		unlock(q);
 	}
+}
+
+/* A pool that has stalled wakes drains with its own lock held, which is therefore taken before that of drains. */
+static void fork_inner_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
+{
+	cq_sleepers_fork(&queue_of(client)->drains, phase);
 }
 
 static void fork_make_up(struct cq_fork_client *client)
@@ -172,4 +176,4 @@ static void fork_make_up(struct cq_fork_client *client)
 		cq_drains_wake(q);
 }
 
-const struct cq_fork_ops cq_cleanup_fork_ops = { fork_phase, fork_make_up };
+const struct cq_fork_ops cq_cleanup_fork_ops = { fork_phase, fork_inner_phase, fork_make_up };

@@ -12,7 +12,7 @@
  *   cleanup.c          create, destroy, trim
  *
  * Locks, in the order in which they may be held together:
- *   that of base/atfork.c -> lock -> that of drains -> those of the pool -> those of parking
+ *   that of base/atfork.c -> lock -> those of the pool -> that of drains -> those of parking
  * None is held while user code runs, but for the allocator's.
  */
 #ifndef CQ_CLEANUP_PRIV_H
