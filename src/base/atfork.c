@@ -19,13 +19,6 @@ static struct {
 	uint32_t registered;	/* 0, REGISTERED, or the id of the process that is about to */
 } all = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-static void inner_phase(cq_fork_phase_t phase)
-{
-	for (struct cq_fork_client *c = all.oldest; c != NULL; c = c->newer)
-		if (c->ops->inner_phase != NULL)
-			c->ops->inner_phase(c, phase);
-}
-
 static void prepare_all(void)
 {
 	if (!cq_fork_begins(&all.fork))
@@ -34,19 +27,19 @@ static void prepare_all(void)
 	cq_fork_begun(&all.fork);
 	for (struct cq_fork_client *c = all.newest; c != NULL; c = c->older)
 		c->ops->phase(c, CQ_FORK_PREPARE);
-	inner_phase(CQ_FORK_PREPARE);
+	for (struct cq_fork_client *c = all.newest; c != NULL; c = c->older)
+		if (c->ops->prepare_last != NULL)
+			c->ops->prepare_last(c);
 }
 
 static void end_all(bool child)
 {
 	enum fork_end end = cq_fork_ends(&all.fork, child);
-	cq_fork_phase_t phase = end == FORK_IN_CHILD ? CQ_FORK_CHILD : CQ_FORK_PARENT;
 
 	if (end == FORK_GOES_ON)
 		return;
-	inner_phase(phase);
 	for (struct cq_fork_client *c = all.oldest; c != NULL; c = c->newer)
-		c->ops->phase(c, phase);
+		c->ops->phase(c, end == FORK_IN_CHILD ? CQ_FORK_CHILD : CQ_FORK_PARENT);
 	/* When all are unlocked: what makes a worker of one may call another. */
 	for (struct cq_fork_client *c = all.oldest; c != NULL; c = c->newer)
 		c->ops->make_up(c);

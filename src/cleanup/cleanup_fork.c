@@ -22,14 +22,10 @@
 #include "cleanup_priv.h"
 #include "workq/stack.h"
 
-static void prepare(cq_cleanup_t *q)
-{
-	pthread_mutex_lock(&q->lock);
-	cq_fork_begun(&q->fork);
-}
 
-static void unlock(cq_cleanup_t *q)
+static void unlock(cq_cleanup_t *q, cq_fork_phase_t phase)
 {
+	cq_sleepers_fork(&q->drains, phase);
 	/* Unlocked, not made anew: so tools that watch locks follow. */
 	pthread_mutex_unlock(&q->lock);
 }
@@ -149,7 +145,7 @@ static void in_child(cq_cleanup_t *q)
 	q->executed = sums.queued - sums.open - sums.published - q->handed_back;
 	q->fork = (struct cq_fork){ 0 };
 	q->fork_wakes = false;
-	unlock(q);
+	unlock(q, CQ_FORK_CHILD);
 }
 
 static cq_cleanup_t *queue_of(struct cq_fork_client *client)
@@ -163,19 +159,22 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 	cq_cleanup_t *q = queue_of(client);
 
 	if (phase == CQ_FORK_PREPARE) {
-		prepare(q);
+		pthread_mutex_lock(&q->lock);
 	} else if (phase == CQ_FORK_CHILD) {
 		in_child(q);
 	} else {
 		cq_fork_ended(&q->fork);
-		unlock(q);
+		unlock(q, phase);
 	}
 }
 
-/* A pool that has stalled wakes drains with its own lock held, which is therefore taken before that of drains. */
-static void fork_inner_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
+/* The pool calls `stalled`, which wakes drains, with its lock held: so theirs comes after it. */
+static void fork_prepare_last(struct cq_fork_client *client)
 {
-	cq_sleepers_fork(&queue_of(client)->drains, phase);
+	cq_cleanup_t *q = queue_of(client);
+
+	cq_sleepers_fork(&q->drains, CQ_FORK_PREPARE);
+	cq_fork_begun(&q->fork);
 }
 
 static void fork_make_up(struct cq_fork_client *client)
@@ -188,4 +187,4 @@ static void fork_make_up(struct cq_fork_client *client)
 		cq_drains_wake(q);
 }
 
-const struct cq_fork_ops cq_cleanup_fork_ops = { fork_phase, fork_inner_phase, fork_make_up };
+const struct cq_fork_ops cq_cleanup_fork_ops = { fork_phase, fork_prepare_last, fork_make_up };
