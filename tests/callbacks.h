@@ -54,6 +54,12 @@ static MAY_BE_UNUSED bool each_once(unsigned n)
 	return runs == n;
 }
 
+static MAY_BE_UNUSED void forget_callbacks(void)
+{
+	memset(ran, 0, sizeof(ran));
+	runs = given_back = 0;
+}
+
 /* By a producer of either kind; one with a function has run_it. */
 static MAY_BE_UNUSED int try_put(cq_producer_t *to, unsigned i)
 {
@@ -150,8 +156,7 @@ static MAY_BE_UNUSED void finish(unsigned n)
 	q = NULL;
 	CHECK(mem.live_bytes == 0);
 	CHECK(each_once(n));
-	memset(ran, 0, sizeof(ran));
-	runs = given_back = 0;
+	forget_callbacks();
 }
 
 #endif /* CQ_TESTS_CALLBACKS_H */
