@@ -35,17 +35,18 @@ static unsigned take(struct binding *b)
 	return i;
 }
 
-void binding_start(void *binding)
+int binding_start(void *binding)
 {
 	struct binding *b = binding;
 	cpu_set_t set;
 
 	mine = take(b);
 	if (mine >= b->n)
-		return;
+		return 0;
 	CPU_ZERO(&set);
 	CPU_SET(b->processor[mine], &set);
 	sched_setaffinity(0, sizeof(set), &set); /* 0: this thread */
+	return 0;
 }
 
 void binding_end(void *binding)

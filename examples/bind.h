@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Workers that are bound to a processor each, by worker_start and worker_end of the queue's
+ * Workers that are bound to a processor each, by worker_start and worker_end of the pool's
  * config. Measure first (make bench: cq_bind). A bound worker keeps its caches, but can't
  * go where there is room: on the processor of a producer that goes on it waits for its
  * time slice, and a flush wakes the newest sleeper, wherever that is bound. What a
@@ -8,10 +8,11 @@
  *
  *     static struct binding binding;
  *     unsigned processors = binding_init(&binding);
- *     cq_cleanup_config_t config = {
- *             .max_workers = processors, .host = &binding,
+ *     cq_pool_config_t pool = {
+ *             .workers_max = processors, .host = &binding,
  *             .worker_start = binding_start, .worker_end = binding_end,
  *     };
+ *     cq_cleanup_config_t config = { .pool_config = &pool };
  */
 #ifndef BIND_H
 #define BIND_H
@@ -34,9 +35,10 @@ unsigned binding_init(struct binding *binding);
 /*
  * worker_start: binds the calling thread to a processor that no other worker has. It stays
  * where it was when none is left, as for a moment when one worker is made while
- * another is in its worker_end, or when the system says no.
+ * another is in its worker_end, or when the system says no. 0 always: an error would say
+ * that the worker can't be had.
  */
-void binding_start(void *binding);
+int binding_start(void *binding);
 
 /* worker_end: another may have its processor. */
 void binding_end(void *binding);

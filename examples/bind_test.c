@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include <cq/cleanup.h>
+#include <cq/cq.h>
 
 #include "bind.h"
 
@@ -48,10 +48,10 @@ static void enqueue_all(cq_cleanup_t *q)
 {
 	cq_producer_t *p;
 
-	if (cq_producer_attach(q, &p) != 0)
+	if (cq_producer_attach(q, look, &p) != 0)
 		return;
 	for (int i = 0; i < ROUNDS; i++) {
-		if (cq_producer_enqueue(p, look, NULL) != 0)
+		if (cq_producer_put(p, NULL) != 0)
 			break;
 		cq_producer_flush(p);
 	}
@@ -60,10 +60,11 @@ static void enqueue_all(cq_cleanup_t *q)
 
 int main(void)
 {
-	cq_cleanup_config_t config = {
-		.max_workers = binding_init(&binding), .idle_ns = CQ_FOREVER, .host = &binding,
+	cq_pool_config_t pool = {
+		.workers_max = binding_init(&binding), .idle_ns = CQ_FOREVER, .host = &binding,
 		.worker_start = binding_start, .worker_end = binding_end,
 	};
+	cq_cleanup_config_t config = { .pool_config = &pool };
 	cq_cleanup_t *q;
 
 	if (binding.n == 0 || cq_cleanup_create(&config, &q) != 0) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Layer 3 alone: a hot thread opens files, and leaves the closing to workers
+ * Layer 4: a hot thread opens files, and leaves the closing to workers
  * that the queue makes when there is something to do.
  */
 #include <fcntl.h>
@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include <cq/cleanup.h>
+#include <cq/producer.h>
 
 enum { FILES = 10000, OPEN_AT_ONCE = 200 };
 
@@ -30,7 +30,7 @@ static int open_many(cq_cleanup_t *q, cq_producer_t *p)
 			return 1;
 		atomic_fetch_add(&open_now, 1);
 		/* No lock, no system call. Refused only for want of memory. */
-		if (cq_producer_enqueue(p, close_it, (void *)(intptr_t)fd) != 0)
+		if (cq_producer_put(p, (void *)(intptr_t)fd) != 0)
 			close_it((void *)(intptr_t)fd);
 		/* Back-pressure: wait for the workers when too much is open. */
 		if (atomic_load(&open_now) >= OPEN_AT_ONCE)
@@ -45,7 +45,7 @@ int main(void)
 	cq_producer_t *p; /* one per hot thread */
 	cq_cleanup_stats_t s;
 
-	if (cq_cleanup_create(NULL, &q) != 0 || cq_producer_attach(q, &p) != 0 ||
+	if (cq_cleanup_create(NULL, &q) != 0 || cq_producer_attach(q, close_it, &p) != 0 ||
 	    open_many(q, p) != 0)
 		return 1;
 	cq_producer_detach(p);

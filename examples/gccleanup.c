@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include <cq/producer.h>
 #include <cq/workq.h>
 
 #include "gccleanup.h"
@@ -110,7 +111,7 @@ static cq_producer_t *my_producer(void)
 {
 	cq_producer_t *p = pthread_getspecific(producer_of_thread);
 
-	if (p != NULL || cq_producer_attach(queue, &p) != 0)
+	if (p != NULL || cq_producer_attach(queue, run_cleanup, &p) != 0)
 		return p;
 	if (pthread_setspecific(producer_of_thread, p) != 0) {
 		cq_producer_detach(p);
@@ -128,7 +129,7 @@ static void hand_over(record_t *r)
 		return;
 	}
 	p = my_producer();
-	if (p != NULL && cq_producer_enqueue(p, run_cleanup, r) == 0)
+	if (p != NULL && cq_producer_put(p, r) == 0)
 		return;
 	atomic_fetch_add(&late_ones, 1);
 	pthread_mutex_lock(&lock);

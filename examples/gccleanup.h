@@ -15,7 +15,7 @@
  *
  * A cleanup may read and write collected memory that it reaches through arg.
  * It may call the collector only where the queue's workers are known to the
- * collector (cf. `spawn` in cq/cleanup.h), which the managed ones are not.
+ * collector (cf. `spawn` in cq/pool.h), which the managed ones are not.
  *
  *     GC_INIT();
  *     cq_cleanup_create(NULL, &q);

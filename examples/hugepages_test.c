@@ -4,6 +4,8 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include <cq/cq.h>
+
 #include "hugepages.h"
 
 enum { CALLBACKS = 2000000 };
@@ -20,10 +22,10 @@ static bool enqueue_all(cq_cleanup_t *q)
 	cq_producer_t *p;
 	bool ok = true;
 
-	if (cq_producer_attach(q, &p) != 0)
+	if (cq_producer_attach(q, add, &p) != 0)
 		return false;
 	for (uintptr_t i = 1; ok && i <= CALLBACKS; i++)
-		ok = cq_producer_enqueue(p, add, (void *)i) == 0;
+		ok = cq_producer_put(p, (void *)i) == 0;
 	cq_producer_detach(p);
 	return ok;
 }
@@ -48,7 +50,8 @@ int main(void)
 {
 	static struct hugepages pages = HUGEPAGES_INITIALIZER;
 	cq_allocator_t allocator = hugepages_allocator(&pages);
-	cq_cleanup_config_t config = { .flags = CQ_POLLED, .allocator = &allocator };
+	cq_pool_config_t pool = { .flags = CQ_POOL_POLLED | CQ_POOL_HOSTED };
+	cq_cleanup_config_t config = { .pool_config = &pool, .allocator = &allocator };
 	size_t full, trimmed = 0;
 	cq_cleanup_t *q;
 

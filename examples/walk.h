@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include <cq/cleanup.h>
+#include <cq/stats.h>
 
 typedef struct options {
 	const char *root;
@@ -98,8 +99,7 @@ typedef struct result {
 	uint64_t digest, words, lines;
 	uint64_t peak_open, collections, drains, relieved;
 	uint64_t attached, run, kept, descriptors_left;
-	uint64_t queued, executed, workers_created, workers_peak, wakes, useless_wakes;
-	uint64_t failed_sleeps;
+	uint64_t queued, executed, workers_created, workers_peak, wakes, runs, empty_runs;
 	uint64_t pause_max, pause_p99, pause_total, alloc_max, alloc_p99, elapsed, cpu;
 	uint64_t interrupted;
 } result_t;

@@ -164,17 +164,20 @@ static void *mutate(void *arg)
 static void show_progress(void)
 {
 	cq_cleanup_stats_t s = { 0 };
+	cq_pool_stats_t pool = { 0 };
 	gc_cleanup_counts_t c;
 
 	if (!isatty(STDERR_FILENO))
 		return;
 	gc_cleanup_counts(&c);
-	if (queue != NULL)
+	if (queue != NULL) {
 		cq_cleanup_stats(queue, &s);
+		cq_pool_stats(cq_cleanup_pool(queue), &pool);
+	}
 	fprintf(stderr, "\r\033[K%s: %llu files, %llu open, %llu queued, %llu executed, %u workers",
 	    queue != NULL ? "libcq" : "in place", (unsigned long long)atomic_load(&ledger.opened),
 	    (unsigned long long)open_now(), (unsigned long long)s.queued,
-	    (unsigned long long)c.run, s.workers_live);
+	    (unsigned long long)c.run, pool.workers_live);
 }
 
 static void wait_for_mutators(unsigned running)
@@ -200,7 +203,8 @@ static void wait_for_mutators(unsigned running)
 
 static bool begin(const options_t *o)
 {
-	cq_cleanup_config_t config = { .max_workers = o->workers };
+	cq_pool_config_t pool = { .workers_max = o->workers };
+	cq_cleanup_config_t config = { .pool_config = &pool };
 	char *roots[] = { (char *)(uintptr_t)o->root, NULL };
 	int err = 0;
 
@@ -226,6 +230,7 @@ static bool begin(const options_t *o)
 static void end(result_t *out)
 {
 	cq_cleanup_stats_t s = { 0 };
+	cq_pool_stats_t pool = { 0 };
 
 	fts_close(run.tree);
 	limit_restore();
@@ -239,15 +244,16 @@ static void end(result_t *out)
 	if (cq_cleanup_shutdown(queue, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL) != 0)
 		fprintf(stderr, "walk: the queue could not be shut down\n");
 	cq_cleanup_stats(queue, &s);
+	cq_pool_stats(cq_cleanup_pool(queue), &pool);
 	if (cq_cleanup_destroy(queue) != 0)
 		fprintf(stderr, "walk: the queue could not be destroyed\n");
 	out->queued = s.queued;
 	out->executed = s.executed;
-	out->workers_created = s.workers_created;
-	out->workers_peak = s.workers_peak;
-	out->wakes = s.wakes;
-	out->useless_wakes = s.useless_wakes;
-	out->failed_sleeps = s.failed_sleeps;
+	out->workers_created = pool.workers_created;
+	out->workers_peak = pool.workers_peak;
+	out->wakes = pool.wakes;
+	out->runs = pool.runs;
+	out->empty_runs = pool.empty_runs;
 }
 
 static void sum_up_pauses(mutator_t *mutators, result_t *out)

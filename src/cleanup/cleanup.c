@@ -5,6 +5,7 @@
 #include "base/barrier.h"
 #include "base/sized.h"
 #include "cleanup_priv.h"
+#include "workq/stack.h"
 
 /* ---------------------------------------------------------------------------- making */
 
@@ -198,7 +199,7 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 		for (cq_node_t *n = p->spares; n != NULL; n = n->next)
 			cq_block_of(n)->kept = true;
 	}
-	q->free.head = NULL;
+	cq_stack_clear(&q->free);
 	freed = sweep(q);
 	cq_u64_add_relaxed(&q->blocks_made, 0 - (uint64_t)(freed / q->block_bytes));
 	pthread_mutex_unlock(&q->lock);

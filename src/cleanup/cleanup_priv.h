@@ -12,8 +12,9 @@
  *   cleanup.c          create, destroy, trim
  *
  * Locks, in the order in which they may be held together:
- *   that of base/atfork.c -> lock -> that of drains -> those of the pool -> those of parking
- * None is held while user code runs, but for the allocator's.
+ *   that of base/atfork.c -> lock, the pool's -> that of drains -> those of parking
+ * The lock and the pool's are taken together by a fork alone, the lock first. None is held while user
+ * code runs, but for the allocator's.
  */
 #ifndef CQ_CLEANUP_PRIV_H
 #define CQ_CLEANUP_PRIV_H
@@ -207,7 +208,7 @@ uint64_t cq_producer_accepted(const cq_producer_t *p);
 void cq_producer_no_block(cq_producer_t *p);
 int cq_producer_open(cq_producer_t *p, bool fetch);
 int cq_producer_close(cq_producer_t *p);
-size_t cq_producer_at_limit(cq_producer_t *p, void *slot, uint32_t count, bool fetch);
+int cq_producer_slow(cq_producer_t *p, void *slot, cq_callback_fn *fn, void *arg, size_t *count);
 int cq_producer_ensure_spares(cq_producer_t *p, uint64_t n, uint64_t room);
 void cq_producer_free_spares(cq_producer_t *p, uint64_t keep);
 void cq_producers_see(cq_cleanup_t *q);

@@ -6,6 +6,7 @@
 static void sum(cq_cleanup_t *q, cq_cleanup_stats_t *out)
 {
 	out->executed = q->executed;
+	/* Pairs with the release in make (blocks.c): the fields of the blocks. */
 	for (cq_block_t *b = cq_ptr_load_acquire(&q->all); b != NULL; b = b->all_next)
 		/* Pairs with the release in cq_block_give_up: what has run is seen as queued below. */
 		out->executed += cq_u64_load_acquire(&b->executed);

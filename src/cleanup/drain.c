@@ -11,6 +11,7 @@
 #include <errno.h>
 
 #include "cleanup_priv.h"
+#include "pool/pool_end.h"
 
 /* The queue whose give_back the thread is in. */
 static __thread const cq_cleanup_t *giving_back;
@@ -185,13 +186,18 @@ static int hand_back_all(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *gi
 static int shut_down(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
     cq_give_back_fn *give_back, void *ctx)
 {
+	int err;
+
 	cq_u32_store_relaxed(&q->closed, 1);
 	cq_producers_see(q);
-	if (how == CQ_SHUTDOWN_DRAIN && cq_u32_load_relaxed(&q->stop) == 0)
-		return drain_until(q, deadline, true);
-	cq_u32_store_relaxed(&q->stop, 1);
-	cq_drains_wake(q); /* begins with a full fence: see cq_producer_close and waits_again */
-	return hand_back_all(q, deadline, give_back, ctx);
+	if (how == CQ_SHUTDOWN_DRAIN && cq_u32_load_relaxed(&q->stop) == 0) {
+		err = drain_until(q, deadline, true);
+	} else {
+		cq_u32_store_relaxed(&q->stop, 1);
+		cq_drains_wake(q); /* begins with a full fence: see cq_producer_close and waits_again */
+		err = hand_back_all(q, deadline, give_back, ctx);
+	}
+	return err == 0 && q->own_pool ? cq_pool_end(q->pool, deadline) : err;
 }
 
 int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,

@@ -32,45 +32,28 @@ static inline bool put_pair(cq_producer_t *p, cq_callback_t *slot, cq_callback_f
 	return shown(p, slot + 1);
 }
 
-/* Not hot: nothing is open, the block is full, lines are to be fetched, or a flag is up. */
-static CQ_RARE int enqueue_slow(cq_producer_t *p, void *slot, cq_callback_fn *fn, void *arg)
-{
-	int err;
-
-	/* 1. Nothing is open: that was the dummy. */
-	if (p->block == NULL) {
-		CQ_POINT("producer.dummy");
-		cq_ptr_store_relaxed(&p->write, &p->dummy);
-		if ((err = cq_producer_open(p, true)) != 0)
-			return err;
-		slot = p->write;
-		if (p->fn != NULL ? !put_arg(p, slot, arg) : !put_pair(p, slot, fn, arg))
-			return 0;
-	}
-	/* 2. The rest. */
-	return cq_producer_at_limit(p, slot, 1, true) == 1 ? 0 : ESHUTDOWN;
-}
-
 int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
 {
 	cq_callback_t *slot = p->write;
+	size_t count = 1;
 
 	if (!CQ_LIKELY(fn != NULL && p->fn == NULL))
 		return EINVAL;
 	if (CQ_LIKELY(!put_pair(p, slot, fn, arg)))
 		return 0;
-	return enqueue_slow(p, slot, fn, arg);
+	return cq_producer_slow(p, slot, fn, arg, &count);
 }
 
 int cq_producer_put(cq_producer_t *p, void *arg)
 {
 	void **slot = p->write;
+	size_t count = 1;
 
 	if (!CQ_LIKELY(p->fn != NULL))
 		return EINVAL;
 	if (CQ_LIKELY(!put_arg(p, slot, arg)))
 		return 0;
-	return enqueue_slow(p, slot, p->fn, arg);
+	return cq_producer_slow(p, slot, p->fn, arg, &count);
 }
 
 /* --------------------------------------------------------------------------- spans */
@@ -117,8 +100,8 @@ int cq_producer_commit(cq_producer_t *p, size_t k, size_t *accepted)
 	if (k == 0)
 		return 0;
 	CQ_CHECK(nulls_in(slot, k) == 0);
-	*accepted = shown(p, slot + k) ? cq_producer_at_limit(p, slot, (uint32_t)k, false) : k;
-	return *accepted == k ? 0 : ESHUTDOWN;
+	*accepted = k;
+	return shown(p, slot + k) ? cq_producer_slow(p, slot, NULL, NULL, accepted) : 0;
 }
 
 /* ---------------------------------------------------------------- reserve and flush */
