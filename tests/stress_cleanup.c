@@ -760,6 +760,8 @@ static void hang_some(rng_t *chance)
 	}
 	r->closing = true;
 	CHECK(cq_cleanup_shutdown(q->q, how, cq_deadline_in(1000000), take_back, q) == ETIMEDOUT);
+	if (hung < max) /* a worker may have some in hand */
+		AWAIT(others_settled(n, waits));
 	CHECK(others_settled(n, waits));
 	r->release = true;
 	CHECK(cq_cleanup_shutdown(q->q, how, CQ_FOREVER, take_back, q) == 0);
