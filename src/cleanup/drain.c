@@ -24,36 +24,43 @@ static bool would_deadlock(const cq_cleanup_t *q)
 
 /* --------------------------------------------------------------------------- draining */
 
-/* Has everything up to epoch d run? */
-static bool drained(cq_cleanup_t *q, uint64_t d)
+/* A drain: of everything up to this epoch, in a queue that a HAND_BACK had stopped, or not. */
+struct drain {
+	uint64_t epoch;
+	uint32_t stopped;
+};
+
+/* 0: everything has run; ESHUTDOWN: or was handed back; EBUSY: some is left. */
+static int drained(cq_cleanup_t *q, const struct drain *d)
 {
 	bool done;
 
 	pthread_mutex_lock(&q->lock);
 	/* Pair with the release in cq_blocks_finished: what the callbacks did. */
-	if (q->epoch == d && cq_u64_load_acquire(&q->unfinished[(d + 1) & 1]) == 0)
-		cq_u64_store_relaxed(&q->epoch, d + 1);
-	done = q->epoch >= d + 2 ||
-	    (q->epoch == d + 1 && cq_u64_load_acquire(&q->unfinished[d & 1]) == 0);
+	if (q->epoch == d->epoch && cq_u64_load_acquire(&q->unfinished[(d->epoch + 1) & 1]) == 0)
+		cq_u64_store_relaxed(&q->epoch, d->epoch + 1);
+	done = q->epoch >= d->epoch + 2 || (q->epoch == d->epoch + 1 &&
+	    cq_u64_load_acquire(&q->unfinished[d->epoch & 1]) == 0);
 	pthread_mutex_unlock(&q->lock);
-	return done;
+	/* To the counts, what was handed back is finished. Behind those acquires: the queue was stopped before. */
+	if (cq_u32_load_relaxed(&q->stop) != d->stopped)
+		return ESHUTDOWN;
+	return done ? 0 : EBUSY;
 }
 
-/* One look of a drain that is about to sleep. 0: it is done; EBUSY: it sleeps; else why it ends. */
-static int look(cq_cleanup_t *q, uint64_t d, cq_wait_result_t result)
+/* One look of a drain that is about to sleep. EBUSY: it sleeps; else why it ends. */
+static int look(cq_cleanup_t *q, const struct drain *d, cq_wait_result_t result)
 {
-	int err = EBUSY;
+	int err = drained(q, d), wake;
 
-	if (drained(q, d))
-		return 0;
-	if (cq_u32_load_relaxed(&q->stop) != 0)
-		err = ESHUTDOWN;
-	else if (cq_blocks_waiting(q) != 0)
-		err = cq_pool_wake(q->pool);
-	if (err == 0 || err == EBUSY)
+	if (err != EBUSY)
+		return err;
+	wake = cq_blocks_waiting(q) != 0 ? cq_pool_wake(q->pool) : 0;
+	if (wake == 0)
 		return result == CQ_TIMED_OUT ? ETIMEDOUT : EBUSY;
 	/* What nobody can run may have been run meanwhile. */
-	return drained(q, d) ? 0 : err;
+	err = drained(q, d);
+	return err == EBUSY ? wake : err;
 }
 
 /* Waits until all is done that is written or published now. Runs nothing. */
@@ -61,13 +68,13 @@ static int drain_until(cq_cleanup_t *q, uint64_t deadline, bool seal)
 {
 	cq_wait_result_t result = CQ_AGAIN;
 	cq_sleeper_t me;
-	uint64_t d;
+	struct drain d;
 	int err;
 
 	pthread_mutex_lock(&q->lock);
-	err = cq_collect(q);
+	d = (struct drain){ q->epoch, cq_u32_load_relaxed(&q->stop) };
+	err = d.stopped != 0 && !q->shut_down ? ESHUTDOWN : cq_collect(q);
 	q->sealed |= seal && err == 0;
-	d = q->epoch;
 	cq_u32_store_relaxed(&q->draining, q->draining + (err == 0));
 	pthread_mutex_unlock(&q->lock);
 	if (err != 0)
@@ -78,7 +85,7 @@ static int drain_until(cq_cleanup_t *q, uint64_t deadline, bool seal)
 	cq_sleeper_init(&me, NULL);
 	for (;;) {
 		cq_sleepers_prepare_wait(&q->drains, &me);
-		if ((err = look(q, d, result)) != EBUSY)
+		if ((err = look(q, &d, result)) != EBUSY)
 			break;
 		result = cq_sleepers_commit_wait(&q->drains, &me, deadline);
 	}
