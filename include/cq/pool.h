@@ -132,8 +132,8 @@ typedef struct cq_task_ops {
 	void (*lost)(void *arg, void *piece);
 	/** For those who wait for work to be done: no worker could be made and none lives; or nobody serves a
 	    hosted pool, as the last thread of the host's leaves it while tasks wait, or the task is signalled.
-	    Called before the signal that met it returns, with a lock of the pool's held, so it may take
-	    only locks under which the pool is never called: wake, and return. */
+	    Called before the signal that met it returns, by that thread or another, with no lock of the
+	    pool's held. The task's close waits for it: wake, and return. */
 	void (*stalled)(void *arg);
 } cq_task_ops_t;
 

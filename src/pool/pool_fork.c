@@ -107,6 +107,7 @@ static void in_child(cq_pool_t *p)
 	settle_tasks(p);
 	settle_members(p);
 	p->failed = 0;
+	p->telling = 0;
 	p->destroyer = NULL;
 	p->fork_wakes = false;
 	p->fork = (struct cq_fork){ 0 };
