@@ -46,9 +46,15 @@ uint64_t wait_limit(void);
 										\
 		while (!(condition)) {						\
 			CHECK(test_now() < limit_);				\
-			sched_yield();						\
+			turn();							\
 		}								\
 	} while (0)
+
+/*
+ * What a thread that waits busily, or works without end, does now and then: sched_yield. Under
+ * AddressSanitizer forks wait for it: see support.c.
+ */
+void turn(void);
 
 /* Takes up to `max` units, and returns how many. */
 static inline uint64_t take_some(cq_workq_t *q, uint64_t max)
@@ -65,6 +71,9 @@ void run_threads(unsigned n, void (*body)(void *arg, unsigned index), void *arg)
 
 pthread_t start(void *(*body)(void *arg), void *arg);
 void *join(pthread_t thread);
+
+/* May a forked child make threads? With some sanitizers it doesn't get far. False with CQ_NO_FORKS too. */
+bool test_child_has_threads(void);
 
 /* Closed until it is opened, once and for all. */
 typedef struct gate {
