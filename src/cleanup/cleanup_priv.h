@@ -12,9 +12,8 @@
  *   cleanup.c          create, destroy, trim
  *
  * Locks, in the order in which they may be held together:
- *   that of base/atfork.c -> lock, the pool's -> that of drains -> those of parking
- * The lock and the pool's are taken together by a fork alone, the lock first. None is held while user
- * code runs, but for the allocator's.
+ *   that of base/atfork.c -> lock -> that of drains -> those of the pool -> those of parking
+ * None is held while user code runs, but for the allocator's.
  */
 #ifndef CQ_CLEANUP_PRIV_H
 #define CQ_CLEANUP_PRIV_H
