@@ -494,6 +494,9 @@ static bool was_cut_at(const char *where)
 	return false;
 }
 
+/* What the thread that forks does before, at each cut; or NULL. */
+static void (*meanwhile)(void *unused);
+
 /* Until the subject has ended. */
 static void fork_at_each_cut(void)
 {
@@ -502,6 +505,8 @@ static void fork_at_each_cut(void)
 			CHECK(errno == EINTR);
 		if (ended)
 			return;
+		if (meanwhile != NULL)
+			meanwhile(NULL);
 		if (forked()) {
 			goes_on_as_if_alone();
 			_exit(0);
@@ -567,7 +572,7 @@ static void produce(cq_producer_t *to, unsigned room)
 }
 
 static const char *const of_a_producer[] = { "producer.dummy", "producer.stored", "producer.closed",
-	"producer.counted", "workq.link", "workq.linked", "tasks.signal", NULL };
+	"producer.counted", "workq.link", "workq.linked", NULL };
 
 static void produce_pairs(void) { produce(attached(NULL), SLOTS); }
 static void produce_arguments(void) { produce(attached(run_and_cut), 2 * SLOTS); }
@@ -582,6 +587,40 @@ Test(fork, while_a_producer_of_one_function_is_at_any_point, .init = make_polled
 {
 	put_some(p, 2);
 	cut_all_along(produce_arguments, of_a_producer);
+}
+
+/* At some cuts, lest nothing be left for the producer. */
+static void flush_now_and_then(void *unused)
+{
+	if (ncuts % 3 == 0)
+		flush(unused);
+}
+
+Test(fork, while_a_producer_is_at_any_point_and_flushes_claim, .init = make_polled)
+{
+	put_some(p, 2);
+	meanwhile = flush_now_and_then;
+	cut_all_along(produce_pairs, of_a_producer);
+}
+
+Test(fork, while_a_producer_of_one_function_is_at_any_point_and_flushes_claim, .init = make_polled)
+{
+	put_some(p, 2);
+	meanwhile = flush_now_and_then;
+	cut_all_along(produce_arguments, of_a_producer);
+}
+
+static void run_one(void *unused)
+{
+	(void)unused;
+	(void)cq_cleanup_run_some(q, 1);
+}
+
+Test(fork, while_a_producer_is_at_any_point_and_some_have_run, .init = make_polled)
+{
+	put_some(p, SLOTS + 1);
+	meanwhile = run_one;
+	cut_all_along(produce_pairs, of_a_producer);
 }
 
 static void run_them(void)
