@@ -70,7 +70,7 @@ static void end_with(unsigned n)
 /* Forks; true in the child. What both run must not use Criterion. */
 static bool forked(void)
 {
-	alarm(60); /* for a hang in a handler */
+	alarm(30); /* for a hang in a handler */
 	child = fork();
 	CHECK(child >= 0);
 	return child == 0;
@@ -132,6 +132,7 @@ static void make_workers_and_run_all_once(void)
 	put(p, QUEUED - 1, 1);
 	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
 	run_all_once();
+	CHECK(mem.live_bytes == 0); /* that of its parent's worker, too */
 }
 
 Test(fork, managed_child_makes_workers_of_its_own_and_needs_no_call)
@@ -458,10 +459,10 @@ static void goes_on_as_if_alone(void)
 
 	nfates += fate[nfates] == BEING_PUT;
 	CHECK(cq_producer_attach(q, NULL, &one) == (q->closed != 0 ? ESHUTDOWN : 0));
-	if (q->closed == 0) {
+	if (q->closed == 0)
 		CHECK(cq_producer_reserve(one, 3 * SLOTS) == 0);
-		put_some(one, SLOTS + 1);
-	}
+	for (cq_producer_t *to = q->closed == 0 ? q->producers : NULL; to != NULL; to = to->next)
+		put_some(to, SLOTS + 1);
 	while (q->producers != NULL)
 		cq_producer_detach(q->producers);
 	if (hosted())
