@@ -1102,6 +1102,33 @@ Test(fork, child_of_a_queue_that_is_just_closed_refuses, .init = make_polled)
 	is_refused();
 }
 
+static void forks_when_others_hand_back(void *arg)
+{
+	pthread_mutex_lock(&q->drains.lock); /* once it waits for this callback, all else is given */
+	while (q->drains.listed == 0) {
+		pthread_mutex_unlock(&q->drains.lock);
+		turn();
+		pthread_mutex_lock(&q->drains.lock);
+	}
+	pthread_mutex_unlock(&q->drains.lock);
+	forks_and_starts_a_thread(arg);
+}
+
+/* The rest of its block is given back in both. */
+Test(fork, in_a_callback_while_others_hand_back_goes_on_in_both, .init = make_managed)
+{
+	cq_shutdown_how_t how = CQ_SHUTDOWN_HAND_BACK;
+
+	put_block_that(forks_when_others_hand_back);
+	AWAIT(ran[0] == 1); /* the block is in a worker's hand */
+	other = start(shut_down, &how);
+	gate_open(&may_end);
+	join(other);
+	CHECK(given_back == FORKING - 2);
+	end_with(FORKING);
+	CHECK(child_ended());
+}
+
 static unsigned forks_at;
 
 static void *shuts_down_beside_it(void *unused)
