@@ -55,7 +55,7 @@ static void time_batches(const struct workload *w, const struct contestant *c, s
 	uint64_t *took = bench_alloc(batches * sizeof(*took));
 	struct tally before = tally_now();
 	void *queue = create(w, c, r);
-	void *producer = c->begin(queue);
+	void *producer = begin_one(c, queue, count);
 
 	for (unsigned i = 0; i < WARM_BATCHES + batches; i++) {
 		uint64_t began = now(), ended;
@@ -94,7 +94,7 @@ void run_fresh(const struct workload *w, const struct contestant *c, struct resu
 	uint64_t n = settings.callbacks, began, ended;
 	struct tally before = tally_now();
 	void *queue = create(w, c, r);
-	void *producer = c->begin(queue);
+	void *producer = begin_one(c, queue, count);
 
 	began = now();
 	enqueue_numbers(c, producer, 1, n);
@@ -131,7 +131,7 @@ void run_instructions(const struct workload *w, const struct contestant *c, stru
 	const struct contestant *volatile hidden = &nothing; /* or the loop would be compiled away */
 	struct tally before = tally_now();
 	void *queue = create(w, c, r);
-	void *producer = c->begin(queue);
+	void *producer = begin_one(c, queue, count);
 
 	for (unsigned i = 0; i < WARM_BATCHES; i++) {
 		enqueue_numbers(c, producer, 1, STEPPED);

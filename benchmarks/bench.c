@@ -7,6 +7,7 @@
  * workload isn't counted. Output: one line per workload, contestant and metric.
  */
 #include <cq/cq.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <math.h>
 #include <stdbool.h>
@@ -152,6 +153,7 @@ static void usage(void)
 {
 	fprintf(stderr, "usage: bench [OPTION...]\n"
 	    "  -c NAME,...   contestants; the ratios are to the first\n"
+	    "  -l NAME=FILE[:OF]   before -c: one more, that which the shared object has as OF (cq)\n"
 	    "  -w NAME,...   workloads, or families of them (W3 is W3-20us, W3-200us, ...)\n"
 	    "  -r ROUNDS     %u\n"
 	    "  -n CALLBACKS  per run of W1, W2 and W6: %lu\n"
@@ -197,6 +199,33 @@ static const struct contestant *find_contestant(const char *name)
 	return NULL;
 }
 
+/*
+ * "NAME=FILE[:OF]": contestant_OF of a shared object takes part as NAME. Such as that of another
+ * revision of libcq, with the library in it: scripts/bench-against.
+ */
+static void load_contestant(char *spec)
+{
+	char symbol[64], *file = strchr(spec, '='), *of = strrchr(spec, ':');
+	struct contestant *c = bench_alloc(sizeof(*c));
+	const struct contestant *found = NULL;
+	void *object;
+
+	if (file == NULL || nall == MAX_CONTESTANTS)
+		usage();
+	*file++ = '\0';
+	if (of != NULL)
+		*of++ = '\0';
+	snprintf(symbol, sizeof(symbol), "contestant_%s", of != NULL ? of : "cq");
+	object = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+	if (object == NULL || (found = dlsym(object, symbol)) == NULL) {
+		fprintf(stderr, "bench: %s\n", dlerror());
+		exit(2);
+	}
+	*c = *found;
+	c->name = spec;
+	all_contestants[nall++] = c;
+}
+
 /* In the order of the list. */
 static void choose_contestants(char *list)
 {
@@ -236,6 +265,9 @@ static void take_option(int opt)
 	switch (opt) {
 	case 'c':
 		choose_contestants(optarg);
+		break;
+	case 'l':
+		load_contestant(optarg);
 		break;
 	case 'w':
 		options.workloads = optarg;
@@ -281,7 +313,7 @@ static void parse_options(int argc, char **argv)
 
 	memcpy(options.contestants, all_contestants, sizeof(all_contestants));
 	options.ncontestants = nall;
-	while ((opt = getopt(argc, argv, "c:w:r:n:m:i:t:o:s:u1")) != -1)
+	while ((opt = getopt(argc, argv, "c:l:w:r:n:m:i:t:o:s:u1")) != -1)
 		take_option(opt);
 	if (optind != argc)
 		usage();

@@ -54,6 +54,11 @@ static void compute(void *item)
 	run_item(item);
 }
 
+static bench_fn *callback_of(const struct workload *w)
+{
+	return w->kind == COMPUTES ? compute : only_count;
+}
+
 static unsigned next_size(uint64_t *state)
 {
 	*state = *state * 6364136223846793005u + 1442695040888963407u;
@@ -81,7 +86,7 @@ struct own {
 static unsigned submit(const struct workload *w, const struct contestant *c, void *producer,
     struct burst *bursts, struct item *items, unsigned n, struct own *own)
 {
-	bench_fn *fn = w->kind == COMPUTES ? compute : only_count;
+	bench_fn *fn = callback_of(w);
 	uint64_t until = now() + TOO_LONG_NS;
 	unsigned k;
 
@@ -94,7 +99,7 @@ static unsigned submit(const struct workload *w, const struct contestant *c, voi
 		own->cpu += thread_cpu() - cpu;
 		b->began = now();
 		for (unsigned i = 0; i < b->size; i++)
-			enqueue(c, producer, fn, items++);
+			put(c, producer, fn, items++);
 		c->flush(producer);
 	}
 	return k;
@@ -139,11 +144,12 @@ void run_bursts(const struct workload *w, const struct contestant *c, struct res
 	bool counting = futex_counter_open();
 	uint64_t cpu, switches, calls = 0;
 	struct own own;
-	void *queue = create(w, c, r), *producer = c->begin(queue);
+	void *queue = create(w, c, r), *producer;
 
 	fill(bursts, items);
 	sleep_exactly();
-	rouse_workers(c, queue, producer, w->workers);
+	rouse_workers(c, queue, w->workers);
+	producer = begin_one(c, queue, callback_of(w));
 	submit(w, c, producer, bursts, items, WARM_BURSTS, &own);
 	c->finish(queue);
 	warm = sum_sizes(bursts, WARM_BURSTS);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * What the benchmark asks of a queue. One file per contestant; to add one, write
- * its file, and list it in contestants.c and rivals.am.
+ * its file, and list it in contestants.c and rivals.am. Or compile it as a shared object,
+ * which option -l loads: new members come last, so that older ones lack them.
  *
- * begin, enqueue, flush, reserve and commit are called by the producer's thread; the
+ * begin, enqueue, put, flush, reserve and commit are called by the producer's thread; the
  * rest by the main thread, while no producer is running. What fails calls bench_die().
  */
 #ifndef BENCH_CONTESTANT_H
@@ -54,6 +55,18 @@ struct contestant {
 
 	/* Optional. Gives memory that the empty queue doesn't need back to malloc. */
 	void (*trim)(void *queue);
+
+	/* Optional. A producer all of whose callbacks are `fn`; put is its enqueue, and is given
+	   that fn. flush and end are as for others. */
+	void *(*begin_one)(void *queue, bench_fn *fn);
+	int (*put)(void *producer, bench_fn *fn, void *arg);
+
+	/* Optional, for blocks.c. create with blocks of two callbacks, and workers that don't
+	   spin; flush for all producers at once; how many workers the calling thread has
+	   woken so far. */
+	void *(*create_small)(unsigned workers);
+	void (*flush_all)(void *queue);
+	unsigned long (*wakes)(void);
 };
 
 /* Ends the benchmark: `what` failed, with errno's value `err`. */
@@ -69,8 +82,8 @@ static inline void bench_no_flush(void *producer)
 void *bench_alloc(unsigned long bytes);
 
 extern const struct contestant contestant_seed;
-extern const struct contestant contestant_cq, contestant_cq_bind;
-extern const struct contestant contestant_cq_handover, contestant_cq_huge;
+extern const struct contestant contestant_cq, contestant_cq_put, contestant_cq_bind;
+extern const struct contestant contestant_cq_huge;
 extern const struct contestant contestant_cq_pool, contestant_cq_sleepers, contestant_cq_condvar;
 extern const struct contestant contestant_mutex_list;
 extern const struct contestant contestant_mutex_blocks;

@@ -21,8 +21,8 @@ static const struct {
 } known[] = {
 	{ &contestant_seed, "seed", NULL },
 	{ &contestant_cq, "cq", NULL },
+	{ &contestant_cq_put, "cq_put", NULL },
 	{ &contestant_cq_bind, "cq_bind", NULL },
-	{ &contestant_cq_handover, "cq_handover", NULL },
 	{ &contestant_cq_huge, "cq_huge", NULL },
 	{ &contestant_cq_pool, "cq_pool", NULL },
 	{ &contestant_cq_sleepers, "cq_sleepers", NULL },

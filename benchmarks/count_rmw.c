@@ -25,6 +25,7 @@
 static const struct contestant *const contestants[] = {
 	&contestant_seed,
 	&contestant_cq,
+	&contestant_cq_put,
 	&contestant_mutex_list,
 	&contestant_mutex_blocks,
 };
@@ -85,12 +86,15 @@ static void wait_at_gate(void *unused)
 
 static void backlog(const struct contestant *c, void *queue, void *producer, uint64_t n)
 {
+	void *first = c->begin(queue);
+
 	(pthread_mutex_lock)(&gate);
-	enqueue(c, producer, wait_at_gate, NULL);
-	c->flush(producer);
+	enqueue(c, first, wait_at_gate, NULL);
+	c->flush(first);
 	enqueue_numbers(c, producer, 1, n);
 	(pthread_mutex_unlock)(&gate);
 	c->finish(queue);
+	c->end(first);
 }
 
 /* As fast as they can, as in W1; counting slows both. */
@@ -135,7 +139,7 @@ static const struct {
 static void run_case(unsigned k, const struct contestant *c)
 {
 	struct tally before;
-	void *queue = c->create(1), *producer = c->begin(queue);
+	void *queue = c->create(1), *producer = begin_one(c, queue, count);
 
 	before = tally_now();
 	/* Makes the blocks and the worker. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * libcq's cleanup queue, with its defaults but for the cap and no retiring; with
- * workers that are bound; with CQ_HANDOVER; with memory in huge pages.
+ * libcq's cleanup queue, with its defaults but for the cap and no retiring: each callback
+ * with its function, and by producers that have one (put); with workers that are bound;
+ * with memory in huge pages.
  */
 #include <cq/cq.h>
 #include <stddef.h>
@@ -20,50 +21,95 @@ static void check(int err, const char *what)
 static struct hugepages pages = HUGEPAGES_INITIALIZER; /* one queue at a time has them */
 static struct binding binding; /* likewise */
 
-/* As many workers as processors, or the bound ones would leave some idle. */
-static void *cq_bind_create(unsigned workers)
+/* ------------------------------------------------------------------- queues */
+
+static void *create_with(const cq_cleanup_config_t *config)
 {
-	cq_cleanup_config_t config = {
-		.max_workers = workers, .idle_ns = CQ_FOREVER, .host = &binding,
-		.worker_start = binding_start, .worker_end = binding_end,
-	};
 	cq_cleanup_t *q;
 
-	if (workers == 0 || binding_init(&binding) != workers)
-		return NULL;
-	check(cq_cleanup_create(&config, &q), "cq_cleanup_create");
+	check(cq_cleanup_create(config, &q), "cq_cleanup_create");
 	return q;
 }
 
-static void *create_with(unsigned workers, unsigned flags, const cq_allocator_t *allocator)
+/* Nobody retires; without workers nobody is woken. */
+static cq_pool_config_t pool_of(unsigned workers)
 {
-	cq_cleanup_config_t config = {
-		.flags = flags | (workers == 0 ? CQ_POLLED : 0),
-		.max_workers = workers,
+	return (cq_pool_config_t){
+		.flags = workers == 0 ? CQ_POOL_POLLED | CQ_POOL_HOSTED : 0,
+		.workers_max = workers,
 		.idle_ns = CQ_FOREVER,
-		.allocator = allocator,
 	};
-	cq_cleanup_t *q;
-
-	check(cq_cleanup_create(&config, &q), "cq_cleanup_create");
-	return q;
 }
 
 static void *cq_create(unsigned workers)
 {
-	return create_with(workers, 0, NULL);
+	cq_pool_config_t pool = pool_of(workers);
+
+	return create_with(&(cq_cleanup_config_t){ .pool_config = &pool });
 }
 
-static void *cq_handover_create(unsigned workers)
+/* As many workers as processors, or the bound ones would leave some idle. */
+static void *cq_bind_create(unsigned workers)
 {
-	return create_with(workers, CQ_HANDOVER, NULL);
+	cq_pool_config_t pool = pool_of(workers);
+
+	if (workers == 0 || binding_init(&binding) != workers)
+		return NULL;
+	pool.host = &binding;
+	pool.worker_start = binding_start;
+	pool.worker_end = binding_end;
+	return create_with(&(cq_cleanup_config_t){ .pool_config = &pool });
 }
 
 static void *cq_huge_create(unsigned workers)
 {
 	cq_allocator_t allocator = hugepages_allocator(&pages);
+	cq_pool_config_t pool = pool_of(workers);
 
-	return create_with(workers, 0, &allocator);
+	return create_with(&(cq_cleanup_config_t){ .pool_config = &pool, .allocator = &allocator });
+}
+
+/* The default park table, with a count of who was woken. */
+static __thread unsigned long woken;
+
+static uint64_t counting_now(void *host)
+{
+	(void)host;
+	return cq_now();
+}
+
+static void counting_park(void *host, cq_parker_t *parker, uint64_t deadline)
+{
+	const cq_park_ops_t *park = cq_park_default();
+
+	(void)host;
+	park->park(park->host, parker, deadline);
+}
+
+static void counting_unpark(void *host, cq_parker_t *parker)
+{
+	const cq_park_ops_t *park = cq_park_default();
+
+	(void)host;
+	woken++;
+	park->unpark(park->host, parker);
+}
+
+static const cq_park_ops_t counting = { counting_now, counting_park, counting_unpark, NULL };
+
+static void *cq_create_small(unsigned workers)
+{
+	cq_pool_config_t pool = pool_of(workers);
+
+	pool.park = &counting; /* and so they don't spin */
+	return create_with(&(cq_cleanup_config_t){
+		.pool_config = &pool, .block_bytes = CQ_BLOCK_BYTES_MIN,
+	});
+}
+
+static unsigned long cq_wakes(void)
+{
+	return woken;
 }
 
 static void cq_destroy(void *q)
@@ -74,11 +120,21 @@ static void cq_destroy(void *q)
 	hugepages_close(&pages);
 }
 
+/* ---------------------------------------------------------------- producers */
+
 static void *cq_begin(void *q)
 {
 	cq_producer_t *p;
 
-	check(cq_producer_attach(q, &p), "cq_producer_attach");
+	check(cq_producer_attach(q, NULL, &p), "cq_producer_attach");
+	return p;
+}
+
+static void *cq_begin_one(void *q, bench_fn *fn)
+{
+	cq_producer_t *p;
+
+	check(cq_producer_attach(q, fn, &p), "cq_producer_attach");
 	return p;
 }
 
@@ -90,6 +146,12 @@ static void cq_end(void *p)
 static int cq_enqueue(void *p, bench_fn *fn, void *arg)
 {
 	return cq_producer_enqueue(p, fn, arg);
+}
+
+static int cq_put(void *p, bench_fn *fn, void *arg)
+{
+	(void)fn;
+	return cq_producer_put(p, arg);
 }
 
 _Static_assert(sizeof(struct bench_slot) == sizeof(cq_callback_t) &&
@@ -117,6 +179,11 @@ static void cq_flush(void *p)
 	check(cq_producer_flush(p), "cq_producer_flush");
 }
 
+static void cq_flush_all(void *q)
+{
+	check(cq_cleanup_flush(q), "cq_cleanup_flush");
+}
+
 static void cq_finish(void *q)
 {
 	check(cq_cleanup_drain(q, CQ_FOREVER), "cq_cleanup_drain");
@@ -124,7 +191,7 @@ static void cq_finish(void *q)
 
 static void cq_run_here(void *q)
 {
-	check(cq_cleanup_flush_all(q), "cq_cleanup_flush_all");
+	cq_flush_all(q);
 	cq_cleanup_run_some(q, SIZE_MAX);
 }
 
@@ -135,16 +202,18 @@ static void cq_trim(void *q)
 
 #define REST									\
 	.destroy = cq_destroy, .begin = cq_begin, .end = cq_end, .enqueue = cq_enqueue,	\
-	.flush = cq_flush, .finish = cq_finish, .run_here = cq_run_here,		\
-	.reserve = cq_reserve, .commit = cq_commit, .trim = cq_trim
+	.flush = cq_flush, .finish = cq_finish, .run_here = cq_run_here, .trim = cq_trim,	\
+	.create_small = cq_create_small, .flush_all = cq_flush_all, .wakes = cq_wakes
+#define SPANS .reserve = cq_reserve, .commit = cq_commit
+#define ONE_FUNCTION .begin_one = cq_begin_one, .put = cq_put
 
-const struct contestant contestant_cq = { .name = "cq", .create = cq_create, REST };
-const struct contestant contestant_cq_bind = {
-	.name = "cq_bind", .create = cq_bind_create, REST
+const struct contestant contestant_cq = { .name = "cq", .create = cq_create, SPANS, REST };
+const struct contestant contestant_cq_put = {
+	.name = "cq_put", .create = cq_create, ONE_FUNCTION, REST
 };
-const struct contestant contestant_cq_handover = {
-	.name = "cq_handover", .create = cq_handover_create, REST
+const struct contestant contestant_cq_bind = {
+	.name = "cq_bind", .create = cq_bind_create, ONE_FUNCTION, REST
 };
 const struct contestant contestant_cq_huge = {
-	.name = "cq_huge", .create = cq_huge_create, REST
+	.name = "cq_huge", .create = cq_huge_create, ONE_FUNCTION, REST
 };

@@ -315,9 +315,10 @@ static void meet(void *arg)
 	pthread_mutex_unlock(&m->lock);
 }
 
-void rouse_workers(const struct contestant *c, void *queue, void *producer, unsigned workers)
+void rouse_workers(const struct contestant *c, void *queue, unsigned workers)
 {
 	enum { PATIENCE_NS = 20000000 };
+	void *producer = c->begin(queue);
 	struct meeting m = { .lock = PTHREAD_MUTEX_INITIALIZER, .expected = workers };
 	uint64_t until = clock_ns(CLOCK_REALTIME) + PATIENCE_NS;
 
@@ -328,6 +329,7 @@ void rouse_workers(const struct contestant *c, void *queue, void *producer, unsi
 		c->flush(producer);
 	}
 	c->finish(queue);
+	c->end(producer);
 	if (m.here != workers)
 		not_conserved(c);
 	pthread_cond_destroy(&m.all_here);

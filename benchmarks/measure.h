@@ -100,11 +100,33 @@ static inline void enqueue(const struct contestant *c, void *producer, bench_fn 
 		bench_die(c->name, err);
 }
 
+/* A producer of callbacks that are all `fn`, and how they are enqueued. */
+static inline void *begin_one(const struct contestant *c, void *queue, bench_fn *fn)
+{
+	return c->begin_one != NULL ? c->begin_one(queue, fn) : c->begin(queue);
+}
+
+static inline void put(const struct contestant *c, void *producer, bench_fn *fn, void *arg)
+{
+	int err = (c->put != NULL ? c->put : c->enqueue)(producer, fn, arg);
+
+	if (err != 0)
+		bench_die(c->name, err);
+}
+
+/* By a producer of `count` alone. */
 static inline void enqueue_numbers(const struct contestant *c, void *producer, uint64_t first,
     uint64_t n)
 {
-	for (uint64_t number = first; number < first + n; number++)
-		enqueue(c, producer, count, (void *)(uintptr_t)number);
+	int (*enqueue_one)(void *producer, bench_fn *fn, void *arg) =
+	    c->put != NULL ? c->put : c->enqueue;
+
+	for (uint64_t number = first; number < first + n; number++) {
+		int err = enqueue_one(producer, count, (void *)(uintptr_t)number);
+
+		if (err != 0)
+			bench_die(c->name, err);
+	}
 }
 
 /* The even ones as count_other. */
@@ -121,6 +143,6 @@ static inline void enqueue_alternating(const struct contestant *c, void *produce
  * wait for each other, one per worker, until all run at once or some time has
  * passed (a queue may give several to one worker). Everything has run on return.
  */
-void rouse_workers(const struct contestant *c, void *queue, void *producer, unsigned workers);
+void rouse_workers(const struct contestant *c, void *queue, unsigned workers);
 
 #endif /* BENCH_MEASURE_H */

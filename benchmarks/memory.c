@@ -47,7 +47,7 @@ static void note(struct result *r, unsigned metric, const struct memory *before,
 	r->metrics[metric + 1] = (is.given - before->given) / per;
 }
 
-/* For a queue that can't be without workers: holds its only one. */
+/* For a queue that can't be without workers, and has no put: holds its only one. */
 static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
 
 static void wait_at_gate(void *unused)
@@ -106,7 +106,7 @@ static void warm_up(const struct workload *w, const struct contestant *c, struct
 	enum { SOME = 20000 };
 	bool gated;
 	double before = resident(), took;
-	void *queue = new_queue(w, c, r, &gated), *producer = c->begin(queue);
+	void *queue = new_queue(w, c, r, &gated), *producer = begin_one(c, queue, count);
 
 	hold(c, producer, gated);
 	enqueue_numbers(c, producer, 1, SOME);
@@ -127,6 +127,8 @@ void run_memory(const struct workload *w, const struct contestant *c, struct res
 	void *queue, *producer;
 	bool gated, alternating = w->kind == ALTERNATING;
 
+	if (alternating && c->put != NULL)
+		cannot(r, "its producers have one function");
 	/* What is made once, and what malloc keeps at hand for a thread, which it counts
 	   as given out. */
 	warm_up(w, c, r);
@@ -135,7 +137,7 @@ void run_memory(const struct workload *w, const struct contestant *c, struct res
 	before = memory_now();
 
 	queue = new_queue(w, c, r, &gated);
-	producer = c->begin(queue);
+	producer = alternating ? c->begin(queue) : begin_one(c, queue, count);
 	hold(c, producer, gated);
 	(alternating ? enqueue_alternating : enqueue_numbers)(c, producer, 1, n);
 	note(r, 0, &before, (double)n);

@@ -41,7 +41,7 @@ static void enqueue_paced(const struct producer *p)
 
 	for (uint64_t number = p->first; number < p->first + p->n; number++) {
 		x = own_work(settings.own_work, x);
-		enqueue(p->c, p->handle, count, (void *)(uintptr_t)number);
+		put(p->c, p->handle, count, (void *)(uintptr_t)number);
 	}
 	sink = x;
 }
@@ -61,7 +61,8 @@ static void *produce(void *arg)
 	struct producer *p = arg;
 
 	pin_to_next();
-	p->handle = p->c->begin(p->queue);
+	p->handle = p->kind == ALTERNATING ? p->c->begin(p->queue) :
+	    begin_one(p->c, p->queue, count);
 	for (int i = 0; i < TIMES; i++) {
 		if (p->kind == PACED)
 			work_alone(p);
@@ -96,8 +97,11 @@ void run_throughput(const struct workload *w, const struct contestant *c, struct
 	uint64_t cpu = 0, ended = 0, began = UINT64_MAX, producers_cpu = 0, own = 0;
 	struct tally before = tally_now();
 	pthread_barrier_t barrier;
-	void *queue = create(w, c, r);
+	void *queue;
 
+	if (w->kind == ALTERNATING && c->put != NULL)
+		cannot(r, "its producers have one function");
+	queue = create(w, c, r);
 	pinning_begins();
 	pthread_barrier_init(&barrier, NULL, w->producers + 1);
 	start_producers(p, w, &(struct producer){

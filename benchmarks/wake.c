@@ -65,7 +65,7 @@ static unsigned submit(const struct workload *w, const struct contestant *c, voi
 	for (i = 0; i < n && (i < MIN_SAMPLES || now() < until); i++) {
 		*gaps += gap(w, i == 0 ? NULL : &s[i - 1]);
 		s[i].enqueued = now();
-		enqueue(c, producer, stamp, &s[i]);
+		put(c, producer, stamp, &s[i]);
 		c->flush(producer);
 		s[i].flushed = now();
 	}
@@ -114,8 +114,8 @@ void run_wake(const struct workload *w, const struct contestant *c, struct resul
 	if (s == NULL)
 		bench_die("calloc", ENOMEM);
 	sleep_exactly();
-	producer = c->begin(queue);
-	rouse_workers(c, queue, producer, w->workers);
+	rouse_workers(c, queue, w->workers);
+	producer = begin_one(c, queue, stamp);
 	submit(w, c, producer, s, WARM_SAMPLES, &gaps);
 	cpu = process_cpu();
 	n = submit(w, c, producer, s + WARM_SAMPLES, n, &gaps);
@@ -140,10 +140,10 @@ void run_idle(const struct workload *w, const struct contestant *c, struct resul
 {
 	enum { SETTLE_NS = 100000000 };
 	struct tally before = tally_now();
-	void *queue = create(w, c, r), *producer = c->begin(queue);
+	void *queue = create(w, c, r);
 	uint64_t cpu, switches;
 
-	rouse_workers(c, queue, producer, w->workers);
+	rouse_workers(c, queue, w->workers);
 	sleep_until(now() + SETTLE_NS);
 	cpu = process_cpu();
 	switches = context_switches();
@@ -153,7 +153,6 @@ void run_idle(const struct workload *w, const struct contestant *c, struct resul
 	r->metrics[0] = (double)cpu / 1000 / settings.idle_seconds;
 	r->metrics[1] = (double)(switches - 1) / settings.idle_seconds; /* that of the sleep */
 	r->metrics[2] = tallied_threads();
-	c->end(producer);
 	c->destroy(queue);
 	check_conserved(c, &before, 1, w->workers, false);
 }

@@ -77,6 +77,7 @@ void run_instructions(const struct workload *w, const struct contestant *c, stru
 void run_wake(const struct workload *w, const struct contestant *c, struct result *r);
 void run_idle(const struct workload *w, const struct contestant *c, struct result *r);
 void run_bursts(const struct workload *w, const struct contestant *c, struct result *r);
+void run_blocks(const struct workload *w, const struct contestant *c, struct result *r);
 void run_memory(const struct workload *w, const struct contestant *c, struct result *r);
 void run_stores(const struct workload *w, const struct contestant *c, struct result *r);
 void run_atomics(const struct workload *w, const struct contestant *c, struct result *r);
@@ -91,8 +92,8 @@ void run_pool_calls(const struct workload *w, const struct contestant *c, struct
 enum { PLAIN, PACED, ALTERNATING };
 /* run_wake's: what the producer does in the gaps */
 enum { SLEEPS, WORKS_ON };
-/* run_bursts': what a callback does */
-enum { COUNTS, COMPUTES };
+/* run_bursts' and run_blocks': what a callback does */
+enum { COUNTS, COMPUTES, SLEEPS_ITSELF };
 
 /* Ends with one whose name is NULL. */
 extern const struct workload workloads[];

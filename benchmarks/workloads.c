@@ -37,6 +37,9 @@
 #define W6(N)								\
 	{ .name = "W6", .producers = N, .workers = N, .metrics = THROUGHPUT,	\
 	  .run = run_throughput, .scales = true }
+#define W7(NAME, BLOCKS, KIND)						\
+	{ .name = NAME, .producers = 2 * BLOCKS, .workers = 16, .run = run_blocks, .kind = KIND,	\
+	  .metrics = { RATIO("flush", "ns"), RATIO("makespan", "ns"), NO_RATIO("woken", "/flush") } }
 #define LIMIT(NAME, THREADS, RUN, ...)					\
 	{ .name = NAME, .producers = 1, .workers = THREADS - 1,			\
 	  .metrics = { __VA_ARGS__ }, .run = RUN, .alone = "limit" }
@@ -101,5 +104,12 @@ const struct workload workloads[] = {
 	W6(8),
 	W6(16),
 	W6(32),
+
+	W7("W7-sleeping", 1, SLEEPS_ITSELF),
+	W7("W7-sleeping", 4, SLEEPS_ITSELF),
+	W7("W7-sleeping", 16, SLEEPS_ITSELF),
+	W7("W7-computing", 1, COMPUTES),
+	W7("W7-computing", 4, COMPUTES),
+	W7("W7-computing", 16, COMPUTES),
 	{ .name = NULL },
 };

@@ -7,6 +7,7 @@
 #define CQ_TESTS_CALLBACKS_H
 
 #include <errno.h>
+#include <string.h>
 
 #include "cleanup/cleanup_priv.h"
 #include "pool/pool_priv.h"
@@ -51,6 +52,12 @@ static MAY_BE_UNUSED bool each_once(unsigned n)
 		if (ran[i] != 1)
 			return false;
 	return runs == n;
+}
+
+static MAY_BE_UNUSED void forget_callbacks(void)
+{
+	memset(ran, 0, sizeof(ran));
+	runs = given_back = 0;
 }
 
 /* By a producer of either kind; one with a function has run_it. */
@@ -117,10 +124,10 @@ static MAY_BE_UNUSED cq_pool_stats_t pool_stats(void)
 	return s;
 }
 
-/* Blocks that are published and not taken. */
+/* Blocks that are published and not taken. Also at points, where the queue's lock may be held. */
 static MAY_BE_UNUSED uint64_t waiting(void)
 {
-	return stats().blocks_waiting;
+	return cq_blocks_waiting(q);
 }
 
 static MAY_BE_UNUSED void run_all(void *unused)
@@ -135,8 +142,8 @@ static MAY_BE_UNUSED void flush(void *unused)
 	CHECK(cq_cleanup_flush(q) == 0);
 }
 
-/* Ends the queue, with all that was accepted run or given back: callbacks 0 .. n-1. It has given
-   all memory back. */
+/* Ends the queue: callbacks 0 .. n-1 and no others have run or been given back, once, and all
+   memory. Another queue may be made then. */
 static MAY_BE_UNUSED void finish(unsigned n)
 {
 	out_of_memory(false);
@@ -149,6 +156,7 @@ static MAY_BE_UNUSED void finish(unsigned n)
 	q = NULL;
 	CHECK(mem.live_bytes == 0);
 	CHECK(each_once(n));
+	forget_callbacks();
 }
 
 #endif /* CQ_TESTS_CALLBACKS_H */

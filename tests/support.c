@@ -290,6 +290,18 @@ void run_threads(unsigned n, void (*body)(void *arg, unsigned index), void *arg)
 	free(r);
 }
 
+bool test_child_has_threads(void)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	return false;
+#elif defined(__has_feature)
+	return !__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer) &&
+	    getenv("CQ_NO_FORKS") == NULL;
+#else
+	return getenv("CQ_NO_FORKS") == NULL;
+#endif
+}
+
 /* -------------------------------------------------------- schedule points */
 
 enum { RULES = 16 };

@@ -72,6 +72,9 @@ void run_threads(unsigned n, void (*body)(void *arg, unsigned index), void *arg)
 pthread_t start(void *(*body)(void *arg), void *arg);
 void *join(pthread_t thread);
 
+/* May a forked child make threads? With some sanitizers it doesn't get far. False with CQ_NO_FORKS too. */
+bool test_child_has_threads(void);
+
 /* Closed until it is opened, once and for all. */
 typedef struct gate {
 	pthread_mutex_t lock;

@@ -131,7 +131,8 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 		return EDEADLK;
 	/* The lock also waits for the last detach to leave it. */
 	pthread_mutex_lock(&q->lock);
-	busy = q->nproducers != 0 || q->shutting_down || !cq_blocks_all_finished(q) ||
+	busy = q->nproducers != 0 || q->shutting_down != NULL || !cq_blocks_all_finished(q) ||
+	    q->claimed.begin != q->claimed.end ||
 	    cq_sleepers_waiters(&q->drains, NULL) != 0;
 	pthread_mutex_unlock(&q->lock);
 	if (busy)
@@ -151,7 +152,7 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 /* Is no thread touching a stack, or inside of a block? Under the lock. */
 static bool quiescent(cq_cleanup_t *q)
 {
-	if (cq_blocks_waiting(q) != 0 || q->shutting_down)
+	if (cq_blocks_waiting(q) != 0 || q->shutting_down != NULL)
 		return false;
 	/* Pairs with the release in run_begins (run.c): who has taken the last unit is seen to run. */
 	cq_fence_acquire();

@@ -107,6 +107,10 @@ struct cq_producer {
 static inline bool state_open(uint64_t s) { return (s & STATE_OPEN) != 0; }
 static inline uint32_t state_claimed(uint64_t s) { return (uint32_t)(s & (STATE_SEQ - 1)) >> 1; }
 
+/* How many callbacks a shutdown takes out of open blocks under one hold of the lock. 1 would take the lock for
+   each; more is memory of every queue. */
+#define CLAIMED_AT_ONCE 8
+
 /* Words that different threads write are on different cache lines. */
 struct cq_cleanup {
 	/* Read by all, written at create. */
@@ -155,13 +159,24 @@ struct cq_cleanup {
 	uint32_t nproducers;
 	uint64_t queued;		/* by producers that are gone */
 	uint64_t executed;		/* from blocks that are gone, and before a fork */
-	uint64_t handed_back, flushes;
-	bool shutting_down, shut_down;
+	uint64_t flushes;
+	const void *shutting_down;	/* cq_thread_mark of who is at it, or NULL */
+	bool shut_down;
 	bool sealed;			/* a shutdown has collected all that was accepted */
 	struct cq_fork fork;
 	bool fork_wakes;		/* drains are to be woken in the parent */
 
 	struct cq_fork_client fork_client;
+
+	/*
+	 * Of who is shutting down, and hands back: callbacks that it has claimed, of which [begin, end) are not
+	 * given yet. Not on its stack: a child that doesn't have its thread gives them.
+	 */
+	struct {
+		cq_callback_t callbacks[CLAIMED_AT_ONCE];
+		uint16_t begin, end;
+	} claimed;
+	uint64_t handed_back CQ_ALIGNED(8);
 };
 
 /* The calling thread is between the queue's prepare and its end. */
