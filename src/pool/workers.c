@@ -372,6 +372,7 @@ bool cq_workers_retire(cq_run_t *w)
 			goto gone;
 		}
 	while (!cq_u64_cas_relaxed(&p->counts, &counts, counts + w->count));
+	note_peak(p, counts_live(counts + w->count)); /* others may have come meanwhile */
 	return false;
 gone:
 	w->count = 0;
