@@ -63,6 +63,7 @@ struct cq_run {
 	cq_task_t *task;		/* in its function; NULL: between two runs, or in a hook */
 	void *piece;			/* in hand */
 	bool is_worker;			/* no run_some: the record was allocated */
+	bool managed;			/* on a thread that the pool made, which a piece may end */
 	bool serves;			/* a thread of the host's, in run_some of the pool or work */
 	uint64_t count;			/* what it adds to the pool's counts */
 	size_t pieces, budget;		/* taken so far; of a run_some: how many it may */
