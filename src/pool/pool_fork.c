@@ -84,7 +84,7 @@ static void settle_members(cq_pool_t *p)
 			p->runs += m->runs;
 			p->empty_runs += m->empty_runs;
 			cq_task_lose(m);
-			if (m->is_worker)
+			if (m->allocated)
 				cq_release(&p->allocator, m, sizeof(*m));
 			continue;
 		}

@@ -62,7 +62,8 @@ struct cq_run {
 	cq_pool_t *pool;
 	cq_task_t *task;		/* in its function; NULL: between two runs, or in a hook */
 	void *piece;			/* in hand */
-	bool is_worker;			/* no run_some: the record was allocated */
+	bool is_worker;			/* no run_some */
+	bool allocated;			/* not on the stack of its thread */
 	bool serves;			/* a thread of the host's, in run_some of the pool or work */
 	uint64_t count;			/* what it adds to the pool's counts */
 	size_t pieces, budget;		/* taken so far; of a run_some: how many it may */
@@ -188,6 +189,7 @@ cq_task_t *cq_task_pop(cq_pool_t *p);
 void cq_task_run(cq_run_t *run, cq_task_t *t);
 void cq_task_lose(cq_run_t *run);
 void cq_task_abort(cq_run_t *run);
+void cq_task_abort_within(const cq_run_t *run);
 void cq_task_free(cq_task_t *t);
 void cq_task_push(cq_task_t *t);
 

@@ -344,22 +344,51 @@ static void run_in_caller(cq_run_t *run, cq_task_t *t)
 	while (run_once(run, t) && run->pieces < run->budget && (t == NULL || run->pieces != before));
 }
 
+/* A task may end a thread that a pool made: what that is inside of must outlive its stack then. */
+static bool may_be_ended(void)
+{
+	for (const cq_run_t *r = runs; r != NULL; r = r->outer)
+		if (r->is_worker && !r->serves && r->pool->config.spawn == NULL)
+			return true;
+	return false;
+}
+
+static void leave_run_some(cq_run_t *run)
+{
+	if (run->serves)
+		cq_workers_nobody_serves(run->pool);
+	cq_member_leave(run);
+}
+
+/* The thread was ended, and with it each run_some that it was in within that run. */
+void cq_task_abort_within(const cq_run_t *outer)
+{
+	cq_run_t *run;
+
+	while ((run = runs) != NULL && run != outer) {
+		cq_task_abort(run);
+		leave_run_some(run);
+	}
+}
+
 static size_t run_some(cq_pool_t *p, cq_task_t *t, size_t pieces)
 {
-	cq_run_t run = { .pool = p, .serves = t == NULL, .budget = pieces };
+	cq_run_t here, *run = &here;
 	int saved = errno;
 
 	if (pieces == 0 || cq_pool_forking(p))
 		return 0;
-	cq_member_join(&run);
-	if (t == NULL)
+	if (may_be_ended() && (run = cq_allocate(&p->allocator, sizeof(*run))) == NULL)
+		return 0;
+	*run = (cq_run_t){ .pool = p, .serves = t == NULL, .allocated = run != &here, .budget = pieces };
+	cq_member_join(run);
+	if (run->serves)
 		cq_u32_add_relaxed(&p->serving, 1);
-	run_in_caller(&run, t);
-	if (t == NULL)
-		cq_workers_nobody_serves(p);
-	cq_member_leave(&run);
+	run_in_caller(run, t);
+	pieces = run->pieces;
+	leave_run_some(run);
 	errno = saved;
-	return run.pieces;
+	return pieces;
 }
 
 size_t cq_task_run_some(cq_task_t *t, size_t pieces)

@@ -150,6 +150,7 @@ static void goes_on(void *arg)
 
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* a task may have allowed it */
 	pthread_cleanup_push(goes_on, life); /* what it calls may end the thread once more */
+	cq_task_abort_within(w);
 	switch (life->phase) {
 	case STARTING:
 		cq_run_leave(w);

@@ -23,7 +23,7 @@ cq_run_t *cq_member_new(cq_pool_t *p)
 	cq_run_t *m = cq_allocate(&p->allocator, sizeof(*m));
 
 	if (m != NULL)
-		*m = (cq_run_t){ .pool = p, .is_worker = true };
+		*m = (cq_run_t){ .pool = p, .is_worker = true, .allocated = true };
 	return m;
 }
 
@@ -78,10 +78,11 @@ void cq_member_join(cq_run_t *m)
 	pthread_mutex_unlock(&p->lock);
 }
 
-/* And no longer. A worker's record is freed, and afterwards the pool may be gone. */
+/* And no longer. Its record may be freed; after a worker, the pool may be gone. */
 void cq_member_leave(cq_run_t *m)
 {
 	cq_pool_t *p = m->pool;
+	bool is_worker = m->is_worker;
 
 	pthread_mutex_lock(&p->lock);
 	if (m->prev != NULL)
@@ -92,12 +93,12 @@ void cq_member_leave(cq_run_t *m)
 		m->next->prev = m->prev;
 	p->runs += m->runs;
 	p->empty_runs += m->empty_runs;
-	if (!m->is_worker) {
+	if (m->allocated)
+		cq_release(&p->allocator, m, sizeof(*m));
+	if (is_worker)
+		removed_and_unlock(p);
+	else
 		pthread_mutex_unlock(&p->lock);
-		return;
-	}
-	cq_release(&p->allocator, m, sizeof(*m));
-	removed_and_unlock(p);
 }
 
 /* ---------------------------------------------------------------------- stalled */
