@@ -32,11 +32,17 @@ static inline bool put_pair(cq_producer_t *p, cq_callback_t *slot, cq_callback_f
 	return shown(p, slot + 1);
 }
 
-/* Not hot: nothing is open, the block is full, lines are to be fetched, or a flag is up. */
-static CQ_RARE int enqueue_slow(cq_producer_t *p, void *slot, cq_callback_fn *fn, void *arg)
+/*
+ * Not hot: the call is refused, nothing is open, the block is full, lines are to be fetched, or a flag is up.
+ * Refused ones come here too, so that the hot path has one return, and no register for its value.
+ */
+static CQ_RARE int enqueue_slow(cq_producer_t *p, cq_callback_fn *fn, void *arg, void *slot)
 {
 	int err;
 
+	/* 0. Not of this producer. Nothing was written. */
+	if (slot == NULL)
+		return EINVAL;
 	/* 1. Nothing is open: that was the dummy. */
 	if (p->block == NULL) {
 		CQ_POINT("producer.dummy");
@@ -51,15 +57,21 @@ static CQ_RARE int enqueue_slow(cq_producer_t *p, void *slot, cq_callback_fn *fn
 	return cq_producer_at_limit(p, slot, 1, true) == 1 ? 0 : ESHUTDOWN;
 }
 
+/* The arguments as put has them, which then moves none of them. */
+static CQ_RARE int put_slow(cq_producer_t *p, void *arg, void *slot)
+{
+	return enqueue_slow(p, p->fn, arg, slot);
+}
+
 int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
 {
 	cq_callback_t *slot = p->write;
 
 	if (!CQ_LIKELY(fn != NULL && p->fn == NULL))
-		return EINVAL;
+		return enqueue_slow(p, fn, arg, NULL);
 	if (CQ_LIKELY(!put_pair(p, slot, fn, arg)))
 		return 0;
-	return enqueue_slow(p, slot, fn, arg);
+	return enqueue_slow(p, fn, arg, slot);
 }
 
 int cq_producer_put(cq_producer_t *p, void *arg)
@@ -67,10 +79,10 @@ int cq_producer_put(cq_producer_t *p, void *arg)
 	void **slot = p->write;
 
 	if (!CQ_LIKELY(p->fn != NULL))
-		return EINVAL;
+		return put_slow(p, arg, NULL);
 	if (CQ_LIKELY(!put_arg(p, slot, arg)))
 		return 0;
-	return enqueue_slow(p, slot, p->fn, arg);
+	return put_slow(p, arg, slot);
 }
 
 /* --------------------------------------------------------------------------- spans */
