@@ -22,6 +22,7 @@
 	X(THREAD_BURST, "threads not made for a while", 10)			\
 	X(THREAD_NEVER, "threads never made", 1)				\
 	X(THREAD_LIMIT, "threads not made: RLIMIT_NPROC", 8)			\
+	X(START, "worker_start refuses", 4)					\
 	X(WAIT_AT_ONCE, "wait returns at once", 3)				\
 	X(WAIT_EINTR, "wait returns EINTR", 3)					\
 	X(SIGNAL, "signal", 1)							\

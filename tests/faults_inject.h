@@ -42,6 +42,7 @@
 #define pthread_mutex_unlock(m) (faults_step(), pthread_mutex_unlock(m))
 #define cq_fence_full() (faults_step(), cq_fence_full())
 #define cq_fence_release() (faults_step(), cq_fence_release())
+#define cq_fence_compiler() (faults_step(), cq_fence_compiler())
 #define cq_fence_acquire() (faults_step(), cq_fence_acquire())
 #define cq_u32_load_relaxed(p) (faults_step(), cq_u32_load_relaxed(p))
 #define cq_u32_load_acquire(p) (faults_step(), cq_u32_load_acquire(p))

@@ -200,6 +200,15 @@ static MAY_BE_UNUSED bool workers_are(unsigned n)
 	return are;
 }
 
+/*
+ * Time goes by until n are left. When several are idle for too long at once, one of them may find
+ * that nobody is idle and others live, who have yet to go, and stay for another while.
+ */
+static MAY_BE_UNUSED void retire_to(unsigned n)
+{
+	AWAIT((fake_advance(&park, IDLE_NS), workers_are(n)));
+}
+
 /* Jobs that stay inside until the gate is opened. */
 typedef struct room {
 	atomic_uint inside;	/* so far */

@@ -19,6 +19,14 @@ cq_cleanup_stats_t load_stats(const load_t *l)
 	return s;
 }
 
+cq_pool_stats_t load_pool_stats(const load_t *l)
+{
+	cq_pool_stats_t s;
+
+	cq_pool_stats(cq_cleanup_pool(l->q), &s);
+	return s;
+}
+
 unsigned load_count_offered(const load_t *l)
 {
 	unsigned n = 0;
@@ -43,8 +51,10 @@ void load_run_all(load_t *l)
 	int err;
 
 	do {
-		err = cq_cleanup_flush_all(l->q);
-		CHECK(err == 0 || (err == EAGAIN && !faults_threads_in_child()));
+		err = cq_cleanup_flush(l->q);
+		/* Nobody serves the pool of a host's, but this thread, between two looks. */
+		CHECK(err == 0 || (err == EAGAIN && (!faults_threads_in_child() ||
+		    (l->pool_config.flags & CQ_POOL_HOSTED) != 0)));
 	} while (cq_cleanup_run_some(l->q, SIZE_MAX) != 0);
 }
 
@@ -53,12 +63,14 @@ void load_work_off(load_t *l)
 {
 	int err;
 
-	if (l->in_child && (l->way == LOAD_POLLED || !faults_threads_in_child()))
+	bool hosted = (l->pool_config.flags & CQ_POOL_HOSTED) != 0;
+
+	if (l->in_child && (hosted || !faults_threads_in_child()))
 		load_run_all(l);
 	else
 		while ((err = cq_cleanup_drain(l->q, CQ_FOREVER)) != 0) {
-			/* The pollers are between two looks. */
-			CHECK(err == EAGAIN && l->way == LOAD_POLLED);
+			/* The crew is between two stints. */
+			CHECK(err == EAGAIN && hosted);
 			sched_yield();
 		}
 }
@@ -69,7 +81,7 @@ void load_use(load_t *l)
 	unsigned long long ran = l->ran;
 	cq_producer_t *p;
 
-	CHECK(cq_producer_attach(l->q, &p) == 0);
+	CHECK(load_attach(l, &p) == 0);
 	for (unsigned i = 0, n = 0; n < USES; i++) {
 		int err = load_offer(l, p, &l->owners[OWNERS - 1]);
 
@@ -94,32 +106,70 @@ static void add_member(load_t *l, enum role role, unsigned index)
 		sched_yield(); /* the limit on threads goes away again */
 }
 
+static int worker_start(void *load)
+{
+	load_t *l = load;
+
+	CHECK(!load_managed);
+	if (faults_strike(FAULT_START))
+		return EAGAIN;
+	l->workers_started++;
+	load_managed = true;
+	return 0;
+}
+
+static void worker_end(void *load)
+{
+	CHECK(load_managed);
+	load_managed = false;
+	((load_t *)load)->workers_ended++;
+}
+
+/* Who makes them, or lends them. */
+static void choose_workers(load_t *l)
+{
+	bool spawns = rng_below(&l->chance, 2) == 0;
+
+	if (l->way == LOAD_HOSTED && spawns)
+		l->pool_config.spawn = load_spawn;
+	else if (l->way == LOAD_HOSTED)
+		l->pool_config.flags |= CQ_POOL_HOSTED;
+	else if (l->way == LOAD_POLLED)
+		l->pool_config.flags |= CQ_POOL_POLLED | (spawns ? CQ_POOL_HOSTED : 0);
+	else if (!load_has(l, FAULT_THREAD_NEVER)) /* else it could not be created */
+		l->pool_config.workers_min = (uint32_t)rng_below(&l->chance, 2);
+}
+
 static void choose(load_t *l)
 {
 	static const uint32_t caps[] = { 1, 1, 2, 4 };
 	static const uint64_t idle[] = { 1, 20000, UINT64_C(3600000000000), CQ_FOREVER };
-	static const size_t bytes[] = { CQ_BLOCK_BYTES_MIN, 100, CQ_BLOCK_BYTES_DEFAULT };
-	static const unsigned flags[] = { CQ_NO_ATFORK, CQ_HANDOVER | CQ_NO_ATFORK, 0,
-		CQ_FORK_DISCARD | CQ_NO_ATFORK, CQ_HANDOVER, CQ_HANDOVER | CQ_FORK_DISCARD };
+	static const size_t bytes[] = { CQ_BLOCK_BYTES_MIN, 100, CQ_BLOCK_BYTES };
+	uint32_t flags = rng_below(&l->chance, 2) == 0 ? CQ_POOL_NO_ATFORK : 0;
 
 	l->quiet = l->way != LOAD_POLLED && rng_below(&l->chance, 3) != 0;
 	l->abrupt = !l->quiet && rng_below(&l->chance, 3) == 0;
-	l->config = (cq_cleanup_config_t){
-		.flags = flags[rng_below(&l->chance, 6)] | (l->way == LOAD_POLLED ? CQ_POLLED : 0),
-		.max_workers = caps[rng_below(&l->chance, 4)],
+	l->pool_config = (cq_pool_config_t){
+		.flags = flags,
+		.workers_max = caps[rng_below(&l->chance, 4)],
 		.idle_ns = idle[rng_below(&l->chance, 4)],
+		.allocator = &l->alloc.allocator,
+		.worker_start = worker_start,
+		.worker_end = worker_end,
+		.host = l
+	};
+	l->config = (cq_cleanup_config_t){
+		.flags = rng_below(&l->chance, 3) == 0 ? CQ_CLEANUP_FORK_DISCARD : 0,
+		.parallel = (uint32_t)rng_below(&l->chance, 3),
 		.block_bytes = bytes[rng_below(&l->chance, 3)],
 		.allocator = &l->alloc.allocator
 	};
 	/* A single worker, and one that stays, hide lost wake-ups least. */
 	if (l->quiet && rng_below(&l->chance, 4) != 0) {
-		l->config.max_workers = 1;
-		l->config.idle_ns = CQ_FOREVER;
+		l->pool_config.workers_max = 1;
+		l->pool_config.idle_ns = CQ_FOREVER;
 	}
-	if (l->way == LOAD_HOSTED) {
-		l->config.spawn = load_spawn;
-		l->config.host = l;
-	}
+	choose_workers(l);
 }
 
 static void add_members(load_t *l)
@@ -128,7 +178,8 @@ static void add_members(load_t *l)
 
 	for (unsigned i = 0; i < producers; i++)
 		add_member(l, PRODUCER, i);
-	l->has_crew = l->way == LOAD_POLLED || (l->way == LOAD_HOSTED && rng_below(&l->chance, 2) == 0);
+	l->has_crew = l->way == LOAD_POLLED || (l->pool_config.flags & CQ_POOL_HOSTED) != 0 ||
+	    (l->way == LOAD_HOSTED && rng_below(&l->chance, 2) == 0);
 	if (l->has_crew) {
 		add_member(l, CREW, 0);
 		add_member(l, CREW, 1);
@@ -170,6 +221,13 @@ static void create(load_t *l)
 	cq_cleanup_t *q;
 	int err;
 
+	l->given = NULL;
+	if (rng_below(&l->chance, 2) == 0)
+		do
+			load_check(l, err = cq_pool_create(&l->pool_config, &l->given));
+		while (err != 0);
+	l->config.pool = l->given;
+	l->config.pool_config = l->given == NULL ? &l->pool_config : NULL;
 	do
 		load_check(l, err = cq_cleanup_create(&l->config, &q));
 	while (err != 0);
@@ -178,12 +236,12 @@ static void create(load_t *l)
 
 void load_open(load_t *l, unsigned number, fault_set_t faults)
 {
-	load_precious = true;
 	l->number = number;
 	l->faults = faults;
 	l->chance = rng_for(number);
 	l->stopping = l->closing = l->closed = false;
 	l->nmembers = 0;
+	l->workers_started = l->workers_ended = 0;
 	test_alloc_init(&l->alloc);
 	l->alloc.fails = faults_alloc;
 	choose(l);
@@ -203,7 +261,7 @@ static void shut_down(load_t *l)
 		if (rng_below(&l->chance, 2) == 0)
 			deadline = cq_deadline_in(rng_below(&l->chance, 1000000));
 		err = cq_cleanup_shutdown(l->q, how, deadline, load_take_back, l);
-		if (err != ETIMEDOUT && !(err == EAGAIN && l->way == LOAD_POLLED))
+		if (err != ETIMEDOUT)
 			load_check(l, err);
 		if (rng_below(&l->chance, 8) == 0)
 			how = CQ_SHUTDOWN_HAND_BACK;
@@ -226,17 +284,17 @@ void load_stop(load_t *l)
 	join_members(l, false);
 }
 
-/* All workers that live are asleep, and none is on its way. */
+/* All workers that live are idle, and none is on its way. */
 static void check_workers(const load_t *l)
 {
 	uint64_t limit = wait_limit();
-	cq_cleanup_stats_t s;
+	cq_pool_stats_t s;
 
 	do {
 		CHECK(test_now() < limit);
 		sched_yield();
-		s = load_stats(l);
-	} while (s.workers_coming != 0 || s.workers_asleep != s.workers_live);
+		s = load_pool_stats(l);
+	} while (s.workers_coming != 0 || s.workers_idle != s.workers_live);
 }
 
 /* With the faults off it works, and nobody is missing. */
@@ -261,7 +319,6 @@ static void check_books(load_t *l)
 	CHECK(s.queued == l->accepted - l->accepted_before);
 	CHECK(s.executed == l->ran - l->ran_before);
 	CHECK(s.handed_back == l->back - l->back_before);
-	CHECK(s.workers_live == 0 && s.workers_coming == 0 && s.workers_asleep == 0);
 	CHECK(s.producers == 0 && s.blocks_waiting == 0);
 	l->accepted_before = l->accepted;
 	l->ran_before = l->ran;
@@ -280,13 +337,16 @@ void load_close(load_t *l)
 	}
 	load_detach_all(l);
 	join_members(l, true);
-	pthread_mutex_lock(&l->host_lock);
-	load_reap(l, true);
-	pthread_mutex_unlock(&l->host_lock);
 	check_books(l);
 	q = l->q;
 	set_queue(l, NULL);
 	CHECK(cq_cleanup_destroy(q) == 0);
+	if (l->given != NULL)
+		CHECK(cq_pool_destroy(l->given, CQ_FOREVER) == 0);
+	pthread_mutex_lock(&l->host_lock);
+	load_reap(l, true);
+	pthread_mutex_unlock(&l->host_lock);
+	CHECK(l->workers_started == l->workers_ended);
 	CHECK(l->alloc.live_bytes == 0);
 }
 
@@ -303,10 +363,10 @@ void load_add_counts(load_t *l, load_counts_t *sum)
 	sum->crew += l->crew;
 	pthread_mutex_lock(&l->report_lock);
 	if (l->q != NULL) {
-		cq_cleanup_stats_t s = load_stats(l);
+		cq_pool_stats_t s = load_pool_stats(l);
 
 		sum->live += s.workers_live;
-		sum->asleep += s.workers_asleep;
+		sum->idle += s.workers_idle;
 	}
 	pthread_mutex_unlock(&l->report_lock);
 }
@@ -315,22 +375,26 @@ void load_dump(load_t *l)
 {
 	static const char *const ways[] = { "managed", "hosted", "polled" };
 	cq_cleanup_stats_t s;
+	cq_pool_stats_t w;
 
-	fprintf(stderr, "%s load, round %u:%s%s%s%s%s, flags %u, cap %" PRIu32 ", idle %" PRIu64
-	    " ns, block %zu; faults 0x%" PRIx64 "\n", ways[l->way], l->number, l->quiet ? " quiet" : " busy",
+	fprintf(stderr, "%s load, round %u:%s%s%s%s%s%s, pool flags %u, workers %" PRIu32 " to %" PRIu32 ", idle %"
+	    PRIu64 " ns, spawn %d; flags %u, parallel %" PRIu32 ", block %zu; faults 0x%" PRIx64 "\n",
+	    ways[l->way], l->number, l->quiet ? " quiet" : " busy", l->given != NULL ? ", given pool" : "",
 	    l->has_crew ? " crew" : "", l->abrupt ? " abrupt" : "", l->stopping ? " stopping" : "",
-	    l->closing ? " closing" : "", l->config.flags, l->config.max_workers, l->config.idle_ns,
-	    l->config.block_bytes, l->faults);
+	    l->closing ? " closing" : "", l->pool_config.flags, l->pool_config.workers_min,
+	    l->pool_config.workers_max, l->pool_config.idle_ns, l->pool_config.spawn != NULL, l->config.flags,
+	    l->config.parallel, l->config.block_bytes, l->faults);
 	for (unsigned i = 0; i < OWNERS; i++)
 		fprintf(stderr, "owner %u waits for %d\n", i, l->owners[i].left);
 	if (l->q == NULL)
 		return;
 	fflush(NULL);
 	s = load_stats(l);
+	w = load_pool_stats(l);
 	fprintf(stderr, "queued %" PRIu64 ", executed %" PRIu64 ", back %" PRIu64 ", blocks waiting %"
-	    PRIu64 ", producers %" PRIu32 "\nworkers: live %" PRIu32 ", coming %" PRIu32 ", asleep %" PRIu32
+	    PRIu64 ", producers %" PRIu32 "\nworkers: live %" PRIu32 ", coming %" PRIu32 ", idle %" PRIu32
 	    ", running %" PRIu32 ", created %" PRIu64 ", retired %" PRIu64 ", failed %" PRIu64
-	    "; stalled %d\n", s.queued, s.executed, s.handed_back, s.blocks_waiting, s.producers,
-	    s.workers_live, s.workers_coming, s.workers_asleep, s.workers_running, s.workers_created,
-	    s.workers_retired, s.workers_failed, cq_cleanup_stalled(l->q));
+	    "; tasks waiting %" PRIu64 "\n", s.queued, s.executed, s.handed_back, s.blocks_waiting, s.producers,
+	    w.workers_live, w.workers_coming, w.workers_idle, w.workers_running, w.workers_created,
+	    w.workers_retired, w.workers_failed, w.tasks_waiting);
 }

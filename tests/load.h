@@ -23,7 +23,7 @@ enum load_way { LOAD_MANAGED, LOAD_HOSTED, LOAD_POLLED, LOAD_WAYS };
 /* What has happened so far (lost: in rounds that are closed); of the last two, what is now. */
 typedef struct load_counts {
 	unsigned long long enqueued, executed, handed_back, lost, refused, children, crew;
-	uint32_t live, asleep;
+	uint32_t live, idle;
 } load_counts_t;
 
 load_t *load_new(enum load_way way);

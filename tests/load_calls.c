@@ -3,14 +3,8 @@
 
 #include <errno.h>
 
-/*
- * This thread calls callbacks by itself (cq_block_next): the queue doesn't know, so
- * they may not fork, and what it would refuse hangs.
- */
-_Thread_local bool load_by_host;
-
-/* The tests' own threads, of which a callback must not end any. */
-_Thread_local bool load_precious;
+/* On a thread that the pool has made, which a callback may end. */
+_Thread_local bool load_managed;
 
 /* ------------------------------------------------------------ what may fail */
 
@@ -27,13 +21,16 @@ bool load_memory_fails(const load_t *l)
 bool load_threads_fail(const load_t *l)
 {
 	return load_memory_fails(l) || load_has(l, FAULT_THREAD) || load_has(l, FAULT_THREAD_BURST) ||
-	    load_has(l, FAULT_THREAD_NEVER) || load_has(l, FAULT_THREAD_LIMIT);
+	    load_has(l, FAULT_THREAD_NEVER) || load_has(l, FAULT_THREAD_LIMIT) || load_has(l, FAULT_START);
 }
 
 /* What a call may return that wakes, or needs memory, or finds the queue closed. */
 bool load_check(const load_t *l, int err)
 {
-	CHECK(err == 0 || (err == EAGAIN && load_threads_fail(l)) || (err == ENOMEM && load_memory_fails(l)) ||
+	/* A host's crew comes and goes. */
+	bool stalls = load_threads_fail(l) || (l->pool_config.flags & CQ_POOL_HOSTED) != 0;
+
+	CHECK(err == 0 || (err == EAGAIN && stalls) || (err == ENOMEM && load_memory_fails(l)) ||
 	    (err == ESHUTDOWN && l->closing));
 	return err == 0;
 }
@@ -98,7 +95,8 @@ int load_offer(load_t *l, cq_producer_t *p, struct owner *owner)
 
 	if (record == NULL)
 		return ENOBUFS;
-	err = cq_producer_enqueue(p, run, record);
+	if ((err = cq_producer_put(p, record)) == EINVAL)
+		err = cq_producer_enqueue(p, run, record);
 	CHECK(err != EAGAIN);
 	if (load_check(l, err)) {
 		l->accepted++;
@@ -114,11 +112,19 @@ int load_offer(load_t *l, cq_producer_t *p, struct owner *owner)
 
 void load_fork(load_t *l, bool in_callback, enum fault kind);
 
+/* Every other producer has one function by contract. */
+int load_attach(load_t *l, cq_producer_t **p)
+{
+	static atomic_uint which;
+
+	return cq_producer_attach(l->q, which++ % 2 == 0 ? NULL : run, p);
+}
+
 static void enqueue_in_callback(load_t *l)
 {
 	cq_producer_t *p;
 
-	if (!load_check(l, cq_producer_attach(l->q, &p)))
+	if (!load_check(l, load_attach(l, &p)))
 		return;
 	(void)load_offer(l, p, &l->owners[OWNERS - 1]);
 	cq_producer_detach(p);
@@ -130,7 +136,7 @@ static void attach_or_detach(load_t *l)
 	cq_producer_t *p = atomic_exchange(&l->spare, NULL);
 
 	if (p == NULL) {
-		if (!load_check(l, cq_producer_attach(l->q, &p)))
+		if (!load_check(l, load_attach(l, &p)))
 			return;
 		(void)load_offer(l, p, &l->owners[OWNERS - 1]);
 		p = atomic_exchange(&l->spare, p);
@@ -142,8 +148,8 @@ static void misuse(load_t *l)
 {
 	CHECK(cq_cleanup_drain(l->q, CQ_FOREVER) == EDEADLK);
 	CHECK(cq_cleanup_shutdown(l->q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, load_take_back, l) == EDEADLK);
-	CHECK(cq_cleanup_work(l->q) == EDEADLK);
-	CHECK(cq_cleanup_destroy(l->q) == EBUSY);
+	CHECK(cq_cleanup_destroy(l->q) == EDEADLK);
+	CHECK(cq_pool_work(cq_cleanup_pool(l->q), NULL, CQ_FOREVER) == EDEADLK);
 }
 
 static void settle_outer(void *record)
@@ -176,7 +182,7 @@ static void do_deed(struct record *record, enum fault deed)
 		enqueue_in_callback(l);
 		break;
 	case FAULT_CALL_FLUSHES:
-		load_check(l, cq_cleanup_flush_all(l->q));
+		load_check(l, cq_cleanup_flush(l->q));
 		break;
 	case FAULT_CALL_ATTACHES:
 		attach_or_detach(l);
@@ -197,19 +203,9 @@ static void do_deed(struct record *record, enum fault deed)
 	depth--;
 }
 
-static bool may_do(enum fault deed)
+static bool ends_thread(enum fault deed)
 {
-	switch (deed) {
-	case FAULT_CALL_EXITS:
-	case FAULT_CALL_CANCELS:
-		return !load_precious;
-	case FAULT_CALL_RUNS:
-	case FAULT_CALL_MISUSES:
-	case FAULT_CALL_FORKS:
-		return !load_by_host;
-	default:
-		return deed != FAULTS_N;
-	}
+	return deed == FAULT_CALL_EXITS || deed == FAULT_CALL_CANCELS;
 }
 
 /* AddressSanitizer's, if it is there: it doesn't know that a cancellation leaves frames for good. */
@@ -233,7 +229,7 @@ static void run(void *arg)
 	struct record *record = arg;
 	load_t *l = record->load;
 	enum fault deed = record->deed;
-	bool does = !l->in_child && may_do(deed);
+	bool does = !l->in_child && deed != FAULTS_N && (load_managed || !ends_thread(deed));
 
 	begin(record);
 	if (does) {
@@ -241,6 +237,6 @@ static void run(void *arg)
 		do_deed(record, deed);
 	}
 	settle(record, &l->ran);
-	if (does && (deed == FAULT_CALL_EXITS || deed == FAULT_CALL_CANCELS))
+	if (does && ends_thread(deed))
 		end_thread(deed);
 }

@@ -10,7 +10,7 @@
 /* In a callback the child can't wait for the queue; what is left of the blocks that it is in stays. */
 static void live_on_in_callback(load_t *l, uint64_t held, unsigned long long settled)
 {
-	uint64_t done, slots = l->config.block_bytes / (2 * sizeof(void *));
+	uint64_t done, slots = l->config.block_bytes / sizeof(void *);
 
 	if (l->closing)
 		return;
@@ -37,8 +37,8 @@ static void live_on(load_t *l, uint64_t held, unsigned long long settled, rng_t 
 	CHECK(s.queued == s.executed + s.handed_back);
 	CHECK(l->ran + l->back - settled == held);
 	/* What was on its way into the queue, or just begun by a thread that is not here. */
-	if ((l->config.flags & CQ_FORK_DISCARD) == 0)
-		CHECK(load_count_offered(l) <= MEMBERS + 2 * l->config.max_workers);
+	if ((l->config.flags & CQ_CLEANUP_FORK_DISCARD) == 0)
+		CHECK(load_count_offered(l) <= MEMBERS + 2 * l->pool_config.workers_max);
 }
 
 /* The child has all that was accepted and not begun, and nothing else. */
@@ -49,7 +49,7 @@ _Noreturn static void be_child(load_t *l, bool in_callback, rng_t *how)
 	unsigned long long settled = l->ran + l->back;
 
 	alarm(CHILD_SECONDS);
-	CHECK((l->config.flags & CQ_FORK_DISCARD) == 0 || held == 0);
+	CHECK((l->config.flags & CQ_CLEANUP_FORK_DISCARD) == 0 || held == 0);
 	load_detach_all(l);
 	if (in_callback)
 		live_on_in_callback(l, held, settled);
@@ -72,18 +72,18 @@ static void wait_for_child(pid_t child)
 /* No lock of the tests' is held by another thread in the child. *err: fork's errno, in the parent. */
 static pid_t fork_process(load_t *l, int *err)
 {
-	bool by_hand = (l->config.flags & CQ_NO_ATFORK) != 0;
+	bool by_hand = (l->pool_config.flags & CQ_POOL_NO_ATFORK) != 0;
 	pid_t child;
 
 	pthread_mutex_lock(&l->host_lock);
 	if (by_hand)
-		cq_cleanup_fork_prepare(l->q);
+		cq_fork(CQ_FORK_PREPARE);
 	child = fork();
 	*err = errno; /* before what follows changes it */
 	if (child == 0)
 		faults_in_child();
 	if (by_hand)
-		(child != 0 ? cq_cleanup_fork_parent : cq_cleanup_fork_child)(l->q);
+		cq_fork(child != 0 ? CQ_FORK_PARENT : CQ_FORK_CHILD);
 	pthread_mutex_unlock(&l->host_lock);
 	return child;
 }

@@ -4,7 +4,7 @@
  *
  *   load.c        rounds, what is checked at their end, reports
  *   load_calls.c  records and callbacks, and what callbacks do
- *   load_roles.c  the threads: producers, drains, flushes, workers, pollers
+ *   load_roles.c  the threads: producers, drains, flushes, lent workers, pollers
  *   load_fork.c   forks, and what is checked in a child
  */
 #ifndef CQ_TESTS_LOAD_PRIV_H
@@ -63,7 +63,9 @@ struct load {
 	_Atomic fault_set_t faults;	/* load_close ends them while callbacks look */
 	bool quiet, has_crew;
 	bool abrupt;		/* shut down while all goes on */
+	cq_pool_config_t pool_config;
 	cq_cleanup_config_t config;
+	cq_pool_t *given;	/* the queue's, when it isn't its own; or NULL */
 	cq_cleanup_t *q;
 	test_alloc_t alloc;
 	rng_t chance;
@@ -76,24 +78,20 @@ struct load {
 	pthread_mutex_t host_lock;
 	struct hosted *hosted;
 	atomic_ullong accepted, ran, back, refused, children, crew;
+	atomic_ullong workers_started, workers_ended; /* in this round */
 	unsigned long long accepted_before, ran_before, back_before; /* in earlier rounds */
 	pthread_mutex_t report_lock;	/* for who reads q from outside */
 };
 
 /* load_calls.c */
-/*
- * This thread calls callbacks by itself (cq_block_next): the queue doesn't know, so
- * they may not fork, and what it would refuse hangs.
- */
-extern _Thread_local bool load_by_host;
-
-/* The tests' own threads, of which a callback must not end any. */
-extern _Thread_local bool load_precious;
+/* On a thread that the pool has made, which a callback may end. */
+extern _Thread_local bool load_managed;
 
 bool load_has(const load_t *l, enum fault kind);
 bool load_memory_fails(const load_t *l);
 bool load_threads_fail(const load_t *l);
 bool load_check(const load_t *l, int err);
+int load_attach(load_t *l, cq_producer_t **p);
 int load_offer(load_t *l, cq_producer_t *p, struct owner *owner);
 void load_take_back(void *ctx, cq_callback_fn *fn, void *arg);
 
@@ -108,6 +106,7 @@ void load_be_forker(struct member *m);
 
 /* load.c */
 cq_cleanup_stats_t load_stats(const load_t *l);
+cq_pool_stats_t load_pool_stats(const load_t *l);
 unsigned load_count_offered(const load_t *l);
 void load_run_all(load_t *l);
 void load_work_off(load_t *l);

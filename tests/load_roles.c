@@ -7,18 +7,12 @@
 
 /* --------------------------------------------------- a host that makes the threads */
 
-static void note_end(void *arg)
-{
-	((struct hosted *)arg)->ended = true;
-}
-
 static void *be_hosted(void *arg)
 {
 	struct hosted *h = arg;
 
-	pthread_cleanup_push(note_end, h); /* a callback may end the thread */
 	h->body(h->arg);
-	pthread_cleanup_pop(1);
+	h->ended = true;
 	return NULL;
 }
 
@@ -63,22 +57,16 @@ int load_spawn(void *host, void (*body)(void *arg), void *arg)
 
 /* --------------------------------------------------------------- producers */
 
-/* Nobody can be made who would run it: "a caller that cannot wait may run the work itself". */
+/* Nobody can be made who would run it: a caller that can't wait may run the work itself. */
 static void come_to_the_rescue(load_t *l, rng_t *chance)
 {
-	if (!cq_cleanup_stalled(l->q))
+	if (!load_threads_fail(l) || load_pool_stats(l).workers_live != 0)
 		return;
 	if (rng_below(chance, 4) == 0)
 		(void)cq_cleanup_run_some(l->q, 20);
 	else
-		load_check(l, cq_cleanup_wake(l->q));
+		load_check(l, cq_pool_wake(cq_cleanup_pool(l->q)));
 	load_progress++;
-}
-
-/* Whose callbacks nobody fetches before a flush. */
-static bool must_flush(const load_t *l)
-{
-	return (l->config.flags & CQ_HANDOVER) == 0 || l->way == LOAD_POLLED || load_threads_fail(l);
 }
 
 /* Until all that this owner has enqueued is settled; by the workers, unless none can be made. */
@@ -87,8 +75,8 @@ static void wait_for(load_t *l, cq_producer_t *p, struct owner *owner, rng_t *ch
 	int err = 0;
 
 	do {
-		if (must_flush(l))
-			load_check(l, err = cq_producer_flush(p));
+		err = rng_below(chance, 4) == 0 ? cq_cleanup_flush(l->q) : cq_producer_flush(p);
+		load_check(l, err);
 		for (unsigned i = 0; owner->left > 0 && err != ENOMEM; i++) {
 			if (i > 1000) { /* at first it spins, to be there at once */
 				sched_yield();
@@ -153,7 +141,7 @@ static void produce(struct member *m)
 	while (!l->stopping && err != ESHUTDOWN) {
 		cq_producer_t *p;
 
-		if (!load_check(l, err = cq_producer_attach(l->q, &p)))
+		if (!load_check(l, err = load_attach(l, &p)))
 			continue;
 		l->producers[m->index] = p;
 		for (uint64_t n = rng_below(&m->chance, 1000); n > 0 && !l->stopping && err != ESHUTDOWN; n--)
@@ -181,8 +169,8 @@ static void drain_some(load_t *l, cq_producer_t *p, rng_t *chance)
 	err = cq_cleanup_drain(l->q, deadline);
 	if (err == 0)
 		CHECK(owner->left == 0);
-	else if (err == EAGAIN && l->way == LOAD_POLLED)
-		sched_yield(); /* the pollers are between two looks */
+	else if (err == EAGAIN && (l->pool_config.flags & CQ_POOL_HOSTED) != 0)
+		sched_yield(); /* the crew is between two stints */
 	else if (err != ETIMEDOUT && !load_check(l, err))
 		come_to_the_rescue(l, chance);
 }
@@ -193,7 +181,7 @@ static void be_drainer(struct member *m)
 	cq_producer_t *p;
 
 	while (!l->stopping && !l->closing) {
-		if (!load_check(l, cq_producer_attach(l->q, &p)))
+		if (!load_check(l, load_attach(l, &p)))
 			continue;
 		l->producers[PRODUCERS] = p;
 		for (unsigned i = 0; i < 20 && !l->stopping && !l->closing; i++)
@@ -203,15 +191,22 @@ static void be_drainer(struct member *m)
 	}
 }
 
+static void wake(load_t *l)
+{
+	cq_pool_t *pool = cq_cleanup_pool(l->q);
+
+	if (cq_pool_needs_wake(pool))
+		load_check(l, cq_pool_wake(pool));
+}
+
 static void be_flusher(struct member *m)
 {
 	load_t *l = m->load;
 	cq_cleanup_stats_t s, last = { 0 };
 
 	while (!l->stopping && !l->closed) {
-		load_check(l, cq_cleanup_flush_all(l->q));
-		if (cq_cleanup_needs_wake(l->q))
-			load_check(l, cq_cleanup_wake(l->q));
+		load_check(l, cq_cleanup_flush(l->q));
+		wake(l);
 		s = load_stats(l);
 		CHECK(s.executed + s.handed_back <= s.queued);
 		CHECK(s.executed >= last.executed && s.handed_back >= last.handed_back);
@@ -224,48 +219,11 @@ static void be_flusher(struct member *m)
 
 /* ---------------------------------------------------- workers that come and go */
 
-static void stint_as_worker(load_t *l)
+static void stint_as_worker(load_t *l, rng_t *chance)
 {
-	int err = cq_cleanup_work(l->q);
+	int err = cq_pool_work(cq_cleanup_pool(l->q), NULL, cq_deadline_in(rng_below(chance, 3000000)));
 
-	CHECK(err == 0 || err == ETIMEDOUT || err == ESHUTDOWN || (err == ENOMEM && load_memory_fails(l)));
-}
-
-/* One block in one of the ways in which a host may do it. */
-static void handle(cq_worker_t *w, cq_block_t *b, rng_t *chance)
-{
-	cq_callback_fn *fn;
-	void *arg;
-
-	if (rng_below(chance, 2) == 0) {
-		cq_worker_run(w, b);
-		return;
-	}
-	load_by_host = true;
-	while (rng_below(chance, 16) != 0 && cq_block_next(b, &fn, &arg))
-		fn(arg);
-	load_by_host = false;
-	cq_worker_finish(w, b); /* and the rest is queued again */
-}
-
-static void detach_worker(void *w)
-{
-	cq_worker_detach(w);
-}
-
-static void stint_with_a_handle(load_t *l, rng_t *chance)
-{
-	cq_worker_t *w;
-	cq_block_t *b;
-	int err = cq_worker_attach(l->q, NULL, &w);
-
-	CHECK(err == 0 || err == ESHUTDOWN || (err == ENOMEM && load_memory_fails(l)));
-	if (err != 0)
-		return;
-	pthread_cleanup_push(detach_worker, w); /* also when a callback ends the thread */
-	while (rng_below(chance, 100) != 0 && (b = cq_worker_dequeue(w)) != NULL)
-		handle(w, b, chance);
-	pthread_cleanup_pop(1);
+	CHECK(err == ETIMEDOUT || (err == ENOMEM && load_memory_fails(l)));
 }
 
 static void stint_as_poller(load_t *l, rng_t *chance)
@@ -273,38 +231,30 @@ static void stint_as_poller(load_t *l, rng_t *chance)
 	for (uint64_t n = rng_below(chance, 200); n > 0 && !l->closed; n--) {
 		size_t budget = rng_below(chance, 20);
 
-		CHECK(cq_cleanup_run_some(l->q, budget) <= budget);
-		if (cq_cleanup_needs_wake(l->q))
-			load_check(l, cq_cleanup_wake(l->q));
+		if (rng_below(chance, 2) == 0)
+			CHECK(cq_cleanup_run_some(l->q, budget) <= budget);
+		else
+			CHECK(cq_pool_run_some(cq_cleanup_pool(l->q), budget) <= budget);
+		wake(l);
 		sched_yield();
 	}
 }
 
-static void *be_expendable(void *arg)
-{
-	struct member *m = arg;
-	load_t *l = m->load;
-
-	l->crew++;
-	if (l->way == LOAD_POLLED && (m->index == 0 || rng_below(&m->chance, 2) == 0))
-		stint_as_poller(l, &m->chance);
-	else if (rng_below(&m->chance, 2) == 0)
-		stint_as_worker(l);
-	else
-		stint_with_a_handle(l, &m->chance);
-	return NULL;
-}
-
-/* Threads of which each is a worker for a while. */
+/* Lent to the pool for a while, then for another. */
 static void be_crew(struct member *m)
 {
-	pthread_t thread;
+	load_t *l = m->load;
 
-	while (!m->load->closed)
-		if (faults_start(&thread, be_expendable, m) == 0)
-			join(thread);
+	while (!l->closed) {
+		bool polls = l->way == LOAD_POLLED && (m->index == 0 || rng_below(&m->chance, 2) == 0);
+
+		l->crew++;
+		/* Nor could it tell the end of a stint by a clock that jumps. */
+		if (polls || load_has(l, FAULT_CLOCK))
+			stint_as_poller(l, &m->chance);
 		else
-			sched_yield();
+			stint_as_worker(l, &m->chance);
+	}
 }
 
 void *load_be_member(void *arg)
@@ -315,7 +265,6 @@ void *load_be_member(void *arg)
 	};
 	struct member *m = arg;
 
-	load_precious = true;
 	roles[m->role](m);
 	return NULL;
 }

@@ -42,8 +42,8 @@ static void report(void)
 	load_counts_t sum = count_all();
 
 	printf("%5" PRIu64 " s  round %u  enqueued %llu  executed %llu  handed back %llu  live %" PRIu32
-	    "  asleep %" PRIu32 "  faults %llu  lost %llu\n", (test_now() - began) / second, rounds,
-	    sum.enqueued, sum.executed, sum.handed_back, sum.live, sum.asleep, faults_sum(), sum.lost);
+	    "  idle %" PRIu32 "  faults %llu  lost %llu\n", (test_now() - began) / second, rounds,
+	    sum.enqueued, sum.executed, sum.handed_back, sum.live, sum.idle, faults_sum(), sum.lost);
 	fflush(stdout);
 }
 

@@ -1,37 +1,44 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * stress_cleanup - layer 3 under threads, in many short rounds. Each makes a
- * queue with a configuration by chance, lets threads loose on it, shuts it down
- * while they enqueue, and counts.
+ * stress_cleanup - layer 4 under threads, in many short rounds. Each makes one or two queues, with a
+ * pool of their own or a shared one, and a configuration by chance; ends by a shutdown, and counts.
  *
- * Busy rounds have all kinds of threads: producers that attach, reserve, flush
- * and detach, flush_all, drains, readers of the statistics, hosted workers,
- * pollers with a budget, memory and threads that can't be had. Quiet rounds have
- * only a few producers, or one, that wait for their callbacks to run, now and
- * then: nobody else wakes a worker, so one lost wake-up stops the round, and the
- * watchdog aborts. In deadly rounds of either kind callbacks end their threads.
+ *   busy    all kinds of threads: producers that attach, reserve, span, flush and detach, flushes of all,
+ *           drains, readers of the statistics, lent workers, pollers with a budget, memory and
+ *           threads that can't be had, forks. The shutdown comes while they enqueue
+ *   quiet   only a few producers, or one, that wait for their callbacks to run, now and then: nobody
+ *           else wakes a worker, so one lost wake-up stops the round, and the watchdog aborts
+ *   hung    callbacks that hang: those of all other blocks run, though nobody calls the queue; and a
+ *           hand back with all workers hung gives back all that is in no worker's hand
  *
- * Conservation: each callback has a record, which goes from accepted to ran or
- * to handed back, once; what was refused never runs. And no memory is left.
+ * In deadly rounds of the first two callbacks end their threads.
  *
- * Environment: CQ_STRESS_SECONDS (2), CQ_TEST_SEED, CQ_TEST_LIMIT (the seconds
- * without progress after which it aborts, 30). Status: 0, or it aborts.
+ * Conservation: each callback has a record, which goes from accepted to ran or to handed back, once;
+ * what was refused never runs. No more run at once than the queue's limit. And no memory is left.
+ *
+ * Environment: CQ_STRESS_SECONDS (2), CQ_TEST_SEED, CQ_TEST_LIMIT (the seconds without progress after
+ * which it aborts, 30), CQ_NO_FORKS. Status: 0, or it aborts.
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "support.h"
 
 enum {
+	QUEUES = 2,
 	PRODUCERS = 3,
 	/* In one round. More than there is mostly time for, so that the shutdown
 	   meets producers at work. */
 	PER_PRODUCER = 20000,
 	CHILDREN = 4000,	/* enqueued by callbacks */
-	ROUND_NS = 10000000
+	HUNG_WORKERS = 4,
+	ROUND_NS = 10000000,
+	CHILD_SECONDS = 120	/* after which a forked child has hung */
 };
 
 /* The threads of a busy round; a quiet one has the producers and the closer. */
@@ -46,112 +53,86 @@ struct owner {
 
 struct record {
 	atomic_uchar state;
-	bool has_child, is_deadly;
+	bool has_child, is_deadly, hangs;
 	struct owner *owner;
+	struct queue *queue;
+};
+
+struct queue {
+	cq_cleanup_t *q;
+	cq_cleanup_config_t config;
+	atomic_uint running;
+	atomic_bool closed;
+	atomic_ullong settled;
+	uint64_t ran, back;	/* counted at the end */
 };
 
 static struct round {
 	unsigned number;
-	bool quiet, failures, deadly;
-	unsigned producers;
-	cq_cleanup_config_t config;
-	cq_cleanup_t *q;
+	bool quiet, failures, deadly, hung;
+	unsigned producers, nqueues;
+	cq_pool_config_t pool_config;
+	cq_pool_t *pool;	/* shared, or NULL */
+	struct queue queues[QUEUES];
 	test_alloc_t alloc;
 	uint64_t end;
 	atomic_uint producing;
-	atomic_bool closing, closed;
+	atomic_bool failing, closing, closed;
 	struct owner owners[DRAINER + 2];	/* the last is that of all children */
 	struct record records[DRAINER + 1][PER_PRODUCER], children[CHILDREN];
 	atomic_uint nchildren;
-	atomic_ullong workers_started, workers_ended; /* on threads that the queue made */
+	atomic_ullong workers_started, workers_ended; /* on threads that the pools made */
+	atomic_uint hanging;
+	atomic_bool release;	/* what hangs */
 } round_;
 
 static struct round *const r = &round_;
+static bool in_child;
 static atomic_ullong progress;
 static unsigned long long ran, back, refused;	/* in all rounds */
 static atomic_ullong ended;			/* threads, by callbacks */
-static uint64_t retired, failed_sleeps, wakes, stalls;
+static atomic_ullong forks, not_started;
+static uint64_t retired, wakes, hung_rounds;
 
 static void dump(void)
 {
-	cq_cleanup_stats_t s;
-
-	cq_cleanup_stats(r->q, &s);
-	fprintf(stderr, "round %u: %s%s%s %u of %u producers, flags %u, cap %" PRIu32 ", idle %" PRIu64 " ns, spawn %d, "
-	    "closing %d\n", r->number, r->quiet ? "quiet" : "busy",
-	    r->deadly ? ", deadly" : "", r->failures ? ", failures," : ",",
-	    r->producing, r->producers, r->config.flags, r->config.max_workers, r->config.idle_ns,
-	    r->config.spawn != NULL,
-	    r->closing);
+	fprintf(stderr, "round %u: %s%s%s %u of %u producers, %u queues%s, flags %u, workers %" PRIu32 " to %"
+	    PRIu32 ", idle %" PRIu64 " ns, spawn %d, closing %d, hanging %u\n", r->number,
+	    r->hung ? "hung" : r->quiet ? "quiet" : "busy", r->deadly ? ", deadly" : "",
+	    r->failures ? ", failures," : ",", r->producing, r->producers, r->nqueues,
+	    r->pool != NULL ? " on one pool" : "", r->pool_config.flags, r->pool_config.workers_min,
+	    r->pool_config.workers_max, r->pool_config.idle_ns, r->pool_config.spawn != NULL, r->closing,
+	    r->hanging);
 	for (unsigned i = 0; i <= DRAINER + 1; i++)
 		fprintf(stderr, "owner %u waits for %d\n", i, r->owners[i].left);
-	fprintf(stderr, "queued %" PRIu64 ", executed %" PRIu64 ", back %" PRIu64 ", blocks waiting %"
-	    PRIu64 "\nworkers: live %" PRIu32 ", coming %" PRIu32 ", asleep %" PRIu32 ", running %"
-	    PRIu32 ", created %" PRIu64 ", retired %" PRIu64 ", failed %" PRIu64 "\n", s.queued,
-	    s.executed, s.handed_back, s.blocks_waiting, s.workers_live, s.workers_coming,
-	    s.workers_asleep, s.workers_running, s.workers_created, s.workers_retired,
-	    s.workers_failed);
-}
+	for (unsigned i = 0; i < r->nqueues; i++) {
+		struct queue *q = &r->queues[i];
+		cq_cleanup_stats_t s;
+		cq_pool_stats_t w;
 
-/* ---------------------------------------------------------------- callbacks */
-
-static int enqueue(cq_producer_t *p, struct record *record, struct owner *owner);
-
-static void settle(struct record *record, unsigned char how)
-{
-	CHECK(atomic_exchange(&record->state, how) == ACCEPTED);
-	progress++;
-	record->owner->left--;
-}
-
-static void have_child(void)
-{
-	unsigned i = r->nchildren++;
-	cq_producer_t *p;
-
-	if (i >= CHILDREN || cq_producer_attach(r->q, &p) != 0)
-		return;
-	(void)enqueue(p, &r->children[i], &r->owners[DRAINER + 1]);
-	cq_producer_detach(p);
-}
-
-static void run(void *arg)
-{
-	struct record *record = arg;
-	bool deadly;
-
-	if (record->has_child) {
-		have_child();
-		sched_yield();
-	}
-	deadly = record->is_deadly;
-	settle(record, RAN);
-	if (deadly) {
-		ended++;
-		pthread_exit(NULL);
+		cq_cleanup_stats(q->q, &s);
+		cq_pool_stats(cq_cleanup_pool(q->q), &w);
+		fprintf(stderr, "queue %u: parallel %" PRIu32 ", block %zu, closed %d, queued %" PRIu64
+		    ", executed %" PRIu64 ", back %" PRIu64 ", blocks waiting %" PRIu64 "\nits pool: live %"
+		    PRIu32 ", coming %" PRIu32 ", idle %" PRIu32 ", running %" PRIu32 ", tasks waiting %" PRIu64
+		    ", created %" PRIu64 ", retired %" PRIu64 ", failed %" PRIu64 "\n", i, q->config.parallel,
+		    q->config.block_bytes, q->closed, s.queued, s.executed, s.handed_back, s.blocks_waiting,
+		    w.workers_live, w.workers_coming, w.workers_idle, w.workers_running, w.tasks_waiting,
+		    w.workers_created, w.workers_retired, w.workers_failed);
 	}
 }
 
-static void take_back(void *ctx, cq_callback_fn *fn, void *arg)
-{
-	CHECK(ctx == r && fn == run);
-	settle(arg, BACK);
-}
+/* ------------------------------------------------------------------ failures */
 
-static int enqueue(cq_producer_t *p, struct record *record, struct owner *owner)
+static bool fails_by_chance(unsigned one_in)
 {
-	int err;
+	static _Thread_local rng_t chance;
 
-	record->owner = owner;
-	record->state = ACCEPTED;
-	owner->left++;
-	err = cq_producer_enqueue(p, run, record);
-	CHECK(err == 0 || err == ESHUTDOWN || (err == ENOMEM && r->failures));
-	if (err != 0) {
-		CHECK(atomic_exchange(&record->state, UNUSED) == ACCEPTED);
-		owner->left--;
-	}
-	return err;
+	if (!r->failing)
+		return false;
+	if (chance.state == 0)
+		chance = rng_for((unsigned)((uintptr_t)&chance >> 6));
+	return rng_below(&chance, one_in) == 0;
 }
 
 /* --------------------------------------------------- a host that makes the threads */
@@ -167,7 +148,6 @@ struct hosted {
 static struct {
 	pthread_mutex_t lock;
 	struct hosted *all;
-	rng_t chance;
 } host = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static void has_ended(void *arg)
@@ -206,7 +186,7 @@ static int spawn(void *unused, void (*body)(void *arg), void *arg)
 	(void)unused;
 	pthread_mutex_lock(&host.lock);
 	reap(false);
-	if (!r->failures || rng_below(&host.chance, 8) != 0) {
+	if (!fails_by_chance(8)) {
 		h = calloc(1, sizeof(*h));
 		CHECK(h != NULL);
 		h->body = body;
@@ -219,15 +199,20 @@ static int spawn(void *unused, void (*body)(void *arg), void *arg)
 	return h != NULL ? 0 : EAGAIN;
 }
 
-/* Once on each thread that the queue makes, however it ends. */
-static __thread bool started;
+/* Once on each thread that a pool makes, however it ends. */
+static _Thread_local bool started;
 
-static void worker_start(void *unused)
+static int worker_start(void *unused)
 {
 	(void)unused;
 	CHECK(!started);
+	if (fails_by_chance(8)) {
+		not_started++;
+		return EAGAIN;
+	}
 	started = true;
 	r->workers_started++;
+	return 0;
 }
 
 static void worker_end(void *unused)
@@ -236,6 +221,108 @@ static void worker_end(void *unused)
 	CHECK(started);
 	started = false;
 	r->workers_ended++;
+}
+
+/* ---------------------------------------------------------------- callbacks */
+
+static int enqueue(cq_producer_t *p, struct record *record, struct owner *owner, struct queue *q);
+static void run(void *arg);
+
+static void settle(struct record *record, unsigned char how)
+{
+	CHECK(atomic_exchange(&record->state, how) == ACCEPTED);
+	progress++;
+	record->queue->settled++;
+	record->owner->left--;
+}
+
+/* Every other producer has one function by contract. */
+static int attach(struct queue *q, unsigned which, cq_producer_t **p)
+{
+	int err = cq_producer_attach(q->q, which % 2 == 0 ? NULL : run, p);
+
+	CHECK(err == 0 || err == ESHUTDOWN || (err == ENOMEM && r->failures));
+	return err;
+}
+
+static void have_child(struct queue *q)
+{
+	unsigned i = r->nchildren++;
+	cq_producer_t *p;
+
+	if (i >= CHILDREN || attach(q, i, &p) != 0)
+		return;
+	(void)enqueue(p, &r->children[i], &r->owners[DRAINER + 1], q);
+	cq_producer_detach(p);
+	if (r->pool != NULL) /* of any queue on this pool */
+		CHECK(cq_cleanup_drain(r->queues[i % r->nqueues].q, CQ_FOREVER) == EDEADLK);
+}
+
+static void hang(void)
+{
+	r->hanging++;
+	while (!r->release)
+		sched_yield();
+	r->hanging--;
+}
+
+static void run(void *arg)
+{
+	struct record *record = arg;
+	struct queue *q = record->queue;
+	bool deadly = record->is_deadly && started; /* elsewhere it were misuse */
+
+	CHECK(!q->closed);
+	if (!in_child) {
+		CHECK(q->running++ < q->config.parallel || q->config.parallel == 0);
+		if (record->hangs)
+			hang();
+		if (record->has_child) {
+			have_child(q);
+			sched_yield();
+		}
+		q->running--;
+	}
+	settle(record, RAN);
+	if (deadly && !in_child) {
+		ended++;
+		pthread_exit(NULL);
+	}
+}
+
+static void take_back(void *ctx, cq_callback_fn *fn, void *arg)
+{
+	struct record *record = arg;
+
+	CHECK(ctx == record->queue && fn == run);
+	settle(record, BACK);
+}
+
+static void offer(struct record *record, struct owner *owner, struct queue *q)
+{
+	record->owner = owner;
+	record->queue = q;
+	record->state = ACCEPTED;
+	owner->left++;
+}
+
+static void is_refused(struct record *record)
+{
+	CHECK(atomic_exchange(&record->state, UNUSED) == ACCEPTED);
+	record->owner->left--;
+}
+
+static int enqueue(cq_producer_t *p, struct record *record, struct owner *owner, struct queue *q)
+{
+	int err;
+
+	offer(record, owner, q);
+	if ((err = cq_producer_put(p, record)) == EINVAL)
+		err = cq_producer_enqueue(p, run, record);
+	CHECK(err == 0 || err == ESHUTDOWN || (err == ENOMEM && r->failures));
+	if (err != 0)
+		is_refused(record);
+	return err;
 }
 
 /* ------------------------------------------- a park table that gives time to races */
@@ -283,40 +370,59 @@ static const cq_park_ops_t jitter_ops = { jitter_now, jitter_park, jitter_unpark
 
 /* ---------------------------------------------------------------- the threads */
 
+/* Nobody may be there: a host's threads come and go, and threads can't be had. */
 static void may_stall(int err)
 {
-	CHECK(err == 0 || (r->failures && (err == EAGAIN || err == ENOMEM)) ||
-	    (err == EAGAIN && r->config.spawn == NULL && (r->config.flags & CQ_POLLED) != 0));
+	bool nobody = r->failures || (r->pool_config.flags & CQ_POOL_HOSTED) != 0;
+
+	CHECK(err == 0 || (err == EAGAIN && nobody) || (err == ENOMEM && r->failures));
 	if (err == EAGAIN)
 		progress++;
 }
 
-/*
- * Until all that this owner has enqueued is settled, by the workers alone. Then a
- * moment more, so that the next block meets the worker at any of its steps.
- */
-static void wait_for(cq_producer_t *p, struct owner *owner, rng_t *chance)
+static void spin(rng_t *chance, uint64_t below)
 {
-	/* With CQ_HANDOVER a worker comes for it without a flush, unless none can
-	   be made. */
-	if ((r->config.flags & CQ_HANDOVER) == 0)
-		may_stall(cq_producer_flush(p));
-	for (unsigned i = 0; owner->left > 0; i++)
-		if (i > 1000) /* at first it spins, to be there at once */
-			sched_yield();
-	for (atomic_uint n = (unsigned)rng_below(chance, 100); n > 0; n--)
+	for (atomic_uint n = (unsigned)rng_below(chance, below); n > 0; n--)
 		;
 }
 
+/*
+ * Until all that this owner has enqueued is settled, by the workers alone. Then a moment more, so that
+ * the next block meets the worker at any of its steps. NULL: the producer was detached.
+ */
+static cq_producer_t *wait_for(cq_producer_t *p, struct owner *owner, struct queue *q, rng_t *chance)
+{
+	switch (rng_below(chance, 8)) {
+	case 0 ... 1:
+		cq_producer_detach(p);
+		p = NULL;
+		break;
+	case 2 ... 3:
+		may_stall(cq_cleanup_flush(q->q));
+		break;
+	case 4:
+		may_stall(cq_cleanup_drain(q->q, CQ_FOREVER));
+		CHECK(owner->left == 0);
+		break;
+	default:
+		may_stall(cq_producer_flush(p));
+	}
+	for (unsigned i = 0; owner->left > 0; i++)
+		if (i > 1000) /* at first it spins, to be there at once */
+			sched_yield();
+	spin(chance, 100);
+	return p;
+}
+
 /* Enqueues up to n that must not fail for want of memory. */
-static unsigned enqueue_reserved(cq_producer_t *p, rng_t *chance, unsigned index, unsigned i)
+static unsigned enqueue_reserved(cq_producer_t *p, rng_t *chance, unsigned index, unsigned i, struct queue *q)
 {
 	unsigned n = (unsigned)rng_below(chance, 100);
 
 	if (cq_producer_reserve(p, n) != 0)
 		return i;
 	for (; n > 0 && i < PER_PRODUCER; n--, i++) {
-		int err = enqueue(p, &r->records[index][i], &r->owners[index]);
+		int err = enqueue(p, &r->records[index][i], &r->owners[index], q);
 
 		CHECK(err != ENOMEM);
 		if (rng_below(chance, 40) == 0)
@@ -325,21 +431,49 @@ static unsigned enqueue_reserved(cq_producer_t *p, rng_t *chance, unsigned index
 	return i;
 }
 
+/* Some in a span, if the producer takes them. */
+static unsigned enqueue_span(cq_producer_t *p, rng_t *chance, unsigned index, unsigned i, struct queue *q)
+{
+	cq_callback_t *slots;
+	size_t n, accepted = 0;
+	int err;
+
+	if (cq_producer_span(p, &slots, &n) != 0)
+		return i;
+	CHECK(n != 0);
+	n = rng_below(chance, n + 1);
+	if (n > PER_PRODUCER - i)
+		n = PER_PRODUCER - i;
+	for (size_t k = 0; k < n; k++) {
+		struct record *record = &r->records[index][i + k];
+
+		offer(record, &r->owners[index], q);
+		__atomic_store_n(&slots[k].fn, run, __ATOMIC_RELAXED);
+		__atomic_store_n(&slots[k].arg, (void *)record, __ATOMIC_RELAXED);
+	}
+	err = cq_producer_commit(p, n, &accepted);
+	CHECK(err == (accepted == n ? 0 : ESHUTDOWN));
+	for (size_t k = accepted; k < n; k++)
+		is_refused(&r->records[index][i + k]);
+	return i + (unsigned)n;
+}
+
 static void produce(rng_t *chance, unsigned index)
 {
+	struct queue *q = &r->queues[index % r->nqueues];
 	cq_producer_t *p = NULL;
 	int err = 0;
 
 	for (unsigned i = 0; i < PER_PRODUCER && err != ESHUTDOWN; i++) {
 		if (r->quiet ? cq_now() >= r->end : r->closed)
 			break;
-		if (p == NULL && (err = cq_producer_attach(r->q, &p)) != 0)
+		if (p == NULL && (err = attach(q, (unsigned)rng_below(chance, 2), &p)) != 0)
 			continue;
 		r->records[index][i].has_child = rng_below(chance, 16) == 0;
 		r->records[index][i].is_deadly = r->deadly && rng_below(chance, 64) == 0;
-		err = enqueue(p, &r->records[index][i], &r->owners[index]);
+		err = enqueue(p, &r->records[index][i], &r->owners[index], q);
 		if (r->quiet && rng_below(chance, 2) == 0) {
-			wait_for(p, &r->owners[index], chance);
+			p = wait_for(p, &r->owners[index], q, chance);
 			continue;
 		}
 		switch (rng_below(chance, 256)) {
@@ -348,13 +482,16 @@ static void produce(rng_t *chance, unsigned index)
 			p = NULL;
 			break;
 		case 1:
-			i = enqueue_reserved(p, chance, index, i + 1);
+			i = enqueue_reserved(p, chance, index, i + 1, q);
 			break;
 		case 2 ... 10:
 			may_stall(cq_producer_flush(p));
 			break;
 		case 11 ... 14:
 			sched_yield();
+			break;
+		case 15 ... 19:
+			i = enqueue_span(p, chance, index, i + 1, q);
 			break;
 		}
 	}
@@ -365,10 +502,11 @@ static void produce(rng_t *chance, unsigned index)
 /* Enqueues a few and waits for them: what a drain has covered has been settled. */
 static void drain(rng_t *chance)
 {
+	struct queue *q = &r->queues[rng_below(chance, r->nqueues)];
 	unsigned done = 0;
 	cq_producer_t *p;
 
-	if (r->quiet || cq_producer_attach(r->q, &p) != 0)
+	if (r->quiet || attach(q, 0, &p) != 0)
 		return;
 	while (!r->closed && done < PER_PRODUCER) {
 		unsigned upto = done + 1 + (unsigned)rng_below(chance, 20);
@@ -376,11 +514,11 @@ static void drain(rng_t *chance)
 		int err;
 
 		for (; done < upto && done < PER_PRODUCER; done++)
-			if (enqueue(p, &r->records[DRAINER][done], &r->owners[DRAINER]) != 0)
+			if (enqueue(p, &r->records[DRAINER][done], &r->owners[DRAINER], q) != 0)
 				break;
 		if (rng_below(chance, 3) == 0)
 			deadline = cq_deadline_in(rng_below(chance, 200000));
-		err = cq_cleanup_drain(r->q, deadline);
+		err = cq_cleanup_drain(q->q, deadline);
 		if (err == 0)
 			CHECK(r->owners[DRAINER].left == 0);
 		else if (err != ETIMEDOUT && err != ESHUTDOWN)
@@ -391,12 +529,30 @@ static void drain(rng_t *chance)
 	cq_producer_detach(p);
 }
 
-static void flush_all(rng_t *chance)
+static void wake(cq_pool_t *pool)
+{
+	if (cq_pool_needs_wake(pool))
+		may_stall(cq_pool_wake(pool));
+}
+
+static void fork_and_go_on(struct queue *q, bool hand_back);
+
+static void flush(rng_t *chance)
 {
 	while (!r->closed) {
-		may_stall(cq_cleanup_flush_all(r->q));
-		if (cq_cleanup_needs_wake(r->q))
-			may_stall(cq_cleanup_wake(r->q));
+		struct queue *q = &r->queues[rng_below(chance, r->nqueues)];
+		cq_pool_t *pool = cq_cleanup_pool(q->q);
+
+		may_stall(cq_cleanup_flush(q->q));
+		wake(pool);
+		if (rng_below(chance, 16) == 0) {
+			uint32_t max = 1 + (uint32_t)rng_below(chance, 4);
+			uint32_t hosted = r->pool_config.flags & CQ_POOL_HOSTED;
+
+			may_stall(cq_pool_set_workers(pool, hosted ? 0 : (uint32_t)rng_below(chance, max), max));
+		}
+		if (test_child_has_threads() && rng_below(chance, 256) == 0)
+			fork_and_go_on(q, rng_below(chance, 2) == 0);
 		for (uint64_t n = rng_below(chance, 50); n > 0 && !r->closed; n--)
 			sched_yield();
 	}
@@ -404,16 +560,18 @@ static void flush_all(rng_t *chance)
 
 static void read_stats(rng_t *chance)
 {
+	struct queue *q = &r->queues[rng_below(chance, r->nqueues)];
 	cq_cleanup_stats_t s, last = { 0 };
+	cq_pool_stats_t w;
 
 	while (!r->closed) {
-		cq_cleanup_stats(r->q, &s);
+		cq_cleanup_stats(q->q, &s);
+		cq_pool_stats(cq_cleanup_pool(q->q), &w);
 		CHECK(s.executed + s.handed_back <= s.queued);
 		CHECK(s.executed >= last.executed && s.handed_back >= last.handed_back);
 		/* A shutdown may catch an enqueue that it makes take its callback back. */
 		CHECK(s.queued >= last.queued || r->closing);
-		CHECK(s.useless_wakes <= s.wakes + THREADS);
-		CHECK(s.workers_peak <= r->config.max_workers + 1); /* and the hosted one */
+		CHECK(w.empty_runs <= w.runs && w.workers_retired <= w.workers_created + 2);
 		last = s;
 		if (r->failures && rng_below(chance, 4) == 0)
 			r->alloc.fail_in = 1 + (long)rng_below(chance, 4);
@@ -422,120 +580,264 @@ static void read_stats(rng_t *chance)
 	}
 }
 
-static void *be_worker(void *unused)
-{
-	int err;
-
-	(void)unused;
-	do {
-		err = cq_cleanup_work(r->q);
-		CHECK(err == 0 || err == ESHUTDOWN || err == ETIMEDOUT || (err == ENOMEM && r->failures));
-	} while (err != 0 && err != ESHUTDOWN && !r->closed);
-	return r;
-}
-
-static void *poll(void *chance)
+static void be_worker(rng_t *chance)
 {
 	while (!r->closed) {
+		cq_pool_t *pool = cq_cleanup_pool(r->queues[rng_below(chance, r->nqueues)].q);
+		int err = cq_pool_work(pool, NULL, cq_deadline_in(rng_below(chance, 1000000)));
+
+		CHECK(err == ETIMEDOUT || (err == ENOMEM && r->failures));
+	}
+}
+
+static void poll(rng_t *chance)
+{
+	while (!r->closed) {
+		struct queue *q = &r->queues[rng_below(chance, r->nqueues)];
 		size_t budget = rng_below(chance, 20);
 
-		CHECK(cq_cleanup_run_some(r->q, budget) <= budget);
-		if (cq_cleanup_needs_wake(r->q))
-			may_stall(cq_cleanup_wake(r->q));
+		if (rng_below(chance, 2) == 0)
+			CHECK(cq_cleanup_run_some(q->q, budget) <= budget);
+		else
+			CHECK(cq_pool_run_some(cq_cleanup_pool(q->q), budget) <= budget);
+		wake(cq_cleanup_pool(q->q));
 		sched_yield();
 	}
-	return r;
 }
 
-/* Another thread in the place of each that a callback ends. */
-static void be_replaced(void *(*body)(void *arg), void *arg)
-{
-	while (join(start(body, arg)) != r)
-		;
-}
-
-static void close_queue(rng_t *chance)
+static void close_queue(struct queue *q, rng_t *chance)
 {
 	cq_shutdown_how_t how = rng_below(chance, 2) == 0 ? CQ_SHUTDOWN_DRAIN : CQ_SHUTDOWN_HAND_BACK;
 	int err;
 
-	/* A shutdown would come to the rescue of those who wait in a quiet round. */
-	while (cq_now() < r->end || (r->quiet && r->producing != 0))
-		sched_yield();
-	r->closing = true;
 	do {
 		uint64_t deadline = CQ_FOREVER;
 
 		if (rng_below(chance, 2) == 0)
 			deadline = cq_deadline_in(rng_below(chance, 1000000));
-		err = cq_cleanup_shutdown(r->q, how, deadline, take_back, r);
+		if (r->failures && how == CQ_SHUTDOWN_HAND_BACK) { /* needs no memory */
+			r->alloc.fail_on = true;
+			r->alloc.fail_in = 1;
+		}
+		err = cq_cleanup_shutdown(q->q, how, deadline, take_back, q);
+		CHECK(err != ENOMEM || how == CQ_SHUTDOWN_DRAIN);
 		if (err != ETIMEDOUT)
 			may_stall(err);
+		r->alloc.fail_on = false;
 		if (rng_below(chance, 8) == 0)
 			how = CQ_SHUTDOWN_HAND_BACK;
 	} while (err != 0);
+	q->closed = true;
+}
+
+static void close_all(rng_t *chance)
+{
+	/* A shutdown would come to the rescue of those who wait in a quiet round. */
+	while (cq_now() < r->end || (r->quiet && r->producing != 0))
+		sched_yield();
+	r->closing = true;
+	for (unsigned i = 0; i < r->nqueues; i++)
+		close_queue(&r->queues[i], chance);
 	r->closed = true;
 }
 
 static void be_thread(void *unused, unsigned index)
 {
+	static void (*const others[])(rng_t *chance) = { [DRAINER] = drain, [CLOSER] = close_all,
+		[FLUSHER] = flush, [READER] = read_stats, [HOSTED] = be_worker, [POLLER] = poll };
 	rng_t chance = rng_for(r->number * THREADS + index);
 
 	(void)unused;
-	switch (index) {
-	case DRAINER:
-		drain(&chance);
-		break;
-	case CLOSER:
-		close_queue(&chance);
-		break;
-	case FLUSHER:
-		flush_all(&chance);
-		break;
-	case READER:
-		read_stats(&chance);
-		break;
-	case HOSTED:
-		be_replaced(be_worker, NULL);
-		break;
-	case POLLER:
-		be_replaced(poll, &chance);
-		break;
-	default:
-		if (index < r->producers)
-			produce(&chance, index);
+	if (index >= PRODUCERS)
+		others[index](&chance);
+	else if (index < r->producers)
+		produce(&chance, index);
+}
+
+/* ------------------------------------------------------------------------ fork */
+
+/* The child has what was accepted and not begun, and nothing else; it runs it, or gives it back. */
+_Noreturn static void be_child(struct queue *q, bool hand_back)
+{
+	unsigned long long before = q->settled;
+	cq_cleanup_stats_t s;
+	int err = 0;
+
+	alarm(CHILD_SECONDS);
+	in_child = true;
+	host.all = NULL;
+	r->failing = false;
+	r->alloc.fail_in = 0;
+	cq_cleanup_stats(q->q, &s);
+	if (!hand_back)
+		while ((err = cq_cleanup_drain(q->q, CQ_FOREVER)) == EAGAIN)
+			(void)cq_cleanup_run_some(q->q, SIZE_MAX);
+	CHECK(err == 0 || (err == ESHUTDOWN && r->closing));
+	CHECK(cq_cleanup_shutdown(q->q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, take_back, q) == 0);
+	CHECK(q->settled - before == s.queued - s.executed - s.handed_back);
+	cq_cleanup_stats(q->q, &s);
+	CHECK(s.queued == s.executed + s.handed_back);
+	_exit(0);
+}
+
+/* The host's lock is nobody else's in the child. */
+static void fork_and_go_on(struct queue *q, bool hand_back)
+{
+	pid_t pid;
+	int status;
+
+	pthread_mutex_lock(&host.lock);
+	pid = fork();
+	pthread_mutex_unlock(&host.lock);
+	if (pid == 0)
+		be_child(q, hand_back);
+	CHECK(pid > 0 && waitpid(pid, &status, 0) == pid);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	forks++;
+	progress++;
+}
+
+/* ------------------------------------------------------------------------ hung */
+
+/* Those that hang, and those behind them in their blocks, wait. All others are settled. */
+static bool others_settled(unsigned n, const bool *waits)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (!waits[i] && r->records[0][i].state == ACCEPTED)
+			return false;
+	return true;
+}
+
+static void enqueue_and_flush(cq_producer_t *p, unsigned from, unsigned upto)
+{
+	for (; from < upto; from++)
+		CHECK(enqueue(p, &r->records[0][from], &r->owners[0], &r->queues[0]) == 0);
+	CHECK(cq_producer_flush(p) == 0);
+}
+
+/* `hung` callbacks that hang among others, some with one behind them. Returns how many in all. */
+static unsigned enqueue_some_that_hang(cq_producer_t *p, unsigned hung, bool *waits, rng_t *chance)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < 15; i++) {
+		unsigned others = 1 + (unsigned)rng_below(chance, 6);
+
+		if (hung != 0 && (rng_below(chance, 2) || 15 - i == hung)) {
+			unsigned behind = (unsigned)rng_below(chance, 2);
+
+			hung--;
+			r->records[0][n].hangs = true;
+			waits[n] = waits[n + behind] = true;
+			enqueue_and_flush(p, n, n + 1 + behind);
+			n += 1 + behind;
+		}
+		enqueue_and_flush(p, n, n + others);
+		n += others;
+		if (rng_below(chance, 4) == 0)
+			sched_yield();
 	}
+	return n;
+}
+
+static void hang_some(rng_t *chance)
+{
+	struct queue *q = &r->queues[0];
+	unsigned max = r->pool_config.workers_max, hung = 1 + (unsigned)rng_below(chance, max), n;
+	cq_shutdown_how_t how = CQ_SHUTDOWN_DRAIN;
+	bool waits[15 * 8] = { false };
+	cq_producer_t *p;
+
+	CHECK(attach(q, hung, &p) == 0);
+	n = enqueue_some_that_hang(p, hung, waits, chance);
+	/* By themselves. */
+	AWAIT(r->hanging == hung && (hung == max || others_settled(n, waits)));
+	if (hung == max || rng_below(chance, 2) == 0) {
+		how = CQ_SHUTDOWN_HAND_BACK;
+		enqueue_and_flush(p, n, n + 7);
+		n += 7;
+		CHECK(enqueue(p, &r->records[0][n++], &r->owners[0], q) == 0);
+	}
+	r->closing = true;
+	CHECK(cq_cleanup_shutdown(q->q, how, cq_deadline_in(1000000), take_back, q) == ETIMEDOUT);
+	if (hung < max) /* a worker may have some in hand */
+		AWAIT(others_settled(n, waits));
+	CHECK(others_settled(n, waits));
+	r->release = true;
+	CHECK(cq_cleanup_shutdown(q->q, how, CQ_FOREVER, take_back, q) == 0);
+	q->closed = true;
+	cq_producer_detach(p);
+	hung_rounds++;
 }
 
 /* ---------------------------------------------------------------- the rounds */
 
+static void choose_flags(rng_t *chance)
+{
+	/* Those who poll, or lend threads, are in busy rounds only. */
+	static const uint32_t flags[] = { 0, 0, CQ_POOL_POLLED, CQ_POOL_HOSTED,
+		CQ_POOL_POLLED | CQ_POOL_HOSTED };
+
+	if (r->quiet || r->hung)
+		return;
+	r->pool_config.flags = flags[rng_below(chance, 5)];
+	if ((r->pool_config.flags & CQ_POOL_HOSTED) != 0) {
+		r->pool_config.workers_min = 0;
+		r->pool_config.spawn = NULL;
+	}
+}
+
 static void choose(rng_t *chance)
 {
 	/* A single worker, and one that stays, hide lost wake-ups least. */
-	static const uint32_t caps[] = { 1, 1, 2, 4 };
+	static const uint32_t caps[] = { 1, 1, 2, HUNG_WORKERS };
 	static const uint64_t idle[] = { 1, 20000, UINT64_C(3600000000000), CQ_FOREVER };
-	static const size_t bytes[] = { CQ_BLOCK_BYTES_MIN, 100, CQ_BLOCK_BYTES_DEFAULT };
+	static const int32_t spins[] = { CQ_POOL_NO_SPIN, 0, 20000 };
+	uint32_t max = caps[rng_below(chance, 4)];
 
-	r->quiet = rng_below(chance, 2) == 0;
-	r->failures = !r->quiet && rng_below(chance, 2) == 0;
-	r->deadly = rng_below(chance, 3) == 0;
+	r->hung = rng_below(chance, 8) == 0;
+	r->quiet = !r->hung && rng_below(chance, 2) == 0;
+	r->failures = !r->quiet && !r->hung && rng_below(chance, 2) == 0;
+	r->deadly = !r->hung && rng_below(chance, 3) == 0;
 	r->producers = 1 + (unsigned)rng_below(chance, PRODUCERS);
 	r->producing = r->producers;
-	r->config = (cq_cleanup_config_t){
-		.max_workers = caps[rng_below(chance, 4)],
+	r->nqueues = r->hung ? 1 : 1 + (unsigned)rng_below(chance, QUEUES);
+	r->pool_config = (cq_pool_config_t){
+		.workers_min = rng_below(chance, 2) == 0 ? 0 : (uint32_t)rng_below(chance, max + 1),
+		.workers_max = max,
 		.idle_ns = idle[rng_below(chance, 4)],
-		.block_bytes = bytes[rng_below(chance, 3)],
+		.spin_ns = spins[rng_below(chance, 3)],
 		.spawn = rng_below(chance, 2) == 0 ? spawn : NULL,
 		.park = rng_below(chance, 2) == 0 ? &jitter_ops : NULL,
 		.allocator = &r->alloc.allocator,
 		.worker_start = worker_start,
 		.worker_end = worker_end
 	};
-	if (rng_below(chance, 2) == 0)
-		r->config.flags |= CQ_HANDOVER;
-	/* Those who poll are in busy rounds only. */
-	if (!r->quiet && rng_below(chance, 3) == 0)
-		r->config.flags |= CQ_POLLED;
+	choose_flags(chance);
+}
+
+static void create(rng_t *chance)
+{
+	static const size_t bytes[] = { CQ_BLOCK_BYTES_MIN, 100, CQ_BLOCK_BYTES };
+	bool shared = rng_below(chance, 2) == 0;
+
+	r->pool = NULL;
+	if (shared)
+		CHECK(cq_pool_create(&r->pool_config, &r->pool) == 0);
+	for (unsigned i = 0; i < r->nqueues; i++) {
+		struct queue *q = &r->queues[i];
+
+		q->closed = false;
+		q->running = 0;
+		q->config = (cq_cleanup_config_t){
+			.parallel = r->hung ? 0 : (uint32_t)rng_below(chance, 3),
+			.block_bytes = r->hung ? CQ_BLOCK_BYTES_MIN : bytes[rng_below(chance, 3)],
+			.pool = r->pool,
+			.pool_config = shared ? NULL : &r->pool_config,
+			.allocator = &r->alloc.allocator
+		};
+		CHECK(cq_cleanup_create(&q->config, &q->q) == 0);
+	}
 }
 
 static void count(struct record *records, unsigned n)
@@ -543,39 +845,55 @@ static void count(struct record *records, unsigned n)
 	for (unsigned i = 0; i < n; i++) {
 		struct record *record = &records[i];
 
-		ran += record->state == RAN;
-		back += record->state == BACK;
-		refused += record->state == UNUSED && record->owner != NULL;
+		if (record->owner == NULL)
+			continue;
 		CHECK(record->state != ACCEPTED);
-		record->state = UNUSED;
-		record->owner = NULL;
-		record->has_child = record->is_deadly = false;
+		refused += record->state == UNUSED;
+		record->queue->ran += record->state == RAN;
+		record->queue->back += record->state == BACK;
+		*record = (struct record){ .state = UNUSED };
 	}
 }
 
-static void check_round(void)
+static void check_queue(struct queue *q)
 {
-	unsigned long long ran_before = ran, back_before = back;
 	cq_cleanup_stats_t s;
+	cq_pool_stats_t w;
+	int err;
 
+	cq_cleanup_stats(q->q, &s);
+	CHECK(s.executed == q->ran && s.handed_back == q->back);
+	CHECK(s.queued == s.executed + s.handed_back);
+	CHECK(s.producers == 0 && s.blocks_waiting == 0);
+	ran += q->ran;
+	back += q->back;
+	q->ran = q->back = 0;
+	err = cq_cleanup_trim(q->q, NULL);
+	CHECK(err == 0 || err == EBUSY); /* a worker may be looking for more */
+	cq_pool_stats(cq_cleanup_pool(q->q), &w);
+	retired += w.workers_retired;
+	wakes += w.wakes;
+	CHECK(cq_cleanup_destroy(q->q) == 0);
+}
+
+static void end_round(void)
+{
 	for (unsigned i = 0; i <= DRAINER; i++)
 		count(r->records[i], PER_PRODUCER);
 	count(r->children, CHILDREN);
 	for (unsigned i = 0; i <= DRAINER + 1; i++)
 		CHECK(r->owners[i].left == 0);
-	cq_cleanup_stats(r->q, &s);
-	CHECK(s.executed == ran - ran_before);
-	CHECK(s.handed_back == back - back_before);
-	CHECK(s.queued == s.executed + s.handed_back);
-	CHECK(s.workers_live == 0 && s.workers_coming == 0 && s.workers_asleep == 0);
-	CHECK(s.producers == 0 && s.blocks_waiting == 0);
-	CHECK(!r->quiet || s.failed_sleeps <= s.queued);
-	CHECK(r->workers_started == (r->config.spawn == NULL ? s.workers_created : 0));
-	CHECK(r->workers_ended == r->workers_started);
-	retired += s.workers_retired;
-	failed_sleeps += s.failed_sleeps;
-	wakes += s.wakes;
-	stalls += s.workers_failed;
+	r->failing = false;
+	r->alloc.fail_in = 0;
+	for (unsigned i = 0; i < r->nqueues; i++)
+		check_queue(&r->queues[i]);
+	if (r->pool != NULL)
+		CHECK(cq_pool_destroy(r->pool, CQ_FOREVER) == 0);
+	reap(true);
+	/* destroy has waited for them. */
+	CHECK(r->workers_started == r->workers_ended);
+	CHECK(r->workers_started == 0 || r->pool_config.spawn == NULL);
+	CHECK(r->alloc.live_bytes == 0);
 }
 
 static void run_round(unsigned number)
@@ -585,18 +903,18 @@ static void run_round(unsigned number)
 	r->number = number;
 	test_alloc_init(&r->alloc);
 	choose(&chance);
-	r->closing = r->closed = false;
+	r->closing = r->closed = r->release = false;
 	r->nchildren = 0;
 	r->workers_started = r->workers_ended = 0;
-	host.chance = rng_for(number);
-	CHECK(cq_cleanup_create(&r->config, &r->q) == 0);
+	create(&chance);
+	r->failing = r->failures;
 	r->end = cq_deadline_in(rng_below(&chance, ROUND_NS));
-	run_threads(r->quiet ? CLOSER + 1 : THREADS, be_thread, NULL);
-	reap(true);
-	check_round();
-	r->alloc.fail_in = 0;
-	CHECK(cq_cleanup_destroy(r->q) == 0);
-	CHECK(r->alloc.live_bytes == 0);
+	if (r->hung)
+		hang_some(&chance);
+	else
+		run_threads(r->quiet ? CLOSER + 1 : THREADS, be_thread, NULL);
+	end_round();
+	progress++;
 }
 
 int main(void)
@@ -611,9 +929,9 @@ int main(void)
 		run_round(++rounds);
 	while (cq_now() < end);
 	watchdog_stop(&watchdog);
-	printf("stress_cleanup: park %s, pop %s, %u rounds: ran %llu, handed back %llu, refused %llu, "
-	    "wakes %" PRIu64 ", failed sleeps %" PRIu64 ", retired %" PRIu64 ", ended %llu, not made %"
-	    PRIu64 "\n", cq_build_info()->park, cq_build_info()->pop, rounds, ran, back, refused, wakes, failed_sleeps,
-	    retired, ended, stalls);
+	printf("stress_cleanup: park %s, pop %s, %u rounds, %" PRIu64 " hung: ran %llu, handed back %llu, "
+	    "refused %llu, wakes %" PRIu64 ", retired %" PRIu64 ", ended %llu, not made %llu, forks %llu\n",
+	    cq_build_info()->park, cq_build_info()->pop, rounds, hung_rounds, ran, back, refused, wakes,
+	    retired, ended, not_started, forks);
 	return 0;
 }

@@ -195,20 +195,11 @@ static void own_task(rng_t *r)
 	close_task(&q);
 }
 
-/* With their sanitizers threads of a child don't get far. Nor does a child go on with a work
-   queue of the test's own from which another thread was popping, where pops have a lock. */
+/* Nor does a child go on with a work queue of the test's own from which another thread was
+   popping, where pops have a lock. */
 static bool can_fork(void)
 {
-	if (strcmp(cq_build_info()->pop, "locked") == 0)
-		return false;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-	return false;
-#elif defined(__has_feature)
-	return !__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer) &&
-	    getenv("CQ_NO_FORKS") == NULL;
-#else
-	return getenv("CQ_NO_FORKS") == NULL;
-#endif
+	return test_child_has_threads() && strcmp(cq_build_info()->pop, "locked") != 0;
 }
 
 static bool all_run(void)

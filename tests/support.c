@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "support.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -173,6 +174,89 @@ void watchdog_stop(watchdog_t *w)
 	join(w->thread);
 }
 
+/*
+ * AddressSanitizer before LLVM 17 knows nothing of fork: what another thread has locked of its
+ * allocator and of its list of threads, when one forks, stays locked in the child. There each thread
+ * hangs that allocates, frees, begins or ends. So in the Criterion tests a fork waits until
+ * all other threads sleep in the kernel, where they hold no such lock; those in turn() on a lock.
+ */
+#if defined(__SANITIZE_ADDRESS__) && defined(CQ_POINTS)
+static pthread_mutex_t forking = PTHREAD_MUTEX_INITIALIZER;
+
+void turn(void)
+{
+	pthread_mutex_lock(&forking);
+	pthread_mutex_unlock(&forking);
+	sched_yield();
+}
+
+/* One that has ended meanwhile has no status. Adds how often it was switched off so far. */
+static bool sleeps(const char *thread, uint64_t *switches)
+{
+	char path[64], line[256], state;
+	bool asleep = false;
+	uint64_t n;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%.20s/status", thread);
+	if ((f = fopen(path, "r")) == NULL)
+		return false;
+	while (fgets(line, sizeof(line), f) != NULL) {
+		if (sscanf(line, "State: %c", &state) == 1)
+			asleep = state != 'R' && state != 'D';
+		if (sscanf(line, "voluntary_ctxt_switches: %" SCNu64, &n) == 1 ||
+		    sscanf(line, "nonvoluntary_ctxt_switches: %" SCNu64, &n) == 1)
+			*switches += n;
+	}
+	fclose(f);
+	return asleep;
+}
+
+static bool others_sleep(uint64_t *switches)
+{
+	DIR *tasks = opendir("/proc/self/task");
+	char self[64] = "/";
+	bool all = true;
+
+	*switches = 0;
+	if (tasks == NULL || readlink("/proc/thread-self", self, sizeof(self) - 1) < 0)
+		return true; /* no system that says it */
+	for (const struct dirent *d; all && (d = readdir(tasks)) != NULL;)
+		if (d->d_name[0] != '.' && strcmp(d->d_name, strrchr(self, '/') + 1) != 0)
+			all = sleeps(d->d_name, switches);
+	closedir(tasks);
+	return all;
+}
+
+/* Twice, and none has run in between: so there was a moment at which all slept. */
+static void before_fork(void)
+{
+	uint64_t limit = wait_limit(), before, after;
+
+	pthread_mutex_lock(&forking);
+	while (!others_sleep(&before) || !others_sleep(&after) || before != after) {
+		CHECK(test_now() < limit);
+		sched_yield();
+	}
+}
+
+static void after_fork(void)
+{
+	pthread_mutex_unlock(&forking);
+}
+
+/* First of all: so before_fork is the last of the handlers, and after_fork the first. */
+__attribute__((constructor)) static void register_forks(void)
+{
+	CHECK(pthread_atfork(before_fork, after_fork, after_fork) == 0);
+}
+#else
+void turn(void)
+{
+	sched_yield();
+}
+#endif
+
 struct runner {
 	pthread_t thread;
 	gate_t *go;
@@ -204,6 +288,18 @@ void run_threads(unsigned n, void (*body)(void *arg, unsigned index), void *arg)
 	for (unsigned i = 0; i < n; i++)
 		join(r[i].thread);
 	free(r);
+}
+
+bool test_child_has_threads(void)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	return false;
+#elif defined(__has_feature)
+	return !__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer) &&
+	    getenv("CQ_NO_FORKS") == NULL;
+#else
+	return getenv("CQ_NO_FORKS") == NULL;
+#endif
 }
 
 /* -------------------------------------------------------- schedule points */

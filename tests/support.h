@@ -46,9 +46,15 @@ uint64_t wait_limit(void);
 										\
 		while (!(condition)) {						\
 			CHECK(test_now() < limit_);				\
-			sched_yield();						\
+			turn();							\
 		}								\
 	} while (0)
+
+/*
+ * What a thread that waits busily, or works without end, does now and then: sched_yield. Under
+ * AddressSanitizer forks wait for it: see support.c.
+ */
+void turn(void);
 
 /* Takes up to `max` units, and returns how many. */
 static inline uint64_t take_some(cq_workq_t *q, uint64_t max)
@@ -65,6 +71,9 @@ void run_threads(unsigned n, void (*body)(void *arg, unsigned index), void *arg)
 
 pthread_t start(void *(*body)(void *arg), void *arg);
 void *join(pthread_t thread);
+
+/* May a forked child make threads? With some sanitizers it doesn't get far. False with CQ_NO_FORKS too. */
+bool test_child_has_threads(void);
 
 /* Closed until it is opened, once and for all. */
 typedef struct gate {
@@ -117,7 +126,7 @@ void cq_point(const char *where);
  * script it blocks until granted, fake_advance or fake_disturb.
  */
 typedef struct fake_park {
-	cq_park_ops_t ops;	/* for the set or the queue */
+	cq_park_ops_t ops;	/* for the set or the pool */
 	test_act_fn *script;
 	void *ctx;
 	pthread_mutex_t *free_lock; /* unpark checks that nobody holds it */
@@ -143,7 +152,7 @@ void fake_wait_blocked(fake_park_t *f, unsigned n); /* until n threads block in 
 /* ------------------------------------------------------ failing allocator */
 
 /*
- * An allocator for cq_cleanup_config_t that counts, poisons what is freed, and
+ * An allocator for configs that counts, poisons what is freed, and
  * checks the size and alignment that free and alloc are given. The fields may
  * be set and read while it is in use.
  */

@@ -5,8 +5,8 @@
  */
 #include <criterion/criterion.h>
 
-#include "base/barrier.h"
-#include "cleanup/producer.h"
+#include "cleanup/cleanup_priv.h"
+#include "pool/pool_priv.h"
 #include "support.h"
 
 TestSuite(cost, .timeout = 60);
@@ -31,8 +31,6 @@ static void count_anew(void)
 /* Where a word has 32 bits, those of 64 bits are the compiler's, and not counted. */
 static const bool all_are_counted = sizeof(void *) >= sizeof(uint64_t);
 
-enum { HANDFUL = 5 };
-
 static cq_cleanup_t *q;
 static cq_producer_t *p;
 
@@ -44,13 +42,15 @@ static void nothing(void *unused)
 static void put(unsigned n)
 {
 	while (n-- > 0)
-		CHECK(cq_producer_enqueue(p, nothing, NULL) == 0);
+		CHECK((p->fn != NULL ? cq_producer_put(p, NULL) : cq_producer_enqueue(p, nothing, NULL)) == 0);
 }
 
-static void make_with(cq_cleanup_config_t config)
+static void make_with(cq_pool_config_t pool_config, cq_callback_fn *fn)
 {
+	cq_cleanup_config_t config = { .pool_config = &pool_config };
+
 	CHECK(cq_cleanup_create(&config, &q) == 0);
-	CHECK(cq_producer_attach(q, &p) == 0);
+	CHECK(cq_producer_attach(q, fn, &p) == 0);
 }
 
 static void finish(void)
@@ -63,81 +63,77 @@ static void finish(void)
 
 /* ------------------------------------------------------------------- enqueue */
 
-/* One that neither begins a block nor fills one, nor fetches lines. */
+/* One that neither begins a block nor fills one. False: it fetches lines. */
 static bool count_an_enqueue(void)
 {
-	bool mark = (char *)p->write + (is_shared(p) ? 1 : 2) * sizeof(void *) >= p->mark;
+	size_t bytes = p->fn != NULL ? sizeof(void *) : sizeof(cq_callback_t);
+	bool fetches = (char *)p->write + bytes >= p->ahead;
 
 	count_anew();
 	put(1);
 	cr_assert_eq(locks, 0);
 	cr_assert_eq(ckpr_counts.updates, 0);
-	if (!mark)
-		cr_assert_eq(ckpr_counts.stores, is_shared(p) ? 2 : 3, "arg, the count, and fn");
-	return !mark;
+	if (fetches)
+		return false;
+	cr_assert_eq(ckpr_counts.stores, p->fn != NULL ? 2 : 3, "fn, arg and write");
+	cr_assert_eq(ckpr_counts.fences, q->fences ? 2 : 1, "the release of write");
+	cr_assert_eq(ckpr_counts.full_fences, q->fences ? 1 : 0);
+	cr_assert_eq(ckpr_counts.loads, q->fences ? 2 : 1, "limit, and closed");
+	return true;
 }
 
-static void count_a_block(bool shared)
+static void count_a_block(cq_callback_fn *fn, bool fences)
 {
-	/* Without membarrier the gate is up: a full fence, and three looks at it. */
-	unsigned gated = cq_barrier_asymmetric() ? 0 : 1, marks = 0;
+	unsigned fetches = 0;
 
+	make_with((cq_pool_config_t){ 0 }, fn);
+	q->fences |= fences;
 	put(1);
-	cr_assert_eq(is_shared(p), shared);
-	for (unsigned n = shared ? q->args : q->slots, i = 2; i < n; i++) {
-		if (!count_an_enqueue()) {
-			marks++;
-			continue;
-		}
-		cr_assert_eq(ckpr_counts.fences, 1 + gated, "the release of the count");
-		cr_assert_eq(ckpr_counts.full_fences, gated);
-		cr_assert_eq(ckpr_counts.loads, 1 + 3 * gated, "the end");
-	}
-	cr_assert_lt(marks, q->block_bytes / 1024);
+	for (unsigned n = cq_producer_slots(p), i = 2; i < n; i++)
+		fetches += !count_an_enqueue();
+	cr_assert_lt(fetches, q->block_bytes / 1024);
 	put(1);
+	finish();
 }
 
 Test(cost, enqueue_is_two_stores_and_a_count)
 {
-	make_with((cq_cleanup_config_t){ 0 });
-	count_a_block(false);
-	count_a_block(true);
-	finish();
+	count_a_block(NULL, false);
 }
 
-Test(cost, enqueue_of_a_queue_that_hands_over_updates_nothing_either)
+Test(cost, put_is_a_store_and_a_count)
 {
-	cq_worker_t *w;
+	count_a_block(nothing, false);
+}
 
-	make_with((cq_cleanup_config_t){ .flags = CQ_HANDOVER });
-	cr_assert_eq(cq_worker_attach(q, NULL, &w), 0); /* it is awake */
-	put(1);
-	for (unsigned i = 2; i < q->slots; i++)
-		count_an_enqueue();
-	cq_worker_detach(w);
-	finish();
+Test(cost, without_an_asymmetric_barrier_each_has_a_full_fence)
+{
+	count_a_block(NULL, true);
+	count_a_block(nothing, true);
 }
 
 /* ---------------------------------------------------------------- needs_wake */
 
-static void needs_wake_is_loads_alone(bool expected, unsigned least, unsigned most)
+enum { HANDFUL = 12 };
+
+static void needs_wake_is_loads_alone(bool expected, unsigned least, unsigned most, unsigned fences)
 {
 	count_anew();
-	cr_assert_eq(cq_cleanup_needs_wake(q), expected);
+	cr_assert_eq(cq_pool_needs_wake(q->pool), expected);
 	cr_assert_eq(locks, 0);
 	cr_assert_eq(ckpr_counts.updates, 0);
 	cr_assert_eq(ckpr_counts.stores, 0);
-	cr_assert_eq(ckpr_counts.fences, 0);
+	cr_assert_leq(ckpr_counts.fences, fences);
 	cr_assert_leq(ckpr_counts.loads, most);
 	cr_assert(!all_are_counted || ckpr_counts.loads >= least);
 }
 
 Test(cost, needs_wake_is_two_loads_without_work)
 {
-	make_with((cq_cleanup_config_t){ .flags = CQ_POLLED });
-	needs_wake_is_loads_alone(false, 2, 2);
+	make_with((cq_pool_config_t){ .flags = CQ_POOL_POLLED }, NULL);
+	needs_wake_is_loads_alone(false, 2, 2, 0);
 	put(1);
-	needs_wake_is_loads_alone(false, 2, 2);
+	needs_wake_is_loads_alone(false, 2, 2, 0);
 	finish();
 }
 
@@ -151,20 +147,14 @@ static int make_none(void *unused, void (*body)(void *), void *arg)
 
 Test(cost, needs_wake_is_a_handful_of_loads_with_work)
 {
-	make_with((cq_cleanup_config_t){ .flags = CQ_POLLED, .max_workers = 1,
-	    .spawn = make_none });
+	make_with((cq_pool_config_t){ .flags = CQ_POOL_POLLED, .workers_max = 1, .spawn = make_none },
+	    NULL);
 	put(q->slots);
-	needs_wake_is_loads_alone(true, 3, HANDFUL);
-	cq_crew_add(q, CREW_COMING);
-	needs_wake_is_loads_alone(false, 3, HANDFUL);
-	cq_crew_add(q, CREW_MADE - CREW_COMING); /* no more can be made */
-	needs_wake_is_loads_alone(false, 3, HANDFUL);
-	q->idle.asleep = 1;
-	needs_wake_is_loads_alone(true, 3, HANDFUL);
-	q->idle.asleep = 0;
-	cq_crew_add(q, 0 - CREW_MADE);
-	q->stop = STOP_WITH_WORK_LEFT;
-	needs_wake_is_loads_alone(false, 3, HANDFUL);
-	q->stop = 0;
+	needs_wake_is_loads_alone(true, 3, HANDFUL, 2);
+	q->pool->counts += COUNT_MADE + COUNT_LIVE + COUNT_MAKING;
+	needs_wake_is_loads_alone(false, 3, HANDFUL, 1);
+	q->pool->counts -= COUNT_MAKING; /* no more can be made */
+	needs_wake_is_loads_alone(false, 3, HANDFUL, 2);
+	q->pool->counts = 0;
 	finish();
 }

@@ -12,8 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "cleanup/cleanup_priv.h"
-#include "support.h"
+#include "jobs.h"
 
 TestSuite(inherit, .timeout = 60);
 
@@ -24,7 +23,6 @@ struct view {
 	struct cq_creator on; /* its processors */
 };
 
-static cq_cleanup_t *q;
 static struct view worker;
 
 static struct view view(void)
@@ -43,9 +41,9 @@ static struct view view(void)
 	return v;
 }
 
-static bool same_cpus(const struct cq_creator *a, const struct cq_creator *b)
+static bool same_cpus(const struct cq_creator *one, const struct cq_creator *two)
 {
-	return a->cpus_bytes == b->cpus_bytes && memcmp(a->cpus, b->cpus, a->cpus_bytes) == 0;
+	return one->cpus_bytes == two->cpus_bytes && memcmp(one->cpus, two->cpus, one->cpus_bytes) == 0;
 }
 
 static void look(void *arg)
@@ -61,34 +59,36 @@ static struct maker {
 	struct view view;
 } maker;
 
-static void *flush_first(void *unused)
+static void *make_first(void *unused)
 {
-	cq_producer_t *p;
-
 	maker.is = maker.become();
 	if (!maker.is)
 		return NULL;
 	maker.view = view();
-	CHECK(cq_producer_attach(q, &p) == 0);
-	CHECK(cq_producer_enqueue(p, look, NULL) == 0);
-	CHECK(cq_producer_flush(p) == 0);
-	cq_producer_detach(p);
-	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
+	CHECK(signal_job(&a, look, NULL) == 0);
 	return unused;
 }
 
-static void shut_down(void)
+/* It has said so: its policy may be one that lets no other thread run. */
+static void make_and_look(void)
 {
-	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
-	cr_assert_eq(cq_cleanup_destroy(q), 0);
+	join(start(make_first, NULL));
+	AWAIT(!maker.is || a.done == 1);
+}
+
+static void open_creator(void)
+{
+	a = (jobs_t){ .done = 0 };
+	open_pool((cq_pool_config_t){ 0 });
+	open_task(&a, 0);
 }
 
 static void make_a_worker_as(bool (*become)(void))
 {
 	maker.become = become;
-	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
-	join(start(flush_first, NULL));
-	shut_down();
+	open_creator();
+	make_and_look();
+	end_pool();
 	if (!maker.is)
 		cr_skip("this user may not");
 }
@@ -205,23 +205,23 @@ static bool be_as_it_is(void) { return true; }
 
 Test(inherit, a_worker_is_bound_as_the_creator_was)
 {
-	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
-	q->threads.creator = last_cpu();
+	open_creator();
+	pool->threads.creator = last_cpu();
 	maker.become = be_as_it_is;
-	join(start(flush_first, NULL));
-	cr_assert(same_cpus(&worker.on, &q->threads.creator));
-	shut_down();
+	make_and_look();
+	cr_assert(same_cpus(&worker.on, &pool->threads.creator));
+	end_pool();
 }
 
 /* As in a container whose processors have been exchanged. */
 Test(inherit, a_creators_processors_that_are_gone_are_ignored)
 {
-	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
-	memset(q->threads.creator.cpus, 0, sizeof(q->threads.creator.cpus));
-	((unsigned char *)q->threads.creator.cpus)[q->threads.creator.cpus_bytes - 1] = 0x80;
+	open_creator();
+	memset(pool->threads.creator.cpus, 0, sizeof(pool->threads.creator.cpus));
+	((unsigned char *)pool->threads.creator.cpus)[pool->threads.creator.cpus_bytes - 1] = 0x80;
 	maker.become = be_bound;
-	join(start(flush_first, NULL));
+	make_and_look();
 	cr_assert(maker.is);
 	cr_assert(same_cpus(&worker.on, &maker.view.on));
-	shut_down();
+	end_pool();
 }

@@ -865,7 +865,7 @@ static void *signal_until_told(void *unused)
 			CHECK(signal_jobs(&a, 1) == 0);
 		else
 			CHECK(cq_task_signal(a.task) == 0);
-		sched_yield();
+		turn();
 	}
 	return unused;
 }
@@ -882,9 +882,6 @@ Test(pool_fork, a_fork_at_any_moment_leaves_a_pool_that_works, .init = make_mana
 {
 	pthread_t producer;
 
-#ifdef __SANITIZE_ADDRESS__
-	cr_skip("a fork leaves the locks of this sanitizer's allocator taken in the child");
-#endif
 	producer = start(signal_until_told, NULL);
 	for (unsigned i = 0; i < 40; i++)
 		in_a_child(whatever_there_was_runs);

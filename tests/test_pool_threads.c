@@ -1,15 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The threads that the pool makes: what worker_start and worker_end may rely on, tasks and
- * hooks that end their thread, threads that can't be made, signals, stacks, names.
+ * The life of a worker that the pool makes: what worker_start and worker_end may rely on, tasks
+ * and hooks that end their thread, threads that can't be made. What the threads are like:
+ * test_threads.c.
  */
-#define _GNU_SOURCE /* pthread_getattr_np, pthread_getname_np */
 #include <criterion/criterion.h>
-#include <limits.h>
-#include <signal.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "jobs.h"
 
@@ -92,8 +87,6 @@ static void check_between(void *unused)
 /* ---------------------------------------------------------------- pthread_create */
 
 static struct {
-	sigset_t making;	/* blocked in the maker meanwhile */
-	size_t bytes, least;	/* of a stack: asked for last; less than this is refused */
 	atomic_int err;		/* what it says instead */
 	atomic_uint fail_from, calls; /* from which call on */
 	void (*made)(void);	/* after it has made a thread, before it returns */
@@ -110,12 +103,8 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(
 
 	if (attr == NULL) /* the test's own */
 		return __real_pthread_create(thread, attr, body, arg);
-	CHECK(pthread_sigmask(SIG_SETMASK, NULL, &asked.making) == 0);
-	CHECK(pthread_attr_getstacksize(attr, &asked.bytes) == 0);
 	if (++asked.calls >= asked.fail_from && asked.err != 0)
 		return asked.err;
-	if (asked.bytes < asked.least)
-		return EINVAL;
 	err = __real_pthread_create(thread, attr, body, arg);
 	if (asked.made != NULL)
 		asked.made();
@@ -623,30 +612,6 @@ Test(pool_threads, a_worker_end_that_ends_its_thread_is_the_end_of_it_all_the_sa
 	cr_assert_eq(hooks.starts, 3);
 }
 
-static pthread_t worker_thread;
-
-static void note_thread(void *unused)
-{
-	worker_thread = pthread_self();
-	stay(&room);
-	(void)unused;
-	pthread_testcancel();
-}
-
-Test(pool_threads, a_managed_thread_is_not_cancelled_unless_a_task_allows_it)
-{
-	open_really((cq_pool_config_t){ 0 });
-	cr_assert_eq(signal_job(&a, note_thread, NULL), 0);
-	AWAIT(room.inside == 1);
-	cr_assert_eq(pthread_cancel(worker_thread), 0);
-	gate_open(&room.leave);
-	AWAIT(a.done == 1);
-	cr_assert_eq(signal_jobs(&a, 1), 0);
-	AWAIT(a.done == 2);
-	cr_assert_eq(stats().workers_created, 1);
-	end_all();
-}
-
 Test(pool_threads, while_it_is_being_destroyed_a_pool_replaces_nobody)
 {
 	open_really((cq_pool_config_t){ 0 });
@@ -655,135 +620,6 @@ Test(pool_threads, while_it_is_being_destroyed_a_pool_replaces_nobody)
 	AWAIT(a.lost == 1);
 	end_pool();
 	cr_assert_eq(hooks.starts, hooks.ends);
-}
-
-/* ----------------------------------------------------------------------- signals */
-
-static const int synchronous[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS };
-static const int own[] = { SIGABRT, SIGPROF, SIGVTALRM };
-
-static bool is_one_of(int signal, const int *signals, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++)
-		if (signals[i] == signal)
-			return true;
-	return false;
-}
-
-static sigset_t seen; /* blocked in a task */
-
-static void look_at_mask(void *unused)
-{
-	(void)unused;
-	CHECK(pthread_sigmask(SIG_SETMASK, NULL, &seen) == 0);
-}
-
-/* Blocked are all that can be and are not the C library's, but synchronous ones; own_too: and `own`. */
-static void check_blocked(const sigset_t *set, bool own_too)
-{
-	for (int i = 1; i < SIGRTMAX; i++) {
-		if (i == SIGKILL || i == SIGSTOP || (i > SIGSYS && i < SIGRTMIN))
-			continue;
-		cr_assert_eq(sigismember(set, i), !is_one_of(i, synchronous, 6) &&
-		    (own_too || !is_one_of(i, own, 3)), "signal %d", i);
-	}
-}
-
-static void look(void)
-{
-	unsigned done = a.done;
-
-	cr_assert_eq(signal_job(&a, look_at_mask, NULL), 0);
-	AWAIT(a.done == done + 1);
-}
-
-Test(pool_threads, a_worker_blocks_all_signals_but_those_of_a_threads_own_doing)
-{
-	open_with((cq_pool_config_t){ 0 });
-	look();
-	check_blocked(&seen, false);
-	check_blocked(&asked.making, true);
-	end_all();
-}
-
-Test(pool_threads, what_the_creator_takes_by_sigwait_stays_blocked)
-{
-	sigset_t all, old;
-
-	sigfillset(&all);
-	cr_assert_eq(pthread_sigmask(SIG_SETMASK, &all, &old), 0);
-	open_with((cq_pool_config_t){ 0 });
-	cr_assert_eq(pthread_sigmask(SIG_SETMASK, &old, NULL), 0);
-	look();
-	check_blocked(&seen, true);
-	end_all();
-}
-
-static void unblock_all(void)
-{
-	sigset_t none;
-
-	sigemptyset(&none);
-	CHECK(pthread_sigmask(SIG_SETMASK, &none, NULL) == 0);
-}
-
-Test(pool_threads, what_worker_start_unblocks_stays_so)
-{
-	open_with((cq_pool_config_t){ 0 });
-	hooks.in_start = unblock_all;
-	look();
-	for (int i = 1; i < SIGRTMIN; i++)
-		cr_assert_neq(sigismember(&seen, i), 1, "signal %d", i);
-	end_all();
-}
-
-/* ------------------------------------------------------------------ stacks, names */
-
-static size_t left; /* of the stack, below a job's frame */
-static char name[16];
-
-static void look_at_thread(void *unused)
-{
-	pthread_attr_t attr;
-	void *low;
-	size_t bytes;
-
-	(void)unused;
-	CHECK(pthread_getattr_np(pthread_self(), &attr) == 0);
-	CHECK(pthread_attr_getstack(&attr, &low, &bytes) == 0);
-	pthread_attr_destroy(&attr);
-	left = (size_t)((char *)__builtin_frame_address(0) - (char *)low);
-	CHECK(pthread_getname_np(pthread_self(), name, sizeof(name)) == 0);
-}
-
-static void look_with(cq_pool_config_t config)
-{
-	unsigned done = a.done;
-
-	open_with(config);
-	cr_assert_eq(signal_job(&a, look_at_thread, NULL), 0);
-	AWAIT(a.done == done + 1);
-	end_all();
-}
-
-Test(pool_threads, a_task_has_the_stack_of_the_config)
-{
-	const size_t sizes[] = { 1, 16 << 10, 100 << 10, 1 << 20, 16 << 20 };
-
-	look_with((cq_pool_config_t){ 0 });
-	cr_assert_geq(left, (size_t)256 << 10);
-	for (unsigned i = 0; i < 5; i++) {
-		look_with((cq_pool_config_t){ .stack_bytes = sizes[i] });
-		cr_assert(left >= sizes[i] && left >= 16 << 10, "%zu of %zu", left, sizes[i]);
-	}
-}
-
-Test(pool_threads, a_worker_has_the_name_of_the_config)
-{
-	look_with((cq_pool_config_t){ 0 });
-	cr_assert_str_eq(name, "cq-worker");
-	look_with((cq_pool_config_t){ .name = "fifteen letters" });
-	cr_assert_str_eq(name, "fifteen letters");
 }
 
 Test(pool_threads, a_worker_lives_in_no_more_memory_than_the_allocator_gives)

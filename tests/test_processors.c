@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "pool/cgroup.h"
-#include "cleanup/cleanup_priv.h"
+#include "pool/pool_priv.h"
 #include "pool/processors.h"
 #include "support.h"
 
@@ -367,11 +367,11 @@ Test(processors, a_process_without_a_quota_asks_once)
 
 Test(processors, nothing_is_read_where_the_config_says_all)
 {
-	cq_cleanup_config_t config = { .max_workers = 1, .spin_ns = CQ_NO_SPIN };
-	cq_cleanup_t *q;
+	cq_pool_config_t config = { .workers_max = 1, .spin_ns = CQ_POOL_NO_SPIN };
+	cq_pool_t *pool;
 
-	cr_assert_eq(cq_cleanup_create(&config, &q), 0);
-	cr_assert_eq(cq_cleanup_destroy(q), 0);
+	cr_assert_eq(cq_pool_create(&config, &pool), 0);
+	cr_assert_eq(cq_pool_destroy(pool, CQ_FOREVER), 0);
 	cr_assert_eq(quota.reads, 0);
 }
 
@@ -402,18 +402,35 @@ Test(processors, without_a_mask_those_that_are_online_count)
 	cr_assert_eq(cq_processors(), online);
 }
 
-Test(processors, a_process_on_one_of_many_has_one_worker_that_does_not_poll)
+/* What a pool makes of them. */
+static void check_defaults(uint32_t workers_max, int32_t spin_ns)
 {
-	cq_cleanup_t *q;
+	cq_pool_t *pool;
 
+	cr_assert_eq(cq_pool_create(NULL, &pool), 0);
+	cr_assert_eq(pool->config.workers_max, workers_max);
+	cr_assert_eq(pool->config.spin_ns, spin_ns);
+	cr_assert_eq(cq_pool_destroy(pool, CQ_FOREVER), 0);
+}
+
+Test(processors, a_process_on_one_of_many_has_one_worker_that_does_not_spin)
+{
 	kernel.possible = 96;
 	kernel.usable = 1;
-	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
-	cr_assert_eq(q->config.max_workers, 1);
-	cr_assert_eq(q->config.spin_ns, CQ_NO_SPIN);
-	cr_assert_eq(cq_cleanup_destroy(q), 0);
+	check_defaults(1, CQ_POOL_NO_SPIN);
 	kernel.usable = 96;
-	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
-	cr_assert_eq(q->config.max_workers, 24);
-	cr_assert_eq(cq_cleanup_destroy(q), 0);
+	check_defaults(24, CQ_POOL_SPIN_NS);
+}
+
+Test(processors, the_default_maximum_is_a_quarter_however_many_there_are)
+{
+	const struct { unsigned processors, workers_max; } cases[] = {
+		{ 2, 1 }, { 7, 1 }, { 8, 2 }, { 1000, 250 }, { 4096, 1024 }
+	};
+
+	kernel.possible = 4096;
+	for (unsigned i = 0; i < 5; i++) {
+		kernel.usable = cases[i].processors;
+		check_defaults(cases[i].workers_max, CQ_POOL_SPIN_NS);
+	}
 }

@@ -1,160 +1,118 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Producers: enqueue, flush, reserve, and the gathering of partial blocks from
- * producers that run. Most of it is in one thread, on a polled queue that runs
- * when the test says so; what another thread would do happens at a point.
+ * Producers: enqueue and put, flush, reserve, and the collecting of partial blocks from
+ * producers that run. Most of it is in one thread, on a pool that runs when the test says so;
+ * what another thread would do happens at a point.
  */
 #include <criterion/criterion.h>
-#include <errno.h>
 #include <signal.h>
 
-#include "cleanup/producer.h"
-#include "support.h"
+#include "callbacks.h"
 
 TestSuite(producer, .timeout = 60);
 
-enum { SLOTS = 4, MANY = 1 << 16 };
+static unsigned slots; /* callbacks that a block of p has room for */
 
-static test_alloc_t mem;
-static fake_park_t park;
-static cq_cleanup_t *q;
-static cq_producer_t *p;
-
-/* Callback i runs once, and in which order. */
-static atomic_uint ran[MANY], runs;
-static unsigned order[64], given_back;
-
-static void run_it(void *arg)
+static bool make_kind(unsigned kind, size_t bytes)
 {
-	unsigned i = (unsigned)(uintptr_t)arg, at = runs++;
-
-	ran[i]++;
-	if (at < 64)
-		order[at] = i;
+	make_with((cq_cleanup_config_t){ .block_bytes = bytes },
+	    (cq_pool_config_t){ .flags = CQ_POOL_POLLED | CQ_POOL_HOSTED });
+	if (kind == 1) {
+		cq_producer_detach(p);
+		CHECK(cq_producer_attach(q, run_it, &p) == 0);
+	}
+	slots = cq_producer_slots(p);
+	return true;
 }
 
-static void take_back(void *unused, cq_callback_fn *fn, void *arg)
-{
-	(void)unused;
-	given_back++;
-	fn(arg);
-}
+/* What follows is done with a producer of callbacks and their functions, and again, in another
+   queue, with one of arguments for its function. */
+#define BOTH_KINDS BOTH_KINDS_IN(0)
+#define BOTH_KINDS_IN(bytes) for (unsigned kind = 0; kind < 2 && make_kind(kind, bytes); kind++)
 
-static int try_put(cq_producer_t *to, unsigned i)
+/* Another one of p's kind. */
+static cq_producer_t *another(void)
 {
-	return cq_producer_enqueue(to, run_it, (void *)(uintptr_t)i);
-}
+	cq_producer_t *other;
 
-static void put(cq_producer_t *to, unsigned first, unsigned n)
-{
-	for (unsigned i = first; i < first + n; i++)
-		CHECK(try_put(to, i) == 0);
-}
-
-static void run_all(void *unused)
-{
-	(void)unused;
-	cq_cleanup_run_some(q, SIZE_MAX);
-}
-
-static bool each_ran_once(unsigned n)
-{
-	for (unsigned i = 0; i < n; i++)
-		if (ran[i] != 1)
-			return false;
-	return runs == n;
-}
-
-static void out_of_memory(bool yes)
-{
-	mem.fail_on = yes;
-	mem.fail_in = yes;
-}
-
-static void make_with(cq_cleanup_config_t config)
-{
-	test_alloc_init(&mem);
-	fake_init(&park);
-	config.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(cq_callback_t);
-	config.park = &park.ops;
-	config.allocator = &mem.allocator;
-	CHECK(cq_cleanup_create(&config, &q) == 0);
-	CHECK(cq_producer_attach(q, &p) == 0);
-}
-
-static void make(void)
-{
-	make_with((cq_cleanup_config_t){ .flags = CQ_POLLED });
-}
-
-/* Runs what is left and ends the queue; it has given all memory back. */
-static void finish(void)
-{
-	out_of_memory(false);
-	cq_producer_detach(p);
-	if ((q->config.flags & CQ_POLLED) != 0)
-		run_all(NULL);
-	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
-	cr_assert_eq(cq_cleanup_destroy(q), 0);
-	cr_assert_eq(mem.live_bytes, 0);
+	CHECK(cq_producer_attach(q, p->fn, &other) == 0);
+	return other;
 }
 
 /* ------------------------------------------------------ enqueue and publish */
 
-Test(producer, full_block_is_published_at_once_and_runs_in_order, .init = make)
+Test(producer, full_block_is_published_at_once_and_runs_in_order)
 {
-	put(p, 0, SLOTS - 1);
-	cr_assert_eq(cq_cleanup_units(q), 0);
-	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 0);
-	put(p, SLOTS - 1, 1);
-	cr_assert_eq(cq_cleanup_units(q), 1);
-	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), SLOTS);
-	for (unsigned i = 0; i < SLOTS; i++)
-		cr_assert_eq(order[i], i);
-	finish();
-	cr_assert(each_ran_once(SLOTS));
+	BOTH_KINDS {
+		put(p, 0, slots - 1);
+		cr_assert_eq(waiting(), 0);
+		cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 0);
+		put(p, slots - 1, 1);
+		cr_assert_eq(waiting(), 1);
+		cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), slots);
+		for (unsigned i = 0; i < slots; i++)
+			cr_assert_eq(order[i], i);
+		finish(slots);
+	}
 }
 
-Test(producer, flush_publishes_a_partial_block_and_nothing_when_it_is_empty, .init = make)
+/* Three full blocks of each kind: `room` callbacks with their functions, or twice as many arguments. */
+static void fill_blocks_of(size_t bytes, unsigned room)
 {
-	cr_assert_eq(cq_producer_flush(p), 0);
-	put(p, 0, 1);
-	cr_assert_eq(cq_cleanup_units(q), 0);
-	cr_assert_eq(cq_producer_flush(p), 0);
-	cr_assert_eq(cq_cleanup_units(q), 1);
-	cr_assert_eq(cq_producer_flush(p), 0);
-	cr_assert_eq(cq_cleanup_units(q), 1);
-	finish();
-	cr_assert(each_ran_once(1));
+	BOTH_KINDS_IN(bytes) {
+		unsigned at = 0;
+
+		cr_assert_eq(slots, room * (kind + 1));
+		for (unsigned block = 0; block < 3; block++) {
+			put(p, at, slots - 1);
+			at += slots - 1;
+			cr_assert_eq(waiting(), 0);
+			put(p, at++, 1);
+			cr_assert_eq(waiting(), 1);
+			run_all(NULL);
+			cr_assert_eq(runs, at);
+		}
+		finish(at);
+	}
 }
 
-/* A drain turns the page: what was published before and after it is in two queues. */
-Test(producer, units_are_those_of_both_pages, .init = make)
+Test(producer, default_blocks_hold_253_callbacks_with_their_functions_or_506_arguments)
 {
-	put(p, 0, SLOTS);
-	cr_assert_eq(cq_cleanup_drain(q, 0), EAGAIN);
-	cr_assert_eq(cq_cleanup_units(q), 1);
-	put(p, SLOTS, 2 * SLOTS);
-	cr_assert_eq(cq_cleanup_units(q), 3);
-	cr_assert_eq(cq_cleanup_run_some(q, SLOTS), SLOTS);
-	cr_assert_eq(cq_cleanup_units(q), 2);
-	cr_assert_eq(cq_cleanup_run_some(q, SLOTS + 1), SLOTS + 1);
-	cr_assert_eq(cq_cleanup_units(q), 1, "the rest went back");
-	run_all(NULL);
-	cr_assert_eq(cq_cleanup_units(q), 0);
-	finish();
-	cr_assert(each_ran_once(3 * SLOTS));
+	fill_blocks_of(CQ_BLOCK_BYTES, sizeof(void *) == 8 ? 253 :
+	    (CQ_BLOCK_BYTES - sizeof(cq_block_t)) / sizeof(cq_callback_t));
 }
 
-Test(producer, detach_publishes_the_partial_block_and_null_is_nothing, .init = make)
+Test(producer, the_smallest_and_the_largest_blocks_hold_what_they_have_room_for)
 {
-	cq_producer_detach(NULL);
-	put(p, 0, SLOTS + 1);
-	cq_producer_detach(p);
-	p = NULL;
-	cr_assert_eq(cq_cleanup_units(q), 2);
-	finish();
-	cr_assert(each_ran_once(SLOTS + 1));
+	fill_blocks_of(CQ_BLOCK_BYTES_MIN, 2);
+	fill_blocks_of(CQ_BLOCK_BYTES_MAX,
+	    (CQ_BLOCK_BYTES_MAX - sizeof(cq_block_t)) / sizeof(cq_callback_t));
+}
+
+Test(producer, flush_publishes_a_partial_block_and_nothing_when_it_is_empty)
+{
+	BOTH_KINDS {
+		cr_assert_eq(cq_producer_flush(p), 0);
+		put(p, 0, 1);
+		cr_assert_eq(waiting(), 0);
+		cr_assert_eq(cq_producer_flush(p), 0);
+		cr_assert_eq(waiting(), 1);
+		cr_assert_eq(cq_producer_flush(p), 0);
+		cr_assert_eq(waiting(), 1);
+		finish(1);
+	}
+}
+
+Test(producer, detach_publishes_the_partial_block_and_null_is_nothing)
+{
+	BOTH_KINDS {
+		cq_producer_detach(NULL);
+		put(p, 0, slots + 1);
+		cq_producer_detach(p);
+		p = NULL;
+		cr_assert_eq(waiting(), 2);
+		finish(slots + 1);
+	}
 }
 
 Test(producer, missing_arguments_are_refused, .init = make)
@@ -162,65 +120,235 @@ Test(producer, missing_arguments_are_refused, .init = make)
 	cq_producer_t *other;
 
 	cr_assert_eq(cq_producer_enqueue(p, NULL, NULL), EINVAL);
-	cr_assert_eq(cq_producer_attach(q, NULL), EINVAL);
-	cr_assert_eq(cq_producer_attach(NULL, &other), EINVAL);
-	finish();
-	cr_assert_eq(runs, 0);
+	cr_assert_eq(cq_producer_attach(q, NULL, NULL), EINVAL);
+	cr_assert_eq(cq_producer_attach(q, run_it, NULL), EINVAL);
+	cr_assert_eq(cq_producer_attach(NULL, NULL, &other), EINVAL);
+	finish(0);
 }
 
-Test(producer, enqueue_without_memory_leaves_the_callback_to_the_caller, .init = make)
+Test(producer, a_producer_takes_what_it_was_attached_for_and_nothing_else)
 {
-	out_of_memory(true);
-	cr_assert_eq(try_put(p, 0), ENOMEM);
-	out_of_memory(false);
-	put(p, 0, SLOTS);
-	out_of_memory(true);
-	cr_assert_eq(try_put(p, SLOTS), ENOMEM);
-	run_all(NULL); /* which brings a block back */
-	put(p, SLOTS, 1);
-	finish();
-	cr_assert(each_ran_once(SLOTS + 1));
-}
+	BOTH_KINDS {
+		cq_callback_t *span;
+		size_t n, accepted;
 
-Test(producer, enqueue_allocates_one_block_at_most_and_a_full_block_needs_none, .init = make)
-{
-	unsigned before = mem.calls, allocations = 0;
-
-	for (unsigned i = 0; i < 8 * SLOTS; i++, before = mem.calls) {
-		put(p, i, 1);
-		cr_assert_leq(mem.calls - before, 1);
-		cr_assert(i % SLOTS == 0 || mem.calls == before, "callback %u", i);
-		allocations += mem.calls - before;
+		put(p, 0, 1);
+		if (kind == 0) {
+			cr_assert_eq(cq_producer_put(p, (void *)1), EINVAL);
+		} else {
+			cr_assert_eq(cq_producer_enqueue(p, run_it, (void *)1), EINVAL);
+			cr_assert_eq(cq_producer_enqueue(p, NULL, (void *)1), EINVAL);
+			cr_assert_eq(cq_producer_span(p, &span, &n), EINVAL);
+			cr_assert_eq(cq_producer_commit(p, 1, &accepted), EINVAL);
+			cr_assert_eq(accepted, 0);
+		}
+		cr_assert_eq(stats().queued, 1);
+		put(p, 1, slots - 1);
+		cr_assert_eq(waiting(), 1, "the block is as it was");
+		finish(slots);
 	}
-	cr_assert_eq(allocations, 8);
-	finish();
-	cr_assert(each_ran_once(8 * SLOTS));
 }
 
-Test(producer, after_a_shutdown_all_is_refused, .init = make)
+Test(producer, enqueue_without_memory_leaves_the_callback_to_the_caller)
 {
-	cq_producer_t *other;
-	cq_cleanup_stats_t stats;
-
-	put(p, 0, 1); /* leaves a block open */
-	cq_cleanup_flush_all(q);
-	run_all(NULL);
-	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
-	cr_assert_eq(try_put(p, 1), ESHUTDOWN);
-	cr_assert_eq(try_put(p, 1), ESHUTDOWN);
-	cr_assert_eq(cq_producer_reserve(p, 1), ESHUTDOWN);
-	cr_assert_eq(cq_producer_attach(q, &other), ESHUTDOWN);
-	cr_assert_eq(cq_producer_flush(p), 0);
-	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	cq_cleanup_stats(q, &stats);
-	cr_assert_eq(stats.queued, 1);
-	finish();
-	cr_assert(each_ran_once(1));
+	BOTH_KINDS {
+		out_of_memory(true);
+		cr_assert_eq(try_put(p, 0), ENOMEM);
+		out_of_memory(false);
+		put(p, 0, slots);
+		out_of_memory(true);
+		cr_assert_eq(try_put(p, slots), ENOMEM);
+		run_all(NULL); /* which brings a block back */
+		put(p, slots, 1);
+		finish(slots + 1);
+	}
 }
 
-/* ---------------------------------------------------------------- flush_all */
+Test(producer, enqueue_allocates_one_block_at_most_and_a_full_block_needs_none)
+{
+	BOTH_KINDS {
+		unsigned before = mem.calls, allocations = 0;
 
-Test(producer, flush_all_moves_partial_blocks_into_as_few_as_hold_them, .init = make)
+		for (unsigned i = 0; i < 8 * slots; i++, before = mem.calls) {
+			put(p, i, 1);
+			cr_assert_leq(mem.calls - before, 1);
+			cr_assert(i % slots == 0 || mem.calls == before, "callback %u", i);
+			allocations += mem.calls - before;
+		}
+		cr_assert_eq(allocations, 8);
+		finish(8 * slots);
+	}
+}
+
+static int make_none(void *unused, void (*body)(void *), void *arg)
+{
+	(void)unused, (void)body, (void)arg;
+	return EMFILE;
+}
+
+Test(producer, what_nobody_can_be_made_to_run_is_accepted_and_the_flush_says_so)
+{
+	make_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .spawn = make_none });
+	put(p, 0, SLOTS + 1);
+	cr_assert_eq(cq_producer_flush(p), EMFILE);
+	cr_assert_eq(waiting(), 2);
+	put(p, SLOTS + 1, 1);
+	cr_assert_eq(cq_cleanup_flush(q), EMFILE);
+	cr_assert_eq(waiting(), 3);
+	cr_assert_eq(pool_stats().workers_failed, 3, "each tries again");
+	run_all(NULL);
+	finish(SLOTS + 2);
+}
+
+Test(producer, after_a_shutdown_all_is_refused)
+{
+	BOTH_KINDS {
+		cq_producer_t *other;
+		cq_callback_t *span;
+		size_t n;
+
+		put(p, 0, 1); /* leaves a block open */
+		flush(NULL);
+		run_all(NULL);
+		cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+		cr_assert_eq(try_put(p, 1), ESHUTDOWN);
+		cr_assert_eq(try_put(p, 1), ESHUTDOWN);
+		cr_assert_eq(cq_producer_span(p, &span, &n), kind == 0 ? ESHUTDOWN : EINVAL);
+		cr_assert_eq(cq_producer_reserve(p, 1), ESHUTDOWN);
+		cr_assert_eq(cq_producer_attach(q, NULL, &other), ESHUTDOWN);
+		cr_assert_eq(cq_producer_flush(p), 0);
+		cr_assert_eq(cq_cleanup_flush(q), 0);
+		cr_assert_eq(stats().queued, 1);
+		finish(1);
+	}
+}
+
+Test(producer, statistics_are_exact_after_each_call)
+{
+	BOTH_KINDS {
+		for (unsigned i = 0; i < 3 * slots; i++) {
+			put(p, i, 1);
+			cr_assert_eq(stats().queued, i + 1);
+			if (i % 3 == 0)
+				flush(NULL);
+			if (i % 5 == 0)
+				cr_assert_eq(cq_producer_flush(p), 0);
+			cr_assert_eq(stats().queued, i + 1);
+			if (i % 7 == 0)
+				run_all(NULL);
+			cr_assert_eq(stats().executed, runs);
+		}
+		finish(3 * slots);
+	}
+}
+
+/* ----------------------------------------------------- whose function runs */
+
+enum { OWN = 100 };
+
+/* Each runs only what was enqueued for it: arguments by their hundreds. */
+static void run_first(void *arg)
+{
+	CHECK((uintptr_t)arg / OWN == 0);
+	run_it(arg);
+}
+
+static void run_second(void *arg)
+{
+	CHECK((uintptr_t)arg / OWN == 1);
+	run_it(arg);
+}
+
+static void run_third(void *arg)
+{
+	CHECK((uintptr_t)arg / OWN == 2);
+	run_it(arg);
+}
+
+static cq_producer_t *first, *second;
+
+static void attach_two(void)
+{
+	CHECK(cq_producer_attach(q, run_first, &first) == 0);
+	CHECK(cq_producer_attach(q, run_second, &second) == 0);
+}
+
+/* Callback i of each of the two, and of p. */
+static void put_each(unsigned i)
+{
+	CHECK(cq_producer_put(first, (void *)(uintptr_t)i) == 0);
+	CHECK(cq_producer_put(second, (void *)(uintptr_t)(OWN + i)) == 0);
+	CHECK(cq_producer_enqueue(p, run_third, (void *)(uintptr_t)(2 * OWN + i)) == 0);
+}
+
+static void end_of_two(unsigned n)
+{
+	cq_producer_detach(first);
+	cq_producer_detach(second);
+	cr_assert_eq(cq_cleanup_flush(q), 0);
+	run_all(NULL);
+	cr_assert_eq(runs, 3 * n);
+	for (unsigned i = 0; i < n; i++)
+		cr_assert(ran[i] == 1 && ran[OWN + i] == 1 && ran[2 * OWN + i] == 1, "%u", i);
+	forget_callbacks();
+	finish(0);
+}
+
+/* Blocks of all kinds, in turn, and what a collector has moved out of them into others. */
+Test(producer, each_callback_runs_with_its_own_function, .init = make)
+{
+	attach_two();
+	for (unsigned i = 0; i < 50; i++) {
+		put_each(i);
+		if (i % 3 == 0)
+			flush(NULL);
+		if (i % 7 == 0)
+			cr_assert_eq(cq_producer_flush(first), 0);
+		if (i % 4 == 0)
+			cq_cleanup_run_some(q, 5); /* what a block has left goes back */
+	}
+	end_of_two(50);
+}
+
+Test(producer, each_callback_is_given_back_with_its_own_function, .init = make)
+{
+	attach_two();
+	for (unsigned i = 0; i < 2 * SLOTS + 3; i++)
+		put_each(i);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, 0, take_back, NULL), 0);
+	cr_assert_eq(given_back, 3 * (2 * SLOTS + 3));
+	end_of_two(2 * SLOTS + 3);
+}
+
+/* In both orders; and as one that a collector fills. */
+Test(producer, a_block_is_used_again_by_producers_of_either_kind, .init = make)
+{
+	cq_producer_t *of_one;
+
+	cr_assert_eq(cq_producer_attach(q, run_first, &of_one), 0);
+	for (unsigned i = 0; i < 6; i++) {
+		cr_assert_eq(cq_producer_put(of_one, (void *)(uintptr_t)(4 * i)), 0);
+		cr_assert_eq(cq_producer_flush(of_one), 0);
+		run_all(NULL);
+		put(p, 4 * i + 1, 1);
+		cr_assert_eq(cq_producer_flush(p), 0);
+		run_all(NULL);
+		cr_assert_eq(cq_producer_put(of_one, (void *)(uintptr_t)(4 * i + 2)), 0);
+		cr_assert_eq(cq_producer_flush(of_one), 0);
+		put(p, 4 * i + 3, 1);
+		run_all(NULL);
+		flush(NULL);
+		run_all(NULL);
+		cr_assert_eq(runs, 4 * i + 4);
+	}
+	cr_assert_eq(stats().blocks_made, 2);
+	cq_producer_detach(of_one);
+	finish(24);
+}
+
+/* ------------------------------------------------------------------ collecting */
+
+Test(producer, flush_moves_partial_blocks_into_as_few_as_hold_them, .init = make)
 {
 	enum { PRODUCERS = 7, ROUNDS = 300 };
 	cq_producer_t *all[PRODUCERS];
@@ -228,7 +356,7 @@ Test(producer, flush_all_moves_partial_blocks_into_as_few_as_hold_them, .init = 
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < PRODUCERS; i++)
-		cr_assert_eq(cq_producer_attach(q, &all[i]), 0);
+		cr_assert_eq(cq_producer_attach(q, i % 2 == 0 ? run_it : NULL, &all[i]), 0);
 	for (unsigned round = 0; round < ROUNDS; round++) {
 		unsigned open = 0;
 		uint64_t full;
@@ -240,130 +368,128 @@ Test(producer, flush_all_moves_partial_blocks_into_as_few_as_hold_them, .init = 
 			n += k;
 		}
 		/* What is in open blocks and not claimed by an earlier round. */
-		full = cq_cleanup_units(q);
+		full = waiting();
 		for (unsigned i = 0; i < PRODUCERS; i++)
-			if (state_phase(all[i]->state) == PHASE_OPEN)
-				open += written(all[i]) -
-				    state_claimed(all[i]->state);
-		cr_assert_eq(cq_cleanup_flush_all(q), 0);
-		cr_assert_eq(cq_cleanup_units(q) - full, (open + SLOTS - 1) / SLOTS);
+			if (all[i]->block != NULL)
+				open += cq_producer_written(all[i]) - state_claimed(all[i]->state);
+		cr_assert_eq(cq_cleanup_flush(q), 0);
+		cr_assert_eq(waiting() - full, (open + SLOTS - 1) / SLOTS);
 		run_all(NULL);
 		cr_assert_eq(runs, n);
 	}
 	for (unsigned i = 0; i < PRODUCERS; i++)
 		cq_producer_detach(all[i]);
-	cr_assert_eq(cq_cleanup_units(q), 0, "all was claimed");
-	finish();
-	cr_assert(each_ran_once(n));
+	cr_assert_eq(waiting(), 0, "all was claimed");
+	finish(n);
 }
 
-Test(producer, flush_all_without_memory_leaves_the_rest_with_the_producers, .init = make)
+Test(producer, flush_without_memory_leaves_the_rest_with_the_producers)
 {
-	cq_producer_t *other;
+	BOTH_KINDS {
+		cq_producer_t *other = another();
 
-	cr_assert_eq(cq_producer_attach(q, &other), 0);
-	put(p, 0, SLOTS - 1);
-	put(other, SLOTS - 1, SLOTS - 1);
-	mem.fail_on = true;
-	mem.fail_in = 2; /* one block can be had */
-	cr_assert_eq(cq_cleanup_flush_all(q), ENOMEM);
-	cr_assert_eq(cq_cleanup_units(q), 1);
-	out_of_memory(false);
-	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	cr_assert_eq(cq_cleanup_units(q), 2);
-	cq_producer_detach(other);
-	finish();
-	cr_assert(each_ran_once(2 * (SLOTS - 1)));
+		put(p, 0, SLOTS - 1);
+		put(other, SLOTS - 1, SLOTS - 1);
+		mem.fail_on = true;
+		mem.fail_in = 2; /* one block can be had */
+		cr_assert_eq(cq_cleanup_flush(q), ENOMEM);
+		cr_assert_eq(waiting(), 1);
+		out_of_memory(false);
+		cr_assert_eq(cq_cleanup_flush(q), 0);
+		cr_assert_eq(waiting(), 2);
+		cq_producer_detach(other);
+		finish(2 * (SLOTS - 1));
+	}
 }
 
-Test(producer, owner_closes_what_is_not_claimed, .init = make)
+Test(producer, owner_closes_what_is_not_claimed)
 {
-	put(p, 0, 2);
-	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	put(p, 2, SLOTS - 2); /* closes */
-	cr_assert_eq(cq_cleanup_units(q), 2);
-	finish();
-	cr_assert(each_ran_once(SLOTS));
+	BOTH_KINDS {
+		put(p, 0, 2);
+		flush(NULL);
+		put(p, 2, slots - 2); /* closes */
+		cr_assert_eq(waiting(), 2);
+		finish(slots);
+	}
 }
 
-static void flush_all(void *unused)
+Test(producer, full_block_that_is_all_claimed_is_kept_and_not_published)
 {
-	(void)unused;
-	CHECK(cq_cleanup_flush_all(q) == 0);
-}
-
-Test(producer, full_block_that_is_all_claimed_is_kept_and_not_published, .init = make)
-{
-	put(p, 0, SLOTS - 1);
-	at_point("producer.stored", flush_all, NULL);
-	put(p, SLOTS - 1, 1);
-	cr_assert_eq(cq_cleanup_units(q), 1);
-	cr_assert_eq(p->nspares, 1);
-	cr_assert_eq(cq_producer_flush(p), 0);
-	put(p, SLOTS, 1);
-	cr_assert_eq(p->nspares, 0);
-	finish();
-	cr_assert(each_ran_once(SLOTS + 1));
+	BOTH_KINDS {
+		put(p, 0, slots - 1);
+		at_point("producer.stored", flush, NULL);
+		put(p, slots - 1, 1);
+		cr_assert_eq(waiting(), slots / SLOTS);
+		cr_assert_eq(p->nspares, 1);
+		cr_assert_eq(cq_producer_flush(p), 0);
+		put(p, slots, 1);
+		cr_assert_eq(p->nspares, 0);
+		finish(slots + 1);
+	}
 }
 
 /* --------------------------------------- the owner acts while its block is copied */
 
 static unsigned passes;
 
-/* Whenever the gatherer has copied, and as long as there is room in the block. */
+/* The first two times that a collector has copied. */
 static void put_one_more(void *unused)
 {
 	put(p, ++passes, 1);
-	if (passes < SLOTS - 2)
-		at_point("gather.copied", put_one_more, unused);
+	if (passes < 2)
+		at_point("collect.copied", put_one_more, unused);
 }
 
-Test(producer, flush_all_takes_what_was_there_and_does_not_follow_the_owner, .init = make)
+Test(producer, flush_takes_what_was_there_and_does_not_follow_the_owner)
 {
-	put(p, 0, 1);
-	at_point("gather.copied", put_one_more, NULL);
-	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	cr_assert_eq(passes, 1);
-	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 1);
-	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 1);
-	cr_assert_eq(passes, 2);
-	finish();
-	cr_assert(each_ran_once(3));
+	BOTH_KINDS {
+		passes = 0;
+		put(p, 0, 1);
+		at_point("collect.copied", put_one_more, NULL);
+		flush(NULL);
+		cr_assert_eq(passes, 1);
+		cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 1);
+		flush(NULL);
+		cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 1);
+		cr_assert_eq(passes, 2);
+		finish(3);
+	}
 }
 
 static void fill_the_block(void *unused)
 {
 	(void)unused;
-	put(p, 1, SLOTS - 1);
-	CHECK(cq_cleanup_units(q) == 1);
+	put(p, 1, slots - 1);
+	CHECK(waiting() == 1);
 }
 
-Test(producer, block_closed_while_the_gatherer_copies_is_the_owners, .init = make)
+Test(producer, block_closed_while_the_collector_copies_is_the_owners)
 {
-	put(p, 0, 1);
-	at_point("gather.copied", fill_the_block, NULL);
-	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	cr_assert_eq(cq_cleanup_units(q), 1);
-	finish();
-	cr_assert(each_ran_once(SLOTS));
+	BOTH_KINDS {
+		put(p, 0, 1);
+		at_point("collect.copied", fill_the_block, NULL);
+		flush(NULL);
+		cr_assert_eq(waiting(), 1);
+		finish(slots);
+	}
 }
 
-/* ... and a new block has as many callbacks, of the same parity, as the copy. */
+/* ... and a new block has as many callbacks as the copy. */
 static void fill_the_block_and_begin_another(void *unused)
 {
 	(void)unused;
-	put(p, 1, SLOTS - 1 + 1);
+	put(p, 1, slots - 1 + 1);
 }
 
-Test(producer, claim_of_a_block_that_was_closed_and_opened_again_fails, .init = make)
+Test(producer, claim_of_a_block_that_was_closed_and_opened_again_fails)
 {
-	put(p, 0, 1);
-	at_point("gather.copied", fill_the_block_and_begin_another, NULL);
-	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	cr_assert_eq(cq_cleanup_units(q), 1);
-	finish();
-	cr_assert(each_ran_once(SLOTS + 1));
+	BOTH_KINDS {
+		put(p, 0, 1);
+		at_point("collect.copied", fill_the_block_and_begin_another, NULL);
+		flush(NULL);
+		cr_assert_eq(waiting(), 1);
+		finish(slots + 1);
+	}
 }
 
 static void flush_it(void *unused)
@@ -372,14 +498,15 @@ static void flush_it(void *unused)
 	CHECK(cq_producer_flush(p) == 0);
 }
 
-Test(producer, flush_while_the_gatherer_copies_publishes_once, .init = make)
+Test(producer, flush_of_the_owner_while_the_collector_copies_publishes_once)
 {
-	put(p, 0, 2);
-	at_point("gather.copied", flush_it, NULL);
-	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	cr_assert_eq(cq_cleanup_units(q), 1);
-	finish();
-	cr_assert(each_ran_once(2));
+	BOTH_KINDS {
+		put(p, 0, 2);
+		at_point("collect.copied", flush_it, NULL);
+		flush(NULL);
+		cr_assert_eq(waiting(), 1);
+		finish(2);
+	}
 }
 
 Test(producer, seq_of_a_producer_may_wrap, .init = make)
@@ -387,30 +514,29 @@ Test(producer, seq_of_a_producer_may_wrap, .init = make)
 	p->state = 0 - 2 * STATE_SEQ;
 	for (unsigned i = 0; i < 4; i++) {
 		put(p, 5 * i, 1);
-		at_point("gather.copied", flush_it, NULL);
-		cr_assert_eq(cq_cleanup_flush_all(q), 0);
+		at_point("collect.copied", flush_it, NULL);
+		flush(NULL);
 		put(p, 5 * i + 1, SLOTS);
 	}
-	finish();
-	cr_assert(each_ran_once(20));
+	finish(20);
 }
 
 /* --------------------------------------------------------------------- spans */
 
 static cq_callback_t *span_of(size_t n)
 {
-	cq_callback_t *slots;
+	cq_callback_t *span;
 	size_t have = 0;
 
-	CHECK(cq_producer_span(p, &slots, &have) == 0 && have == n);
-	return slots;
+	CHECK(cq_producer_span(p, &span, &have) == 0 && have == n);
+	return span;
 }
 
-/* Writes callbacks first .. first + n - 1 into the slots of a span. */
-static void fill(cq_callback_t *slots, unsigned first, unsigned n)
+/* Writes callbacks i .. i + n - 1 into slots of a span. */
+static void fill(cq_callback_t *span, unsigned i, unsigned n)
 {
-	for (unsigned i = 0; i < n; i++)
-		slots[i] = (cq_callback_t){ run_it, (void *)(uintptr_t)(first + i) };
+	for (unsigned k = 0; k < n; k++)
+		span[k] = (cq_callback_t){ run_it, (void *)(uintptr_t)(i + k) };
 }
 
 static int commit(size_t k, size_t expected)
@@ -426,40 +552,39 @@ Test(producer, span_is_the_rest_of_the_block_and_is_published_when_that_is_full,
 {
 	fill(span_of(SLOTS), 0, SLOTS - 1);
 	cr_assert_eq(commit(SLOTS - 1, SLOTS - 1), 0);
-	cr_assert_eq(cq_cleanup_units(q), 0);
+	cr_assert_eq(waiting(), 0);
 	put(p, SLOTS - 1, 1);
-	cr_assert_eq(cq_cleanup_units(q), 1);
+	cr_assert_eq(waiting(), 1);
 	put(p, SLOTS, 1);
 	fill(span_of(SLOTS - 1), SLOTS + 1, SLOTS - 1);
 	cr_assert_eq(commit(SLOTS - 1, SLOTS - 1), 0);
-	cr_assert_eq(cq_cleanup_units(q), 2);
+	cr_assert_eq(waiting(), 2);
 	run_all(NULL);
 	/* The later block first, and each in the order in which it was filled. */
 	for (unsigned i = 0; i < 2 * SLOTS; i++)
 		cr_assert_eq(order[i], (i + SLOTS) % (2 * SLOTS));
-	finish();
+	finish(2 * SLOTS);
 }
 
 Test(producer, what_is_not_committed_was_never_there, .init = make)
 {
 	fill(span_of(SLOTS), 100, SLOTS);
 	cr_assert_eq(commit(0, 0), 0);
-	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	cr_assert_eq(cq_cleanup_units(q), 0);
+	flush(NULL);
+	cr_assert_eq(waiting(), 0);
 	put(p, 0, 1);
 	fill(span_of(SLOTS - 1), 1, 2);
 	cr_assert_eq(commit(1, 1), 0);
-	finish();
-	cr_assert(each_ran_once(2));
+	finish(2);
 }
 
 Test(producer, spans_refuse_what_they_cannot_be, .init = make)
 {
-	cq_callback_t *slots;
+	cq_callback_t *span;
 	size_t n;
 
 	cr_assert_eq(cq_producer_span(p, NULL, &n), EINVAL);
-	cr_assert_eq(cq_producer_span(p, &slots, NULL), EINVAL);
+	cr_assert_eq(cq_producer_span(p, &span, NULL), EINVAL);
 	cr_assert_eq(commit(0, 0), 0);
 	cr_assert_eq(commit(1, 0), EINVAL, "no span");
 	fill(span_of(SLOTS), 0, 1);
@@ -473,8 +598,7 @@ Test(producer, spans_refuse_what_they_cannot_be, .init = make)
 	fill(span_of(SLOTS - 2), 100, 1);
 	put(p, 2, 1);
 	cr_assert_eq(commit(1, 0), EINVAL, "an enqueue between");
-	finish();
-	cr_assert(each_ran_once(3));
+	finish(3);
 }
 
 /* Its block comes again, and write is where the span was. */
@@ -489,8 +613,27 @@ Test(producer, a_span_is_gone_with_its_block, .init = make)
 	put(p, SLOTS, 1);
 	cr_assert_eq(p->write, span);
 	cr_assert_eq(commit(1, 0), EINVAL);
-	finish();
-	cr_assert(each_ran_once(SLOTS + 1));
+	finish(SLOTS + 1);
+}
+
+/* Lines that are fetched ahead of enqueues may have been written by a span. */
+Test(producer, spans_and_enqueues_fill_one_block_together)
+{
+	unsigned n;
+
+	make_kind(0, CQ_BLOCK_BYTES_MAX);
+	put(p, 0, slots); /* the lines of the next blocks are fetched */
+	for (n = slots; n < 4 * slots;) {
+		unsigned room = slots - n % slots, k = min_u32(room, 77);
+
+		fill(span_of(room), n, k);
+		cr_assert_eq(commit(k, k), 0);
+		n += k;
+		k = min_u32(slots - n % slots, 131);
+		put(p, n, k);
+		n += k;
+	}
+	finish(n);
 }
 
 #ifdef CQ_CHECKS
@@ -507,107 +650,88 @@ Test(producer, a_checking_build_asserts_that_no_callback_of_a_span_is_null, .ini
 
 Test(producer, span_needs_a_block, .init = make)
 {
-	cq_callback_t *slots;
+	cq_callback_t *span;
 	size_t n;
 
 	out_of_memory(true);
-	cr_assert_eq(cq_producer_span(p, &slots, &n), ENOMEM);
+	cr_assert_eq(cq_producer_span(p, &span, &n), ENOMEM);
 	out_of_memory(false);
 	cr_assert_eq(cq_producer_reserve(p, 1), 0);
 	out_of_memory(true);
 	fill(span_of(SLOTS), 0, 1);
 	cr_assert_eq(commit(1, 1), 0);
-	finish();
-	cr_assert(each_ran_once(1));
+	finish(1);
 }
 
 /* ------------------------------------------------- refused by a shutdown, or claimed */
 
-/* The gate is closed, and the last gathering is still to come: a worker doesn't end. */
-static cq_worker_t *close_the_gate(void)
+/* The queue is closed, and the last collection is still to come: there was no memory for it. */
+static void close_unsealed(void)
 {
-	cq_worker_t *w;
-
-	CHECK(cq_worker_attach(q, NULL, &w) == 0);
-	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, 0, take_back, NULL) == ETIMEDOUT);
-	return w;
+	out_of_memory(true);
+	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL) == ENOMEM);
+	out_of_memory(false);
 }
 
-/* The same, but nothing that open blocks hold has been gathered: there is no memory. */
-static cq_worker_t *close_the_gate_early(void)
+static void hand_back(unsigned n)
 {
-	cq_worker_t *w;
-
-	CHECK(cq_worker_attach(q, NULL, &w) == 0);
-	q->gate |= GATE_CLOSED;
-	cq_producers_look(q);
-	return w;
-}
-
-static void hand_back_the_rest(cq_worker_t *w)
-{
-	cq_worker_detach(w);
 	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, take_back, NULL), 0);
 	cr_assert_eq(try_put(p, 0), ESHUTDOWN);
-	cq_producer_detach(p);
-	cr_assert_eq(cq_cleanup_destroy(q), 0);
-	cr_assert_eq(mem.live_bytes, 0);
+	cr_assert_eq(given_back, n);
+	finish(n);
 }
 
-Test(producer, enqueue_that_meets_a_closed_gate_takes_its_callback_back, .init = make)
+Test(producer, enqueue_that_meets_a_closed_queue_takes_its_callback_back)
 {
-	cq_worker_t *w;
-
-	put(p, 0, 1);
-	w = close_the_gate();
-	cr_assert_eq(try_put(p, 1), ESHUTDOWN);
-	hand_back_the_rest(w);
-	cr_assert_eq(given_back, 1);
-	cr_assert(each_ran_once(1));
+	BOTH_KINDS {
+		put(p, 0, 1);
+		close_unsealed();
+		cr_assert_eq(try_put(p, 1), ESHUTDOWN);
+		hand_back(1);
+	}
 }
 
-Test(producer, enqueue_whose_callback_was_claimed_is_accepted, .init = make)
+Test(producer, enqueue_whose_callback_was_claimed_is_accepted)
 {
-	cq_worker_t *w;
-
-	put(p, 0, 1);
-	w = close_the_gate();
-	at_point("producer.stored", flush_all, NULL);
-	cr_assert_eq(try_put(p, 1), 0);
-	/* Also between the store of the smaller n and the new seq: too late to claim. */
-	at_point("producer.retracting", flush_all, NULL);
-	cr_assert_eq(try_put(p, 2), ESHUTDOWN);
-	hand_back_the_rest(w);
-	cr_assert_eq(given_back, 2);
-	cr_assert(each_ran_once(2));
+	BOTH_KINDS {
+		put(p, 0, 1);
+		close_unsealed();
+		at_point("producer.stored", flush, NULL);
+		cr_assert_eq(try_put(p, 1), 0);
+		/* Also between the store of the smaller write and the new seq: too late to claim. */
+		at_point("producer.retracting", flush, NULL);
+		cr_assert_eq(try_put(p, 2), ESHUTDOWN);
+		hand_back(2);
+	}
 }
 
 /* Refused once, the owner has no block in which the next refusal could stop a claim. */
-Test(producer, a_refused_enqueue_closes_its_block, .init = make)
+Test(producer, a_refused_enqueue_closes_its_block)
 {
-	cq_worker_t *w;
-
-	put(p, 0, 1);
-	w = close_the_gate_early();
-	cr_assert_eq(try_put(p, 1), ESHUTDOWN);
-	cr_assert_eq(cq_cleanup_units(q), 1);
-	cr_assert_eq(p->block, NULL);
-	cr_assert_eq(try_put(p, 1), ESHUTDOWN);
-	cr_assert_eq(cq_cleanup_units(q), 1);
-	hand_back_the_rest(w);
-	cr_assert_eq(given_back, 1);
-	cr_assert(each_ran_once(1));
+	BOTH_KINDS {
+		put(p, 0, 1);
+		close_unsealed();
+		for (unsigned i = 0; i < 2; i++) {
+			cr_assert_eq(try_put(p, 1), ESHUTDOWN);
+			cr_assert_eq(waiting(), 1);
+			cr_assert_null(p->block);
+		}
+		hand_back(1);
+	}
 }
 
-/* The gatherer has read the larger n and copied; then the owner takes it back. */
-static gate_t stored = GATE_INITIALIZER, go_on = GATE_INITIALIZER;
-static pthread_t owner;
+static gate_t stored, may_retract, retracted, may_close;
 
-static void hold(void *unused)
+static void close_gates(void)
+{
+	stored = may_retract = retracted = may_close = (gate_t)GATE_INITIALIZER;
+}
+
+static void hold_stored(void *unused)
 {
 	(void)unused;
 	gate_open(&stored);
-	gate_wait(&go_on);
+	gate_wait(&may_retract);
 }
 
 static void *put_refused(void *unused)
@@ -617,8 +741,6 @@ static void *put_refused(void *unused)
 }
 
 /* But not close its block, by which the claim would fail as well. */
-static gate_t retracted = GATE_INITIALIZER, may_close = GATE_INITIALIZER;
-
 static void hold_retracted(void *unused)
 {
 	(void)unused;
@@ -629,154 +751,147 @@ static void hold_retracted(void *unused)
 static void let_the_owner_retract(void *unused)
 {
 	(void)unused;
-	gate_open(&go_on);
+	gate_open(&may_retract);
 	gate_wait(&retracted);
 }
 
-Test(producer, claim_that_copied_a_callback_taken_back_fails, .init = make)
+/* The collector has read the larger write and copied; then the owner takes it back. */
+Test(producer, claim_that_copied_a_callback_taken_back_fails)
 {
-	cq_worker_t *w;
+	BOTH_KINDS {
+		pthread_t owner;
 
-	put(p, 0, 1);
-	w = close_the_gate();
-	at_point("producer.stored", hold, NULL);
-	owner = start(put_refused, NULL);
-	gate_wait(&stored);
-	at_point("gather.copied", let_the_owner_retract, NULL);
-	at_point("producer.retracted", hold_retracted, NULL);
-	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	gate_open(&may_close);
-	join(owner);
-	hand_back_the_rest(w);
-	cr_assert_eq(given_back, 1);
-	cr_assert(each_ran_once(1));
+		close_gates();
+		put(p, 0, 1);
+		close_unsealed();
+		at_point("producer.stored", hold_stored, NULL);
+		owner = start(put_refused, NULL);
+		gate_wait(&stored);
+		at_point("producer.retracted", hold_retracted, NULL);
+		at_point("collect.copied", let_the_owner_retract, NULL);
+		flush(NULL);
+		gate_open(&may_close);
+		join(owner);
+		hand_back(1);
+	}
 }
 
-Test(producer, enqueue_refused_by_a_finished_shutdown_cannot_be_claimed, .init = make)
+Test(producer, enqueue_refused_by_a_finished_shutdown_cannot_be_claimed)
 {
-	put(p, 0, 1);
-	flush_all(NULL);
-	run_all(NULL);
-	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
-	at_point("producer.stored", flush_all, NULL);
-	cr_assert_eq(try_put(p, 1), ESHUTDOWN);
-	cr_assert_eq(cq_cleanup_units(q), 0);
-	finish();
-	cr_assert(each_ran_once(1));
+	BOTH_KINDS {
+		put(p, 0, 1);
+		flush(NULL);
+		run_all(NULL);
+		cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+		at_point("producer.stored", flush, NULL);
+		cr_assert_eq(try_put(p, 1), ESHUTDOWN);
+		cr_assert_eq(waiting(), 0);
+		finish(1);
+	}
 }
 
-/* A gathering that finds room for one callback more than the other producer's. */
+/* A collector that finds room for one callback more than the other producer's. */
 static void claim_one(void *unused)
 {
 	(void)unused;
 	out_of_memory(true);
-	CHECK(cq_cleanup_flush_all(q) == ENOMEM);
+	CHECK(cq_cleanup_flush(q) == ENOMEM);
 	out_of_memory(false);
 }
 
-Test(producer, commit_that_meets_a_closed_gate_keeps_what_is_claimed, .init = make)
+Test(producer, commit_that_meets_a_closed_queue_keeps_what_is_claimed, .init = make)
 {
-	cq_producer_t *before; /* attached last, gathered first */
-	cq_callback_t *slots;
-	cq_worker_t *w;
+	cq_producer_t *before = another(); /* attached last, collected first */
+	cq_callback_t *span = span_of(SLOTS);
 	size_t n;
 
-	cr_assert_eq(cq_producer_attach(q, &before), 0);
-	fill(span_of(SLOTS), 0, 3);
-	put(before, 100, SLOTS - 1);
-	/* One free block for the gathering, and the gate closed without a gathering. */
-	cq_block_put(q, cq_block_get(q));
-	w = close_the_gate_early();
-	cr_assert_eq(cq_producer_span(p, &slots, &n), ESHUTDOWN);
+	fill(span, 0, 1);
+	fill(span + 1, SLOTS, 2);
+	put(before, 1, SLOTS - 1);
+	close_unsealed();
+	cq_block_put(q, cq_block_get(q)); /* the one that can be had */
+	cr_assert_eq(cq_producer_span(p, &span, &n), ESHUTDOWN);
 	at_point("producer.stored", claim_one, NULL);
 	cr_assert_eq(commit(3, 1), ESHUTDOWN);
 	cq_producer_detach(before);
-	hand_back_the_rest(w);
-	cr_assert(ran[0] == 1 && ran[1] == 0 && ran[2] == 0);
-	cr_assert(ran[100] == 1 && runs == SLOTS);
+	hand_back(SLOTS);
 }
 
 Test(producer, commit_into_a_closed_queue_is_refused, .init = make)
 {
 	fill(span_of(SLOTS), 0, 2);
 	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
-	at_point("producer.stored", flush_all, NULL);
+	at_point("producer.stored", flush, NULL);
 	cr_assert_eq(commit(2, 0), ESHUTDOWN);
-	cr_assert_eq(cq_cleanup_units(q), 0);
-	finish();
-	cr_assert_eq(runs, 0);
+	cr_assert_eq(waiting(), 0);
+	finish(0);
 }
 
 static void executed_is_not_above_queued(void *unused)
 {
-	cq_cleanup_stats_t stats;
-
 	(void)unused;
-	cq_cleanup_stats(q, &stats);
-	CHECK(stats.executed + stats.handed_back == 2 && stats.queued == 2);
+	CHECK(stats().executed == 2 && stats().queued == 2);
 }
 
 static void claim_and_run(void *unused)
 {
-	(void)unused;
-	flush_all(NULL);
-	run_all(NULL);
+	flush(unused);
+	run_all(unused);
 }
 
-Test(producer, stats_count_a_claimed_callback_while_its_retract_is_under_way, .init = make)
+Test(producer, stats_count_a_claimed_callback_while_its_retract_is_under_way)
 {
-	put(p, 0, 1);
-	/* DRAIN, so that run_some goes on; the gathering fails, so it is not the last. */
-	out_of_memory(true);
-	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL), ENOMEM);
-	out_of_memory(false);
-	at_point("producer.stored", claim_and_run, NULL);
-	at_point("producer.retracting", executed_is_not_above_queued, NULL);
-	cr_assert_eq(try_put(p, 1), 0);
-	finish();
-	cr_assert(each_ran_once(2));
+	BOTH_KINDS {
+		put(p, 0, 1);
+		close_unsealed();
+		at_point("producer.stored", claim_and_run, NULL);
+		at_point("producer.retracting", executed_is_not_above_queued, NULL);
+		cr_assert_eq(try_put(p, 1), 0);
+		finish(2);
+	}
 }
 
 /* ------------------------------------------------------------------- reserve */
 
-Test(producer, reserve_makes_the_next_enqueues_infallible, .init = make)
+Test(producer, reserve_makes_the_next_enqueues_infallible)
 {
-	cr_assert_eq(cq_producer_reserve(p, 2 * SLOTS), 0);
-	out_of_memory(true);
-	put(p, 0, 2 * SLOTS);
-	cr_assert_eq(try_put(p, 2 * SLOTS), ENOMEM, "no more than was asked for");
-	finish();
-	cr_assert(each_ran_once(2 * SLOTS));
+	BOTH_KINDS {
+		cr_assert_eq(cq_producer_reserve(p, 2 * slots), 0);
+		out_of_memory(true);
+		put(p, 0, 2 * slots);
+		cr_assert_eq(try_put(p, 2 * slots), ENOMEM, "no more than was asked for");
+		finish(2 * slots);
+	}
 }
 
-Test(producer, reserve_counts_the_room_in_the_open_block, .init = make)
+Test(producer, reserve_counts_the_room_in_the_open_block)
 {
-	put(p, 0, 1);
-	out_of_memory(true);
-	cr_assert_eq(cq_producer_reserve(p, SLOTS - 1), 0);
-	cr_assert_eq(p->nspares, 0);
-	cr_assert_eq(cq_producer_reserve(p, SLOTS), ENOMEM);
-	out_of_memory(false);
-	cr_assert_eq(cq_producer_reserve(p, SLOTS), 0);
-	cr_assert_eq(p->nspares, 1);
-	cr_assert_eq(cq_producer_reserve(p, 2 * SLOTS), 0);
-	cr_assert_eq(p->nspares, 2, "not cumulative");
-	finish();
+	BOTH_KINDS {
+		put(p, 0, 1);
+		out_of_memory(true);
+		cr_assert_eq(cq_producer_reserve(p, slots - 1), 0);
+		cr_assert_eq(p->nspares, 0);
+		cr_assert_eq(cq_producer_reserve(p, slots), ENOMEM);
+		out_of_memory(false);
+		cr_assert_eq(cq_producer_reserve(p, slots), 0);
+		cr_assert_eq(p->nspares, 1);
+		cr_assert_eq(cq_producer_reserve(p, 2 * slots), 0);
+		cr_assert_eq(p->nspares, 2, "not cumulative");
+		finish(1);
+	}
 }
 
 Test(producer, reserve_of_nothing_gives_the_spare_blocks_back, .init = make)
 {
-	cq_producer_t *other;
+	cq_producer_t *other = another();
 
-	cr_assert_eq(cq_producer_attach(q, &other), 0);
 	cr_assert_eq(cq_producer_reserve(p, SLOTS), 0);
 	out_of_memory(true);
 	cr_assert_eq(try_put(other, 0), ENOMEM);
 	cr_assert_eq(cq_producer_reserve(p, 0), 0);
 	put(other, 0, 1);
 	cq_producer_detach(other);
-	finish();
-	cr_assert(each_ran_once(1));
+	finish(1);
 }
 
 static pthread_key_t key;
@@ -789,9 +904,8 @@ static void detach(void *producer)
 /* Its key has the producer, and nobody else. */
 static void *put_two_and_end(void *unused)
 {
-	cq_producer_t *mine;
+	cq_producer_t *mine = another();
 
-	CHECK(cq_producer_attach(q, &mine) == 0);
 	put(mine, 0, 2);
 	CHECK(pthread_setspecific(key, mine) == 0);
 	return unused;
@@ -801,325 +915,150 @@ Test(producer, the_destructor_of_a_threads_key_may_detach, .init = make)
 {
 	cr_assert_eq(pthread_key_create(&key, detach), 0);
 	join(start(put_two_and_end, NULL));
-	cr_assert_eq(q->nproducers, 1);
+	cr_assert_eq(stats().producers, 1);
 	run_all(NULL);
-	cr_assert(each_ran_once(2));
 	pthread_key_delete(key);
-	finish();
+	finish(2);
 }
 
 Test(producer, detach_gives_the_spare_blocks_back, .init = make)
 {
-	cq_producer_t *other;
+	cq_producer_t *other = another();
 
-	cr_assert_eq(cq_producer_attach(q, &other), 0);
 	cr_assert_eq(cq_producer_reserve(other, SLOTS), 0);
 	cq_producer_detach(other);
 	out_of_memory(true);
 	put(p, 0, 1);
-	finish();
+	finish(1);
 }
 
-Test(producer, absurd_reservations_are_refused, .init = make)
+Test(producer, absurd_reservations_are_refused)
 {
+	BOTH_KINDS {
+		cr_assert_eq(cq_producer_reserve(p, slots), 0);
+		cr_assert_eq(cq_producer_reserve(p, SIZE_MAX), EINVAL);
+		cr_assert_eq(cq_producer_reserve(p, SIZE_MAX / 2), EINVAL);
+		out_of_memory(true);
+		put(p, 0, slots);
+		finish(slots);
+	}
+}
+
+Test(producer, failed_reserve_leaves_the_earlier_reservation)
+{
+	BOTH_KINDS {
+		cr_assert_eq(cq_producer_reserve(p, 2 * slots), 0);
+		mem.fail_on = true;
+		mem.fail_in = 3; /* two more blocks of the four that it wants */
+		cr_assert_eq(cq_producer_reserve(p, 6 * slots), ENOMEM);
+		cr_assert_eq(p->nspares, 2);
+		put(p, 0, 1);
+		cr_assert_eq(cq_producer_reserve(p, 6 * slots), ENOMEM);
+		put(p, 1, 2 * slots - 1);
+		finish(2 * slots);
+	}
+}
+
+Test(producer, flush_that_would_break_the_reservation_is_refused)
+{
+	BOTH_KINDS {
+		put(p, 0, 1);
+		cr_assert_eq(cq_producer_reserve(p, slots - 1), 0);
+		out_of_memory(true);
+		cr_assert_eq(cq_producer_flush(p), ENOMEM);
+		cr_assert_eq(waiting(), 0);
+		put(p, 1, slots - 1);
+		cr_assert_eq(waiting(), 1);
+		finish(slots);
+	}
+}
+
+Test(producer, reservation_beyond_32_bits_is_exact, .init = make)
+{
+	p->total = UINT64_C(0xffffffff) - 1; /* as though so many had been accepted */
 	cr_assert_eq(cq_producer_reserve(p, SLOTS), 0);
-	cr_assert_eq(cq_producer_reserve(p, SIZE_MAX), EINVAL);
-	cr_assert_eq(cq_producer_reserve(p, SIZE_MAX / 2), EINVAL);
 	out_of_memory(true);
-	put(p, 0, SLOTS);
-	finish();
-	cr_assert(each_ran_once(SLOTS));
+	put(p, 0, 2);
+	cr_assert_eq(cq_producer_flush(p), ENOMEM, "two are still reserved");
+	put(p, 2, SLOTS - 2);
+	finish(SLOTS);
 }
 
-Test(producer, failed_reserve_leaves_the_earlier_reservation, .init = make)
-{
-	cr_assert_eq(cq_producer_reserve(p, 2 * SLOTS), 0);
-	mem.fail_on = true;
-	mem.fail_in = 3; /* two more blocks of the four that it wants */
-	cr_assert_eq(cq_producer_reserve(p, 6 * SLOTS), ENOMEM);
-	cr_assert_eq(p->nspares, 2);
-	put(p, 0, 1);
-	cr_assert_eq(cq_producer_reserve(p, 6 * SLOTS), ENOMEM);
-	put(p, 1, 2 * SLOTS - 1);
-	finish();
-	cr_assert(each_ran_once(2 * SLOTS));
-}
-
-Test(producer, flush_that_would_break_the_reservation_is_refused, .init = make)
-{
-	put(p, 0, 1);
-	cr_assert_eq(cq_producer_reserve(p, SLOTS - 1), 0);
-	out_of_memory(true);
-	cr_assert_eq(cq_producer_flush(p), ENOMEM);
-	cr_assert_eq(cq_cleanup_units(q), 0);
-	put(p, 1, SLOTS - 1);
-	cr_assert_eq(cq_cleanup_units(q), 1);
-	finish();
-	cr_assert(each_ran_once(SLOTS));
-}
-
-Test(producer, reservation_holds_through_flushes_and_gatherings, .init = make)
+Test(producer, reservation_holds_through_flushes_and_collections)
 {
 	enum { ROUNDS = 400 };
-	rng_t r = rng_for(0);
-	unsigned n = 0;
 
-	for (unsigned round = 0; round < ROUNDS; round++) {
-		uint64_t left = rng_below(&r, 6 * SLOTS);
+	BOTH_KINDS {
+		rng_t r = rng_for(kind);
+		unsigned n = 0;
 
-		out_of_memory(false);
-		CHECK(cq_producer_reserve(p, left) == 0);
-		while (left > 0) {
-			unsigned k = 1 + (unsigned)rng_below(&r, left);
+		for (unsigned round = 0; round < ROUNDS; round++) {
+			uint64_t left = rng_below(&r, 6 * slots);
 
-			out_of_memory(rng_below(&r, 4) != 0);
-			put(p, n, k);
-			n += k;
-			left -= k;
-			if (rng_below(&r, 2) != 0)
-				(void)cq_producer_flush(p); /* may refuse */
-			if (rng_below(&r, 2) != 0)
-				(void)cq_cleanup_flush_all(q);
-			if (rng_below(&r, 3) == 0)
-				run_all(NULL);
+			out_of_memory(false);
+			CHECK(cq_producer_reserve(p, left) == 0);
+			while (left > 0) {
+				unsigned k = 1 + (unsigned)rng_below(&r, left);
+
+				out_of_memory(rng_below(&r, 4) != 0);
+				put(p, n, k);
+				n += k;
+				left -= k;
+				if (rng_below(&r, 2) != 0)
+					(void)cq_producer_flush(p); /* may refuse */
+				if (rng_below(&r, 2) != 0)
+					(void)cq_cleanup_flush(q);
+				if (rng_below(&r, 3) == 0)
+					run_all(NULL);
+			}
 		}
+		finish(n);
 	}
-	finish();
-	cr_assert(each_ran_once(n));
 }
 
-/* ------------------------------------------------------------------ handover */
+/* ------------------------------------------------------ workers and callbacks */
 
-static gate_t has_run = GATE_INITIALIZER;
-
-static void open_it(void *gate)
+Test(producer, a_partial_block_waits_for_a_flush)
 {
-	runs++;
-	gate_open(gate);
-}
-
-static void make_handover(unsigned fence)
-{
-	make_with((cq_cleanup_config_t){ .flags = CQ_HANDOVER, .max_workers = 1, .idle_ns = 1000 });
-	q->gate |= fence;
-}
-
-/* A worker that has run something and now sleeps. The first enqueue finds none, and flushes. */
-static void have_an_idle_worker(void)
-{
-	put(p, 0, 1);
-	fake_wait_blocked(&park, 1);
-}
-
-static void partial_block_reaches_an_idle_worker(unsigned fence)
-{
-	make_handover(fence);
-	have_an_idle_worker();
-	cr_assert_eq(cq_producer_enqueue(p, open_it, &has_run), 0);
-	gate_wait(&has_run);
-	finish();
-}
-
-Test(producer, handover_gives_a_partial_block_to_an_idle_worker)
-{
-	partial_block_reaches_an_idle_worker(0);
-}
-
-Test(producer, handover_gives_a_partial_block_to_an_idle_worker_with_fences)
-{
-	partial_block_reaches_an_idle_worker(GATE_FENCE);
-}
-
-static void enqueue_unnoticed(void *unused)
-{
-	(void)unused;
-	CHECK(cq_producer_enqueue(p, open_it, &has_run) == 0);
-	CHECK(cq_cleanup_units(q) == 0); /* the worker is awake: no flush */
-}
-
-static void worker_goes_idle_after_the_enqueue(unsigned fence)
-{
-	make_handover(fence);
-	at_point("worker.found_nothing", enqueue_unnoticed, NULL);
-	put(p, 0, 1);
-	gate_wait(&has_run);
-	cr_assert_eq(park.unparks, 0);
-	finish();
-}
-
-Test(producer, handover_finds_a_partial_block_before_the_worker_sleeps)
-{
-	worker_goes_idle_after_the_enqueue(0);
-}
-
-Test(producer, handover_finds_a_partial_block_before_the_worker_sleeps_with_fences)
-{
-	worker_goes_idle_after_the_enqueue(GATE_FENCE);
-}
-
-Test(producer, handover_finds_a_partial_block_before_the_last_worker_retires)
-{
-	cq_cleanup_stats_t stats;
-
-	make_handover(0);
-	have_an_idle_worker();
-	/* The worker has timed out, and counts as live and awake. */
-	at_point("worker.timed_out", enqueue_unnoticed, NULL);
-	fake_advance(&park, 1000);
-	gate_wait(&has_run);
-	cq_cleanup_stats(q, &stats);
-	cr_assert_eq(stats.workers_created, 1);
-	finish();
-}
-
-static void enqueue_for_a_new_worker(void *unused)
-{
-	(void)unused;
-	CHECK(cq_producer_enqueue(p, open_it, &has_run) == 0);
-}
-
-Test(producer, handover_makes_a_worker_when_the_last_has_retired)
-{
-	make_handover(0);
-	have_an_idle_worker();
-	at_point("worker.retiring", enqueue_for_a_new_worker, NULL);
-	fake_advance(&park, 1000);
-	gate_wait(&has_run);
-	finish();
-}
-
-static gate_t held = GATE_INITIALIZER;
-
-static void run_for_long(void *unused)
-{
-	(void)unused;
-	runs++;
-	gate_open(&held);
-	gate_wait(&go_on);
-}
-
-static void enqueue_a_long_one(void *unused)
-{
-	(void)unused;
-	CHECK(cq_producer_enqueue(p, run_for_long, NULL) == 0);
-}
-
-/* Its ends are where they are in any other queue. */
-Test(producer, handover_runs_on_while_workers_are_awake)
-{
-	make_handover(0);
-	if ((q->gate & GATE_FENCE) != 0)
-		cr_skip("without membarrier each enqueue looks");
-	/* The worker finds it at its second look, and has stopped the producer for that. */
-	at_point("worker.found_nothing", enqueue_a_long_one, NULL);
-	put(p, 0, 1);
-	gate_wait(&held);
-	cr_assert_null(p->end);
-	put(p, 1, 1); /* looks, and finds nobody idle */
-	cr_assert_eq(p->end, p->mark);
-	put(p, 2, SLOTS - 2);
-	cr_assert_eq(cq_cleanup_units(q), 1); /* full */
-	put(p, SLOTS, 1);
-	cr_assert_eq(p->end, p->mark); /* as it opens a block, too */
-	cr_assert_eq(cq_cleanup_units(q), 1);
-	gate_open(&go_on);
-	finish();
-	cr_assert_eq(runs, SLOTS + 2);
-}
-
-Test(producer, handover_gives_what_comes_next_to_a_worker_that_went_idle)
-{
-	make_handover(0);
-	enqueue_a_long_one(NULL);
-	gate_wait(&held);
-	put(p, 0, 1);
-	gate_open(&go_on);
-	fake_wait_blocked(&park, 1);
-	cr_assert_null(p->end);
-	CHECK(cq_producer_enqueue(p, open_it, &has_run) == 0);
-	gate_wait(&has_run);
-	finish();
-	cr_assert_eq(runs, 3);
-}
-
-static cq_producer_t *beside;
-
-static void put_another(void *unused)
-{
-	(void)unused;
-	put(beside, 1, 1);
-}
-
-static int make_none(void *unused, void (*body)(void *), void *arg)
-{
-	(void)unused, (void)body, (void)arg;
-	return EAGAIN;
-}
-
-/* While it is being made it counts as live, and no other producer has to look. */
-Test(producer, handover_is_tried_again_where_a_worker_could_not_be_made)
-{
-	make_with((cq_cleanup_config_t){ .flags = CQ_HANDOVER, .spawn = make_none });
-	CHECK(cq_producer_attach(q, &beside) == 0);
-	at_point("wake.making", put_another, NULL);
-	put(p, 0, 1);
-	cr_assert_null(beside->end);
-	cr_assert_eq(cq_cleanup_units(q), 2); /* and what it has left to that worker is seen */
-	cr_assert(cq_cleanup_stalled(q));
-	run_all(NULL);
-	put(beside, 2, 1);
-	cr_assert_eq(cq_cleanup_units(q), 1);
-	cq_producer_detach(beside);
-	run_all(NULL);
-	finish();
-	cr_assert(each_ran_once(3));
-}
-
-Test(producer, without_handover_a_partial_block_waits)
-{
-	make_with((cq_cleanup_config_t){ .max_workers = 1 });
+	make_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .workers_max = 1 });
 	put(p, 0, SLOTS);
 	fake_wait_blocked(&park, 1);
 	put(p, SLOTS, 1);
 	cr_assert_eq(park.unparks, 0);
-	finish();
-	cr_assert(each_ran_once(SLOTS + 1));
+	cr_assert_eq(cq_producer_flush(p), 0);
+	cr_assert_eq(park.unparks, 1);
+	finish(SLOTS + 1);
 }
-
-/* -------------------------------------------------- what callbacks may do */
 
 static void calls_the_queue(void *unused)
 {
 	static unsigned depth;
-	cq_producer_t *mine;
-	cq_cleanup_stats_t stats;
+	cq_producer_t *mine = another();
 
 	(void)unused;
-	CHECK(cq_producer_attach(q, &mine) == 0);
 	CHECK(cq_producer_reserve(mine, 2) == 0);
 	if (depth++ < 10)
 		CHECK(cq_producer_enqueue(mine, calls_the_queue, NULL) == 0);
-	put(mine, depth, 1);
+	put(mine, depth - 1, 1);
 	CHECK(cq_producer_flush(mine) == 0);
-	CHECK(cq_cleanup_flush_all(q) == 0);
-	cq_cleanup_stats(q, &stats);
-	CHECK(stats.executed <= stats.queued);
+	CHECK(cq_cleanup_flush(q) == 0);
+	CHECK(stats().executed <= stats().queued);
 	cq_producer_detach(mine);
 }
 
 Test(producer, callbacks_may_attach_reserve_enqueue_flush_and_detach)
 {
-	make_with((cq_cleanup_config_t){ .max_workers = 1 });
+	make_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .workers_max = 1 });
 	cr_assert_eq(cq_producer_enqueue(p, calls_the_queue, NULL), 0);
 	for (unsigned i = 0; i < 12; i++) /* a callback's own callbacks come after it */
 		cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
 	cr_assert_eq(runs, 11);
-	finish();
+	finish(11);
 }
 
 /* ------------------------------------------------------- running producers */
 
-enum { PRODUCERS = 3, EACH = MANY / PRODUCERS };
+enum { PRODUCERS = 4, EACH = MANY / PRODUCERS };
 
 static uint64_t end;
 static atomic_uint producing;
@@ -1134,13 +1073,13 @@ static void produce_or_flush(void *unused, unsigned index)
 	(void)unused;
 	if (index == PRODUCERS) {
 		while (producing > 0) {
-			CHECK(cq_cleanup_flush_all(q) == 0);
+			CHECK(cq_cleanup_flush(q) == 0);
 			if (rng_below(&r, 4) == 0)
 				cq_cleanup_run_some(q, rng_below(&r, 2 * SLOTS));
 		}
 		return;
 	}
-	CHECK(cq_producer_attach(q, &mine) == 0);
+	CHECK(cq_producer_attach(q, index % 2 == 0 ? run_it : NULL, &mine) == 0);
 	while (n < EACH && (n % 64 != 0 || cq_now() < end)) {
 		put(mine, index * EACH + n++, 1);
 		if (rng_below(&r, 16) == 0)
@@ -1153,30 +1092,23 @@ static void produce_or_flush(void *unused, unsigned index)
 	producing--;
 }
 
-static void flush_all_against_running_producers(unsigned flags)
+Test(producer, flush_against_running_producers_moves_each_callback_once)
 {
 	unsigned n = 0;
 
-	make_with((cq_cleanup_config_t){ .flags = flags, .max_workers = 2 });
+	make_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .workers_max = 2 });
 	end = run_until(0.3);
 	producing = PRODUCERS;
 	run_threads(PRODUCERS + 1, produce_or_flush, NULL);
-	cr_assert_eq(cq_cleanup_drain(q, wait_limit()), 0);
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
 	for (unsigned i = 0; i < PRODUCERS; i++) {
 		for (unsigned k = 0; k < put_by[i]; k++)
 			cr_assert_eq(ran[i * EACH + k], 1);
 		n += put_by[i];
 	}
 	cr_assert_eq(runs, n);
-	finish();
-}
-
-Test(producer, flush_all_against_running_producers_moves_each_callback_once)
-{
-	flush_all_against_running_producers(0);
-}
-
-Test(producer, handover_against_running_producers_moves_each_callback_once)
-{
-	flush_all_against_running_producers(CQ_HANDOVER);
+	cr_assert_eq(stats().executed, n);
+	cr_assert_eq(stats().queued, n);
+	forget_callbacks();
+	finish(0);
 }

@@ -137,10 +137,9 @@ static inline CQ_MUST_CHECK int cq_cleanup_create(const cq_cleanup_config_t *con
 }
 
 /**
- * Frees a queue that nobody uses, and all its memory. Ends the workers of its own pool and waits for
- * them (their worker_end, and the destructors of thread-specific values). EBUSY, and nothing happened: a
- * producer is attached, or callbacks are left: shut it down first. EDEADLK: from a run of its pool, or
- * a fork handler. NULL: 0.
+ * Frees a queue that nobody uses, all its memory, and its own pool, whose workers it ends if no shutdown
+ * has. EBUSY, and nothing happened: a producer is attached, or callbacks are left: shut it down first. EDEADLK:
+ * from a run of its pool, or a fork handler. NULL: 0.
  */
 CQ_API int cq_cleanup_destroy(cq_cleanup_t *q);
 
@@ -174,16 +173,18 @@ typedef enum cq_shutdown_how {
 typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
 
 /**
- * Closes the queue (enqueue, commit and attach return ESHUTDOWN, to callbacks as well), and waits until
- * every callback that was accepted has run or was handed back. An enqueue that runs meanwhile is refused,
- * or accepted and covered: never lost. The producers stay attached, to be detached by their owners.
+ * Closes the queue (enqueue, commit and attach return ESHUTDOWN, to callbacks as well), waits until every
+ * callback that was accepted has run or was handed back, and ends and joins the workers of its own pool (their
+ * worker_end and the destructors of thread-specific values have run then). An enqueue that runs meanwhile is
+ * refused, or accepted and covered: never lost. The producers stay attached, to be detached by their owners.
  *
  * HAND_BACK calls give_back(ctx, fn, arg) in the calling thread, with no lock held, for each callback that
  * was accepted and did not run: first for all that is in no worker's hand, without waiting and without
  * memory; then it waits for the callbacks that run. With DRAIN give_back may be NULL.
  *
  * 0: it is shut down, now or by an earlier call. Else it stays closed, and shutdown may be called again:
- * ETIMEDOUT: `deadline` has passed (after HAND_BACK what is left can only be handed back); STALLED, EAGAIN,
+ * ETIMEDOUT: `deadline` has passed (after HAND_BACK what is left can only be handed back; it doesn't bound
+ * the destructors of thread-specific values on workers); STALLED, EAGAIN,
  * ENOMEM: as drain, and only with DRAIN. EALREADY: another thread is at it, or give_back calls it. EDEADLK:
  * from a run of its pool, or a fork handler. EINVAL: no give_back, and HAND_BACK, or what an earlier HAND_BACK
  * has left.

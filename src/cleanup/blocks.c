@@ -46,8 +46,8 @@ void cq_block_put(cq_cleanup_t *q, cq_block_t *b)
 /* Forgets its callbacks, which have begun or are claimed. */
 void cq_block_clear(cq_block_t *b)
 {
-	/* end first: at no instant may a forked child see [0, end) again. */
 	b->end = 0;
+	/* Pairs with the copy that a fork takes: end first, as at no instant may a child see [0, end) again. */
 	cq_fence_compiler();
 	b->begin = 0;
 }
@@ -116,7 +116,8 @@ bool cq_block_next(cq_block_t *b, cq_callback_t *callback)
 	else
 		*callback = b->callbacks[i];
 	b->begin = (uint16_t)(i + 1);
-	cq_fence_compiler(); /* before the call: a child must not run again what has begun */
+	/* Pairs with the copy that a fork takes: before the call, as a child must not run again what has begun. */
+	cq_fence_compiler();
 	return true;
 }
 

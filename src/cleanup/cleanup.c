@@ -5,6 +5,7 @@
 #include "base/barrier.h"
 #include "base/sized.h"
 #include "cleanup_priv.h"
+#include "workq/stack.h"
 
 /* ---------------------------------------------------------------------------- making */
 
@@ -130,7 +131,8 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 		return EDEADLK;
 	/* The lock also waits for the last detach to leave it. */
 	pthread_mutex_lock(&q->lock);
-	busy = q->nproducers != 0 || q->shutting_down || !cq_blocks_all_finished(q) ||
+	busy = q->nproducers != 0 || q->shutting_down != NULL || !cq_blocks_all_finished(q) ||
+	    q->claimed.begin != q->claimed.end ||
 	    cq_sleepers_waiters(&q->drains, NULL) != 0;
 	pthread_mutex_unlock(&q->lock);
 	if (busy)
@@ -150,7 +152,7 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 /* Is no thread touching a stack, or inside of a block? Under the lock. */
 static bool quiescent(cq_cleanup_t *q)
 {
-	if (cq_blocks_waiting(q) != 0 || q->shutting_down)
+	if (cq_blocks_waiting(q) != 0 || q->shutting_down != NULL)
 		return false;
 	/* Pairs with the release in run_begins (run.c): who has taken the last unit is seen to run. */
 	cq_fence_acquire();
@@ -198,7 +200,7 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 		for (cq_node_t *n = p->spares; n != NULL; n = n->next)
 			cq_block_of(n)->kept = true;
 	}
-	q->free.head = NULL;
+	cq_stack_clear(&q->free);
 	freed = sweep(q);
 	cq_u64_add_relaxed(&q->blocks_made, 0 - (uint64_t)(freed / q->block_bytes));
 	pthread_mutex_unlock(&q->lock);

@@ -14,19 +14,14 @@
  *
  *   a block                                      in the child
  *   open, spare                                  stays where it is
- *   in the hand of the forking thread            stays in hand
+ *   in the hand of the forking thread, in a      stays in hand
+ *     callback or in give_back
  *   else, with some left                         waits
  *   else                                         is free
  */
 #include "cleanup_priv.h"
 #include "workq/stack.h"
 
-static void prepare(cq_cleanup_t *q)
-{
-	pthread_mutex_lock(&q->lock);
-	cq_sleepers_fork(&q->drains, CQ_FORK_PREPARE);
-	cq_fork_begun(&q->fork);
-}
 
 static void unlock(cq_cleanup_t *q, cq_fork_phase_t phase)
 {
@@ -83,7 +78,7 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p, struct sums *sums
 		cq_block_of(node)->kept = true;
 }
 
-/* The forking thread is in a callback of it, and goes on with it. */
+/* The forking thread is in a callback of it, or gives it back, and goes on with it. */
 static void settle_block_in_hand(cq_cleanup_t *q, cq_block_t *b, struct sums *sums)
 {
 	if (q->discards)
@@ -91,7 +86,7 @@ static void settle_block_in_hand(cq_cleanup_t *q, cq_block_t *b, struct sums *su
 	b->first = b->begin;
 	b->parity = 0;
 	q->unfinished[0]++;
-	q->running++;
+	q->running += q->shutting_down == NULL; /* else it gives back, which is no run */
 	sums->published += (uint64_t)(b->end - b->begin);
 }
 
@@ -119,24 +114,35 @@ static void settle_block(cq_cleanup_t *q, cq_block_t *b, struct sums *sums)
 	}
 }
 
+/* What a shutdown has claimed and not given: the next one's, or that of the forking thread, which goes on. */
+static void settle_claimed(cq_cleanup_t *q, struct sums *sums)
+{
+	if (q->discards)
+		q->claimed.end = q->claimed.begin;
+	sums->published += (uint64_t)(q->claimed.end - q->claimed.begin);
+}
+
 static void in_child(cq_cleanup_t *q)
 {
 	struct sums sums = { .queued = q->queued };
 
+	if (q->shutting_down != cq_thread_mark())
+		q->shutting_down = NULL;
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
 		settle_producer(q, p, &sums);
+	settle_claimed(q, &sums);
 	for (int i = 0; i < 2; i++) {
 		q->waiting[i].queue = (cq_workq_t)CQ_WORKQ_INITIALIZER;
 		q->unfinished[i] = 0;
 	}
-	q->free.head = NULL;
+	cq_stack_clear(&q->free);
 	cq_stack_fork_child(&q->free);
 	q->page = q->epoch = 0;
 	q->running = q->draining = 0;
-	for (cq_block_t *b = q->all; b != NULL; b = b->all_next)
+	q->blocks_made = 0; /* whoever has linked one may not have counted it */
+	for (cq_block_t *b = q->all; b != NULL; b = b->all_next, q->blocks_made++)
 		settle_block(q, b, &sums);
 	q->executed = sums.queued - sums.open - sums.published - q->handed_back;
-	q->shutting_down = false;
 	q->fork = (struct cq_fork){ 0 };
 	q->fork_wakes = false;
 	unlock(q, CQ_FORK_CHILD);
@@ -153,13 +159,22 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 	cq_cleanup_t *q = queue_of(client);
 
 	if (phase == CQ_FORK_PREPARE) {
-		prepare(q);
+		pthread_mutex_lock(&q->lock);
 	} else if (phase == CQ_FORK_CHILD) {
 		in_child(q);
 	} else {
 		cq_fork_ended(&q->fork);
 		unlock(q, phase);
 	}
+}
+
+/* The pool calls `stalled`, which wakes drains, with its lock held: so theirs comes after it. */
+static void fork_prepare_last(struct cq_fork_client *client)
+{
+	cq_cleanup_t *q = queue_of(client);
+
+	cq_sleepers_fork(&q->drains, CQ_FORK_PREPARE);
+	cq_fork_begun(&q->fork);
 }
 
 static void fork_make_up(struct cq_fork_client *client)
@@ -172,4 +187,4 @@ static void fork_make_up(struct cq_fork_client *client)
 		cq_drains_wake(q);
 }
 
-const struct cq_fork_ops cq_cleanup_fork_ops = { fork_phase, fork_make_up };
+const struct cq_fork_ops cq_cleanup_fork_ops = { fork_phase, fork_prepare_last, fork_make_up };

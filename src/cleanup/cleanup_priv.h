@@ -12,8 +12,9 @@
  *   cleanup.c          create, destroy, trim
  *
  * Locks, in the order in which they may be held together:
- *   that of base/atfork.c -> lock -> that of drains -> those of the pool -> those of parking
- * None is held while user code runs, but for the allocator's.
+ *   that of base/atfork.c -> lock, the pool's -> that of drains -> those of parking
+ * The lock and the pool's are taken together by a fork alone, the lock first. None is held while user
+ * code runs, but for the allocator's.
  */
 #ifndef CQ_CLEANUP_PRIV_H
 #define CQ_CLEANUP_PRIV_H
@@ -106,6 +107,10 @@ struct cq_producer {
 static inline bool state_open(uint64_t s) { return (s & STATE_OPEN) != 0; }
 static inline uint32_t state_claimed(uint64_t s) { return (uint32_t)(s & (STATE_SEQ - 1)) >> 1; }
 
+/* How many callbacks a shutdown takes out of open blocks under one hold of the lock. 1 would take the lock for
+   each; more is memory of every queue. */
+#define CLAIMED_AT_ONCE 8
+
 /* Words that different threads write are on different cache lines. */
 struct cq_cleanup {
 	/* Read by all, written at create. */
@@ -154,13 +159,24 @@ struct cq_cleanup {
 	uint32_t nproducers;
 	uint64_t queued;		/* by producers that are gone */
 	uint64_t executed;		/* from blocks that are gone, and before a fork */
-	uint64_t handed_back, flushes;
-	bool shutting_down, shut_down;
+	uint64_t flushes;
+	const void *shutting_down;	/* cq_thread_mark of who is at it, or NULL */
+	bool shut_down;
 	bool sealed;			/* a shutdown has collected all that was accepted */
 	struct cq_fork fork;
 	bool fork_wakes;		/* drains are to be woken in the parent */
 
 	struct cq_fork_client fork_client;
+
+	/*
+	 * Of who is shutting down, and hands back: callbacks that it has claimed, of which [begin, end) are not
+	 * given yet. Not on its stack: a child that doesn't have its thread gives them.
+	 */
+	struct {
+		cq_callback_t callbacks[CLAIMED_AT_ONCE];
+		uint16_t begin, end;
+	} claimed;
+	uint64_t handed_back CQ_ALIGNED(8);
 };
 
 /* The calling thread is between the queue's prepare and its end. */
@@ -207,7 +223,7 @@ uint64_t cq_producer_accepted(const cq_producer_t *p);
 void cq_producer_no_block(cq_producer_t *p);
 int cq_producer_open(cq_producer_t *p, bool fetch);
 int cq_producer_close(cq_producer_t *p);
-size_t cq_producer_at_limit(cq_producer_t *p, void *slot, uint32_t count, bool fetch);
+int cq_producer_slow(cq_producer_t *p, void *slot, cq_callback_fn *fn, void *arg, size_t *count);
 int cq_producer_ensure_spares(cq_producer_t *p, uint64_t n, uint64_t room);
 void cq_producer_free_spares(cq_producer_t *p, uint64_t keep);
 void cq_producers_see(cq_cleanup_t *q);

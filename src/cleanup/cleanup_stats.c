@@ -2,17 +2,19 @@
 #include "base/sized.h"
 #include "cleanup_priv.h"
 
-/* With the lock. executed first, so that it is never above queued. */
+/* With the lock. What has left the queue first, so that it is never more than queued. */
 static void sum(cq_cleanup_t *q, cq_cleanup_stats_t *out)
 {
 	out->executed = q->executed;
+	/* Pairs with the release in make (blocks.c): the fields of the blocks. */
 	for (cq_block_t *b = cq_ptr_load_acquire(&q->all); b != NULL; b = b->all_next)
 		/* Pairs with the release in cq_block_give_up: what has run is seen as queued below. */
 		out->executed += cq_u64_load_acquire(&b->executed);
+	/* Pairs with the release in give (drain.c), likewise. */
+	out->handed_back = cq_u64_load_acquire(&q->handed_back);
 	out->queued = q->queued;
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
 		out->queued += cq_producer_accepted(p);
-	out->handed_back = q->handed_back;
 	out->flushes = q->flushes;
 	out->producers = q->nproducers;
 }

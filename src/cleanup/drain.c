@@ -11,6 +11,7 @@
 #include <errno.h>
 
 #include "cleanup_priv.h"
+#include "pool/pool_end.h"
 
 /* The queue whose give_back the thread is in. */
 static __thread const cq_cleanup_t *giving_back;
@@ -99,66 +100,80 @@ struct giver {
 	cq_cleanup_t *q;
 	cq_give_back_fn *give_back;
 	void *ctx;
-	uint64_t given;
 };
 
 static void give(struct giver *g, cq_callback_t c)
 {
 	const cq_cleanup_t *outer = giving_back;
 
+	/* Pairs with the acquire in sum (cleanup_stats.c): what is handed back was queued. Before the call, as
+	   a child that is forked in it doesn't give it again. */
+	cq_fence_release();
+	cq_u64_add_relaxed(&g->q->handed_back, 1);
 	giving_back = g->q;
 	g->give_back(g->ctx, c.fn, c.arg);
 	giving_back = outer;
-	g->given++;
 }
 
-/* Under the lock. Nothing is accepted any more, and nothing of what was is left with a producer. */
-static uint32_t collect_or_seal(cq_cleanup_t *q, cq_callback_t *to, uint32_t room)
+static bool some_claimed(const cq_cleanup_t *q)
+{
+	return q->claimed.begin != q->claimed.end;
+}
+
+/* False: nothing is accepted any more, and nothing of what was is left with a producer. */
+static bool claim_some_or_seal(cq_cleanup_t *q)
 {
 	uint32_t n;
 
 	pthread_mutex_lock(&q->lock);
-	n = cq_collect_some(q, to, room);
+	n = cq_collect_some(q, q->claimed.callbacks, CLAIMED_AT_ONCE);
+	q->claimed.begin = 0;
+	q->claimed.end = (uint16_t)n;
 	q->sealed |= n == 0;
-	q->handed_back += n;
 	pthread_mutex_unlock(&q->lock);
-	return n;
+	return n != 0;
+}
+
+static void give_claimed(struct giver *g)
+{
+	cq_cleanup_t *q = g->q;
+
+	while (some_claimed(q)) {
+		cq_callback_t c = q->claimed.callbacks[q->claimed.begin++];
+
+		cq_fence_compiler(); /* as in cq_block_next */
+		give(g, c);
+	}
 }
 
 /* All that is in no worker's hand: published blocks, then open ones, some at a time, so that no memory is needed. */
 static void give_what_lies_there(struct giver *g)
 {
-	cq_callback_t some[16], c;
+	cq_callback_t c;
 	cq_block_t *b;
-	uint32_t n;
 
 	while ((b = cq_blocks_take(g->q)) != NULL) {
-		uint64_t before = g->given;
-
 		while (cq_block_next(b, &c))
 			give(g, c);
-		pthread_mutex_lock(&g->q->lock);
-		g->q->handed_back += g->given - before;
-		pthread_mutex_unlock(&g->q->lock);
 		b->first = b->begin; /* not executed */
 		(void)cq_block_give_up(g->q, b);
 	}
-	while ((n = collect_or_seal(g->q, some, 16)) != 0)
-		for (uint32_t i = 0; i < n; i++)
-			give(g, some[i]);
+	do
+		give_claimed(g); /* at first, in a child, what its parent had claimed */
+	while (claim_some_or_seal(g->q));
 }
 
 /* After the queue was stopped: workers put back what they have not run. */
 static int hand_back_all(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *give_back, void *ctx)
 {
-	struct giver g = { q, give_back, ctx, 0 };
+	struct giver g = { q, give_back, ctx };
 	cq_wait_result_t result = CQ_AGAIN;
 	cq_sleeper_t me;
 	int err = 0;
 
 	cq_sleeper_init(&me, NULL);
 	for (;;) {
-		if (give_back == NULL && cq_blocks_waiting(q) != 0)
+		if (give_back == NULL && (cq_blocks_waiting(q) != 0 || some_claimed(q)))
 			return EINVAL;
 		if (give_back != NULL)
 			give_what_lies_there(&g);
@@ -185,19 +200,25 @@ static int hand_back_all(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *gi
 static int shut_down(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
     cq_give_back_fn *give_back, void *ctx)
 {
+	int err;
+
 	cq_u32_store_relaxed(&q->closed, 1);
 	cq_producers_see(q);
-	if (how == CQ_SHUTDOWN_DRAIN && cq_u32_load_relaxed(&q->stop) == 0)
-		return drain_until(q, deadline, true);
-	cq_u32_store_relaxed(&q->stop, 1);
-	cq_drains_wake(q); /* begins with a full fence: see cq_producer_close and waits_again */
-	return hand_back_all(q, deadline, give_back, ctx);
+	if (how == CQ_SHUTDOWN_DRAIN && cq_u32_load_relaxed(&q->stop) == 0) {
+		err = drain_until(q, deadline, true);
+	} else {
+		cq_u32_store_relaxed(&q->stop, 1);
+		cq_drains_wake(q); /* begins with a full fence: see cq_producer_close and waits_again */
+		err = hand_back_all(q, deadline, give_back, ctx);
+	}
+	return err == 0 && q->own_pool ? cq_pool_end(q->pool, deadline) : err;
 }
 
 int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
     cq_give_back_fn *give_back, void *ctx)
 {
-	bool busy, done;
+	const void *busy;
+	bool done;
 	int err;
 
 	if (give_back == NULL && how != CQ_SHUTDOWN_DRAIN)
@@ -208,15 +229,16 @@ int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadlin
 	pthread_mutex_lock(&q->lock);
 	busy = q->shutting_down;
 	done = q->shut_down;
-	q->shutting_down |= !done;
+	if (busy == NULL && !done)
+		q->shutting_down = cq_thread_mark();
 	pthread_mutex_unlock(&q->lock);
-	if (busy || done)
-		return busy ? EALREADY : 0;
+	if (busy != NULL || done)
+		return busy != NULL ? EALREADY : 0;
 
 	err = shut_down(q, how, deadline, give_back, ctx);
 
 	pthread_mutex_lock(&q->lock);
-	q->shutting_down = false;
+	q->shutting_down = NULL;
 	q->shut_down = err == 0;
 	pthread_mutex_unlock(&q->lock);
 	return err;

@@ -33,31 +33,16 @@ static inline bool put_pair(cq_producer_t *p, cq_callback_t *slot, cq_callback_f
 }
 
 /*
- * Not hot: the call is refused, nothing is open, the block is full, lines are to be fetched, or a flag is up.
- * Refused ones come here too, so that the hot path has one return, and no register for its value.
+ * What is not hot, and what is refused (no slot; nothing was written): so that the hot path has one return,
+ * and neither a frame nor a register for this. Each with its arguments where the caller has them.
  */
 static CQ_RARE int enqueue_slow(cq_producer_t *p, cq_callback_fn *fn, void *arg, void *slot)
 {
-	int err;
+	size_t count = 1;
 
-	/* 0. Not of this producer. Nothing was written. */
-	if (slot == NULL)
-		return EINVAL;
-	/* 1. Nothing is open: that was the dummy. */
-	if (p->block == NULL) {
-		CQ_POINT("producer.dummy");
-		cq_ptr_store_relaxed(&p->write, &p->dummy);
-		if ((err = cq_producer_open(p, true)) != 0)
-			return err;
-		slot = p->write;
-		if (p->fn != NULL ? !put_arg(p, slot, arg) : !put_pair(p, slot, fn, arg))
-			return 0;
-	}
-	/* 2. The rest. */
-	return cq_producer_at_limit(p, slot, 1, true) == 1 ? 0 : ESHUTDOWN;
+	return slot == NULL ? EINVAL : cq_producer_slow(p, slot, fn, arg, &count);
 }
 
-/* The arguments as put has them, which then moves none of them. */
 static CQ_RARE int put_slow(cq_producer_t *p, void *arg, void *slot)
 {
 	return enqueue_slow(p, p->fn, arg, slot);
@@ -129,8 +114,8 @@ int cq_producer_commit(cq_producer_t *p, size_t k, size_t *accepted)
 	if (k == 0)
 		return 0;
 	CQ_CHECK(nulls_in(slot, k) == 0);
-	*accepted = shown(p, slot + k) ? cq_producer_at_limit(p, slot, (uint32_t)k, false) : k;
-	return *accepted == k ? 0 : ESHUTDOWN;
+	*accepted = k;
+	return shown(p, slot + k) ? cq_producer_slow(p, slot, NULL, NULL, accepted) : 0;
 }
 
 /* ---------------------------------------------------------------- reserve and flush */

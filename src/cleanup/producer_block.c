@@ -193,7 +193,7 @@ int cq_producer_open(cq_producer_t *p, bool fetch)
 	b->fn = p->fn;
 	cq_u64_store_relaxed(&p->base, p->total);
 	cq_ptr_store_relaxed(&p->write, cq_producer_slot(p, b, 0));
-	/* A fork between this store and the next copies a block that answers for nothing, and a write of its own. */
+	/* Pairs with the copy that a fork takes: a child that has the block has a write within it. */
 	cq_ptr_store_release(&p->block, b);
 	/* Pairs with the acquire of `state` in look (collect.c): block, base and write are those of this seq.
 	   Without it a collector could take the callbacks of the last block for this one's. */
@@ -262,16 +262,18 @@ CQ_RARE int cq_producer_close(cq_producer_t *p)
  * The queue is closed. How many of the `count` callbacks from `slot` on, just written, stay accepted? Takes back what
  * no collector has claimed.
  */
-static uint32_t retract(cq_producer_t *p, void *slot, uint32_t count)
+static size_t retract(cq_producer_t *p, void *slot, size_t count)
 {
-	uint32_t n = cq_slots_below(p->block, p->fn, slot), stay;
+	uint32_t n = cq_slots_below(p->block, p->fn, slot);
+	size_t stay;
 	uint64_t s;
 
 	cq_ptr_store_relaxed(&p->write, slot);
 	CQ_POINT("producer.retracting");
 	s = cq_u64_load_relaxed(&p->state);
 	do {
-		stay = state_claimed(s) > n ? min_u32(state_claimed(s) - n, count) : 0;
+		stay = state_claimed(s) > n ? state_claimed(s) - n : 0;
+		stay = stay < count ? stay : count;
 		if (stay == count)
 			break;
 		/* Pairs with the acquire of `state` in look (collect.c): a claim that sees the new seq sees the
@@ -279,39 +281,71 @@ static uint32_t retract(cq_producer_t *p, void *slot, uint32_t count)
 		cq_fence_release();
 	} while (!cq_u64_cas_relaxed(&p->state, &s, s + STATE_SEQ));
 	CQ_POINT("producer.retracted");
-	cq_ptr_store_relaxed(&p->write, cq_producer_slot(p, p->block, n + stay));
+	cq_ptr_store_relaxed(&p->write, cq_producer_slot(p, p->block, n + (uint32_t)stay));
 	return stay;
 }
 
+/* Writes one callback into the open block. */
+static void write_one(cq_producer_t *p, cq_callback_fn *fn, void *arg)
+{
+	void **arg_slot = p->write;
+	cq_callback_t *slot = p->write;
+
+	if (p->fn != NULL) {
+		cq_ptr_store_relaxed(arg_slot, arg);
+		slot = (void *)(arg_slot + 1);
+	} else {
+		cq_ptr_store_relaxed(&slot->arg, arg);
+		cq_ptr_store_relaxed(&slot->fn, fn);
+		slot++;
+	}
+	/* Pairs with the acquire of write in look (collect.c), as that in shown (producer.c). */
+	cq_ptr_store_release(&p->write, slot);
+	CQ_POINT("producer.stored");
+}
+
 /*
- * Not hot: `count` callbacks from `slot` on were just written into the open block, and write has come to the limit.
- * Returns how many of them were accepted.
+ * The slow path of enqueue, put and commit: `*count` callbacks from `slot` on were just written, and write has come to
+ * the limit. `fn` and `arg` are the one, or NULL for a span. On return *count is how many were accepted.
  */
-size_t cq_producer_at_limit(cq_producer_t *p, void *slot, uint32_t count, bool fetch)
+CQ_RARE int cq_producer_slow(cq_producer_t *p, void *slot, cq_callback_fn *fn, void *arg, size_t *count)
 {
 	cq_cleanup_t *q = p->q;
-	uint32_t stay;
+	size_t stay;
+	int err;
 
-	/* 1. Without an asymmetric barrier: pairs with cq_barrier_heavy in cq_producers_see. Either what follows
+	/* 1. Nothing is open, and it was the dummy: open a block, and write there. */
+	if (p->block == NULL) {
+		CQ_POINT("producer.dummy");
+		cq_ptr_store_relaxed(&p->write, &p->dummy);
+		if ((err = cq_producer_open(p, true)) != 0) {
+			*count = 0;
+			return err;
+		}
+		slot = p->write;
+		write_one(p, fn, arg);
+	}
+	/* 2. Without an asymmetric barrier: pairs with cq_barrier_heavy in cq_producers_see. Either what follows
 	   that sees these callbacks, or the closed queue is seen here. Without it one could be neither refused
 	   nor seen. */
 	if (q->fences)
 		cq_fence_full();
-	/* 2. Shut down: refused, unless a collector was faster. Closed, so that the next refused one finds no block, and
+	/* 3. Shut down: refused, unless a collector was faster. Closed, so that the next refused one finds no block, and
 	   doesn't get in the way of the claim again. */
-	if (cq_u32_load_relaxed(&q->closed) != 0 && (stay = retract(p, slot, count)) < count) {
-		cq_producer_close(p);
-		return stay;
+	if (cq_u32_load_relaxed(&q->closed) != 0 && (stay = retract(p, slot, *count)) < *count) {
+		*count = stay;
+		(void)cq_producer_close(p);
+		return ESHUTDOWN;
 	}
-	/* 3. Full: to the workers. That nobody can be made to run it is said by flush: this is accepted. */
+	/* 4. Full: to the workers. That nobody can be made to run it is said by flush: this is accepted. */
 	if (is_full(p)) {
 		p->fills = true;
-		cq_producer_close(p);
+		(void)cq_producer_close(p);
 	} else if ((char *)p->write >= p->ahead) {
-		/* 4. Further. A span is written in one go, and fetched by that. */
-		look_ahead(p, fetch);
+		/* 5. Further. A span is written in one go, and fetched by that. */
+		look_ahead(p, fn != NULL);
 	}
-	return count;
+	return 0;
 }
 
 /* -------------------------------------------------------------------------- closing the queue */
@@ -338,7 +372,7 @@ void cq_producers_see(cq_cleanup_t *q)
 	/* 1. Every enqueue from here on takes the slow path, or 2. */
 	lower_limits(q);
 	/* 2. Pairs with the store of write and the load of limit in shown (producer.c), then of `closed` in
-	   cq_producer_at_limit: an enqueue sees that, or its callback is seen by what follows. And with the store
+	   cq_producer_slow: an enqueue sees that, or its callback is seen by what follows. And with the store
 	   of limit and the load in set_limit: a limit that was set without seeing `closed` is seen now. */
 	cq_barrier_heavy();
 	/* 3. Such limits. No more are set. */

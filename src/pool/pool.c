@@ -4,6 +4,7 @@
 
 #include "base/park.h"
 #include "base/sized.h"
+#include "pool_end.h"
 #include "pool_priv.h"
 #include "processors.h"
 
@@ -153,7 +154,7 @@ int cq_pool_create_sized(const cq_pool_config_t *config, size_t bytes, cq_pool_t
 
 const cq_park_ops_t *cq_pool_park(const cq_pool_t *p)
 {
-	return p->config.park != NULL ? p->config.park : cq_park_default();
+	return cq_pool_park_ops(p);
 }
 
 /* -------------------------------------------------------------------- destroying */
@@ -161,7 +162,7 @@ const cq_park_ops_t *cq_pool_park(const cq_pool_t *p)
 /* Until no worker is left, or the deadline. The last one wakes by the permit alone: see workers.c. */
 static int wait_for_workers(cq_pool_t *p, uint64_t deadline)
 {
-	const cq_park_ops_t *park = cq_pool_park(p);
+	const cq_park_ops_t *park = cq_pool_park_ops(p);
 	cq_parker_t me = { 0 };
 	bool waits;
 
@@ -190,7 +191,6 @@ static void free_pool(cq_pool_t *p)
 	cq_allocator_t allocator = p->allocator;
 
 	cq_fork_unregister(&p->fork_client);
-	cq_threads_join(&p->threads);
 	for (cq_task_t *t = p->all, *next; t != NULL; t = next) {
 		next = t->all_next;
 		cq_release(&allocator, t, sizeof(*t));
@@ -200,6 +200,19 @@ static void free_pool(cq_pool_t *p)
 	cq_threads_destroy(&p->threads);
 	pthread_mutex_destroy(&p->lock);
 	cq_release(&allocator, p, sizeof(*p));
+}
+
+int cq_pool_end(cq_pool_t *p, uint64_t deadline)
+{
+	int err;
+
+	pthread_mutex_lock(&p->lock);
+	cq_u32_store_relaxed(&p->stop, 1);
+	pthread_mutex_unlock(&p->lock);
+	cq_sleepers_stop(&p->idle);
+	if ((err = wait_for_workers(p, deadline)) == 0)
+		cq_threads_join(&p->threads);
+	return err;
 }
 
 int cq_pool_destroy(cq_pool_t *p, uint64_t deadline)
@@ -213,13 +226,10 @@ int cq_pool_destroy(cq_pool_t *p, uint64_t deadline)
 		return EDEADLK;
 	pthread_mutex_lock(&p->lock);
 	open = p->open != 0;
-	if (!open)
-		cq_u32_store_relaxed(&p->stop, 1);
 	pthread_mutex_unlock(&p->lock);
 	if (open)
 		return EBUSY;
-	cq_sleepers_stop(&p->idle);
-	if ((err = wait_for_workers(p, deadline)) == 0)
+	if ((err = cq_pool_end(p, deadline)) == 0)
 		free_pool(p);
 	errno = saved;
 	return err;

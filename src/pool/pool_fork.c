@@ -145,4 +145,4 @@ static void fork_make_up(struct cq_fork_client *client)
 	}
 }
 
-const struct cq_fork_ops cq_pool_fork_ops = { fork_phase, fork_make_up };
+const struct cq_fork_ops cq_pool_fork_ops = { fork_phase, NULL, fork_make_up };

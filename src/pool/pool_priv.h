@@ -133,9 +133,14 @@ struct cq_pool {
 	struct cq_threads threads;
 };
 
+static inline const cq_park_ops_t *cq_pool_park_ops(const cq_pool_t *p)
+{
+	return p->config.park != NULL ? p->config.park : cq_park_default();
+}
+
 static inline uint64_t cq_pool_now(const cq_pool_t *p)
 {
-	return cq_pool_park(p)->now(cq_pool_park(p)->host);
+	return cq_pool_park_ops(p)->now(cq_pool_park_ops(p)->host);
 }
 
 static inline bool cq_pool_is(const cq_pool_t *p, uint32_t flag)

@@ -243,12 +243,12 @@ static void call(cq_run_t *run, cq_task_t *t)
 	/* Pairs with the fence in mark_signalled: the step that cleared IN, before the look at the work. */
 	cq_fence_full();
 	cq_run_enter(run);
-	run->task = t;
+	cq_ptr_store_relaxed(&run->task, t); /* the statistics read it */
 	run->pieces_before = run->pieces;
 	t->ops->run(run, t->arg);
 	count_run(run);
 	cq_ptr_store_relaxed(&run->piece, NULL);
-	run->task = NULL;
+	cq_ptr_store_relaxed(&run->task, NULL);
 	cq_run_leave(run);
 	end(run, t);
 }
@@ -290,7 +290,7 @@ void cq_task_abort(cq_run_t *run)
 	cq_run_leave(run);
 	cq_task_lose(run);
 	count_run(run);
-	run->task = NULL;
+	cq_ptr_store_relaxed(&run->task, NULL);
 	if (t != NULL)
 		end(run, t);
 }

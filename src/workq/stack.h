@@ -34,6 +34,12 @@ extern const char cq_pop_kind[]; /* "dwcas" or "locked" */
 /* In a forked child: forget a popper that was under way in the parent. */
 void cq_stack_fork_child(cq_stack_t *s);
 
+/* Forgets its nodes, when nobody else can touch it. */
+static inline void cq_stack_clear(cq_stack_t *s)
+{
+	s->head = NULL;
+}
+
 static inline void cq_stack_push(cq_stack_t *s, cq_node_t *node)
 {
 	/* Pairs with the load of head in the pops: what this thread read and wrote

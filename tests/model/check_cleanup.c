@@ -1,17 +1,44 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Scenarios of layer 3, the cleanup queue: producers, the gatherer, statistics and
- * drain. Workers are in check_workers.c, shutdown in check_shutdown.c.
+ * Scenarios of layer 4, the cleanup queue: producers, collectors, runs, statistics and
+ * trim. Nobody serves, and threads call run_some, unless workers are what it is about: those
+ * of the pool are in check_pool.c. Drain and shutdown are in check_shutdown.c.
  */
+#include <errno.h>
 #include <stddef.h>
 
 #include "jobs.h"
 
-/* ---------------------------------------------------- producers and the gatherer */
+/* --------------------------------------------------- producers and the collector */
+
+static void flush_against(unsigned how, void (*body)(void *))
+{
+	begin(CALLED | how, 0, 1);
+	run_beside(body, producers[0]);
+	run_beside(flusher, NULL);
+	join_beside();
+	end_calmly();
+}
 
 static void enqueuer_of_3(void *arg)
 {
 	enqueue_some(arg, 0, 3);
+}
+
+static void flush_against_enqueue(void)
+{
+	flush_against(0, enqueuer_of_3);
+}
+
+/* Four arguments fill a block. */
+static void enqueuer_of_5(void *arg)
+{
+	enqueue_some(arg, 0, 5);
+}
+
+static void flush_against_put(void)
+{
+	flush_against(PUTS, enqueuer_of_5);
 }
 
 /* Three by a span of two, and one of one. */
@@ -21,26 +48,9 @@ static void spanner_of_3(void *arg)
 	span_some(arg, 2, 1);
 }
 
-static void runner(void *arg)
+static void flush_against_spans(void)
 {
-	(void)arg;
-	cq_cleanup_run_some(q, SIZE_MAX);
-}
-
-static void flush_all_against_spans(void)
-{
-	begin(POLLED, 0, 1);
-	run_beside(spanner_of_3, producers[0]);
-	run_beside(flusher, NULL);
-	end_polled();
-}
-
-static void flush_all_against_enqueue(void)
-{
-	begin(POLLED, 0, 1);
-	run_beside(enqueuer_of_3, producers[0]);
-	run_beside(flusher, NULL);
-	end_polled();
+	flush_against(0, spanner_of_3);
 }
 
 /* The block is emptied by a claim, kept, and opened once more. */
@@ -51,47 +61,178 @@ static void enqueuer_who_flushes(void *arg)
 	enqueue_some(arg, 1, 1);
 }
 
-static void flush_all_against_flush(void)
+static void flush_against_the_flush_of_a_producer(void)
 {
-	begin(POLLED, 0, 1);
-	run_beside(enqueuer_who_flushes, producers[0]);
-	run_beside(flusher, NULL);
-	end_polled();
+	flush_against(0, enqueuer_who_flushes);
 }
 
-static cq_worker_t *hosts;
-
-/* The block is published, run, and opened once more, while the gatherer may still be
-   copying: a worker gives it back without the registry's lock, which run_some takes. */
+/* The block is published, run, and opened once more, while the collector may still be copying. */
 static void enqueuer_who_runs(void *arg)
 {
-	cq_block_t *b;
-
 	enqueue_some(arg, 0, 2);
-	b = cq_worker_try_dequeue(hosts);
-	if (b != NULL)
-		cq_worker_run(hosts, b);
+	runner(NULL);
 	enqueue_some(arg, 2, 2);
 }
 
-static void flush_all_against_reuse_of_the_block(void)
+static void flush_against_reuse_of_the_block(void)
 {
-	begin(POLLED, 0, 1);
-	CHECK(cq_worker_attach(q, NULL, &hosts) == 0);
-	run_beside(enqueuer_who_runs, producers[0]);
-	run_beside(flusher, NULL);
-	join_beside();
-	cq_worker_detach(hosts);
-	end_polled();
+	flush_against(0, enqueuer_who_runs);
 }
 
-static void gathered_jobs_are_run_by_another(void)
+/* The same, and its slots are a span. */
+static void spanner_who_runs(void *arg)
 {
-	begin(POLLED, 0, 1);
+	enqueue_some(arg, 0, 1);
+	CHECK(cq_producer_flush(arg) == 0);
+	runner(NULL);
+	span_some(arg, 1, 1);
+}
+
+static void flush_against_a_span_of_a_reused_block(void)
+{
+	flush_against(0, spanner_who_runs);
+}
+
+/* The same, from a block of arguments to one of pairs of another producer. */
+static void puts_and_enqueues(void *unused)
+{
+	(void)unused;
+	enqueue_some(producers[0], 0, 1);
+	CHECK(cq_producer_flush(producers[0]) == 0);
+	runner(NULL);
+	enqueue_some(producers[1], 1, 1);
+}
+
+static void flush_against_reuse_by_another_kind(void)
+{
+	others_from = 1;
+	begin(CALLED | PUTS, 0, 2);
+	run_beside(puts_and_enqueues, NULL);
+	run_beside(flusher, NULL);
+	join_beside();
+	end_calmly();
+}
+
+/* The second block's other line is fetched while the collector may be copying what was there. */
+static void enqueuer_of_two_lines(void *arg)
+{
+	enqueue_some(arg, 0, 4);
+	runner(NULL);
+	enqueue_some(arg, 4, 4);
+}
+
+static void flush_against_a_fetched_line(void)
+{
+	flush_against(TWO_LINES, enqueuer_of_two_lines);
+}
+
+static void collected_jobs_are_run_by_another(void)
+{
+	begin(CALLED, 0, 1);
 	run_beside(enqueuer_of_3, producers[0]);
 	run_beside(flusher, NULL);
 	run_beside(runner, NULL);
-	end_polled();
+	join_beside();
+	end_calmly();
+}
+
+/* ------------------------------------------------------------------------- runs */
+
+/* Each takes a block of the other's stack, or of its own. */
+static void runs_of_blocks(void)
+{
+	begin(CALLED, 0, 2);
+	publish(producers[0], 0);
+	run_beside(runner, NULL);
+	run_beside(runner, NULL);
+	publish(producers[1], 2);
+	join_beside();
+	end_calmly();
+}
+
+static void publisher_of_4(void *arg)
+{
+	publish(arg, 4);
+}
+
+/* Two wait for so long that the stacks change places, as another is published. */
+static void stacks_change_places(void)
+{
+	begin(CALLED, 0, 1);
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	grow_old();
+	run_beside(runner, NULL);
+	run_beside(publisher_of_4, producers[0]);
+	runner(NULL);
+	join_beside();
+	end_calmly();
+}
+
+static void runner_of_1(void *unused)
+{
+	(void)unused;
+	cq_cleanup_run_some(q, 1);
+}
+
+/* What one leaves of a block is the other's, who may have found nothing before. */
+static void rest_of_a_block(void)
+{
+	begin(CALLED, 0, 1);
+	publish(producers[0], 0);
+	run_beside(runner_of_1, NULL);
+	runner_of_1(NULL);
+	join_beside();
+	runner(NULL);
+	for (int i = 0; i < 2; i++)
+		CHECK(jobs[i].ran);
+	end_calmly();
+}
+
+/* What one leaves of a block is for the worker, whom nobody else wakes. */
+static void rest_of_a_block_against_a_worker_going_to_sleep(void)
+{
+	begin(HOSTED | AWAITED, 0, 1);
+	serve();
+	publish(producers[0], 0);
+	runner_of_1(NULL);
+	wait_for_jobs(2);
+	end_calmly();
+}
+
+static void publish_against_a_worker_going_to_sleep(void)
+{
+	begin(HOSTED | AWAITED, 0, 1);
+	serve();
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	wait_for_jobs(4);
+	end_calmly();
+}
+
+/* One run at a time: whoever ends finds what was published meanwhile, or has it found. */
+static void publish_at_the_limit_of_runs(void)
+{
+	begin(HOSTED | AWAITED | SERIAL, 0, 1);
+	serve();
+	publish(producers[0], 0);
+	run_beside(runner, NULL);
+	publish(producers[0], 2);
+	wait_for_jobs(4);
+	end_calmly();
+}
+
+/* A worker that is busy doesn't look for the next block: another must come. */
+static void block_does_not_wait_for_a_callback_that_hangs(void)
+{
+	begin(HOSTED | AWAITED, 0, 1);
+	first_waits_for = 2;
+	serve();
+	serve();
+	publish(producers[0], 2);
+	publish(producers[0], 0);
+	wait_for_jobs(4);
+	end_calmly();
 }
 
 /* ------------------------------------------------------------------- statistics */
@@ -111,74 +252,141 @@ static void statistician(void *accepted)
 
 static void statistics_against_enqueue(void)
 {
-	begin(POLLED, 0, 1);
+	begin(CALLED, 0, 1);
 	enqueue_some(producers[0], 0, 1);
 	run_beside(statistician, (void *)(uintptr_t)1);
 	enqueue_some(producers[0], 1, 2);
-	end_polled();
+	join_beside();
+	end_calmly();
 }
 
-static void statistics_against_flush(void)
+static void statistics_against_the_flush_of_a_producer(void)
 {
-	begin(POLLED, 0, 1);
+	begin(CALLED, 0, 1);
 	run_beside(statistician, NULL);
 	enqueuer_who_flushes(producers[0]);
-	end_polled();
-}
-
-static void statistics_against_a_worker(void)
-{
-	begin(HOSTED, 1, 1);
-	run_beside(statistician, NULL);
-	publish(producers[0], 0);
 	join_beside();
 	end_calmly();
 }
 
 /* What has run was queued, to somebody who learns of both by the statistics alone. */
-static void statistician_of_one_look(void *arg)
+static void statistician_of_one_look(void *unused)
 {
 	cq_cleanup_stats_t stats;
 
-	(void)arg;
+	(void)unused;
 	cq_cleanup_stats(q, &stats);
 	CHECK(stats.executed <= stats.queued);
 }
 
-static void worker_of_one_block(void *worker)
+static void statistics_against_a_run(void)
 {
-	cq_block_t *b = cq_worker_try_dequeue(worker);
-
-	if (b != NULL)
-		cq_worker_run(worker, b);
-}
-
-static void statistics_against_a_worker_of_the_host(void)
-{
-	cq_worker_t *w;
-
-	begin(POLLED, 0, 1);
-	CHECK(cq_worker_attach(q, NULL, &w) == 0);
+	begin(CALLED, 0, 1);
 	run_beside(statistician_of_one_look, NULL);
-	run_beside(worker_of_one_block, w);
+	run_beside(runner, NULL);
 	publish(producers[0], 0);
 	join_beside();
-	cq_worker_detach(w);
-	end_polled();
+	end_calmly();
+}
+
+/* ------------------------------------------------------------------------- trim */
+
+static void trim(void)
+{
+	int err = cq_cleanup_trim(q, NULL);
+
+	CHECK(err == 0 || err == EBUSY);
+}
+
+static void trim_against_runs(void)
+{
+	begin(CALLED, 0, 1);
+	publish(producers[0], 0);
+	run_beside(runner, NULL);
+	run_beside(runner, NULL);
+	trim();
+	join_beside();
+	end_calmly();
+}
+
+static void trim_against_a_worker(void)
+{
+	begin(HOSTED, 0, 1);
+	serve();
+	publish(producers[0], 0);
+	trim();
+	publish(producers[0], 2);
+	trim();
+	end_calmly();
+}
+
+/* The pop reads the next of a block that another may have run, and that trim may free. */
+static void trim_against_pops(void)
+{
+	begin(CALLED, 0, 1);
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	run_beside(runner, NULL);
+	run_beside(runner, NULL);
+	trim();
+	join_beside();
+	end_calmly();
+}
+
+static void statistician_of_blocks(void *unused)
+{
+	cq_cleanup_stats_t stats;
+
+	(void)unused;
+	cq_cleanup_stats(q, &stats);
+	CHECK(stats.queued == 2 && stats.executed <= 2);
+}
+
+static void trim_against_statistics(void)
+{
+	begin(CALLED, 0, 1);
+	publish(producers[0], 0);
+	runner(NULL);
+	run_beside(statistician_of_blocks, NULL);
+	trim();
+	join_beside();
+	end_calmly();
 }
 
 const struct scenario cleanup_scenarios[] = {
-	{ "cleanup_flush_all_against_spans", flush_all_against_spans, SOME(2, 1), SOME(4, 3) },
-	{ "cleanup_flush_all_against_enqueue", flush_all_against_enqueue, SOME(2, 1), SOME(4, 3) },
-	{ "cleanup_flush_all_against_flush", flush_all_against_flush, SOME(2, 1), SOME(4, 3) },
-	{ "cleanup_flush_all_against_reuse_of_the_block", flush_all_against_reuse_of_the_block,
+	{ "cleanup_flush_against_enqueue", flush_against_enqueue, SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_flush_against_put", flush_against_put, SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_flush_against_spans", flush_against_spans, SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_flush_against_the_flush_of_a_producer", flush_against_the_flush_of_a_producer,
 	    SOME(2, 1), SOME(4, 3) },
-	{ "cleanup_gathered_jobs_are_run_by_another", gathered_jobs_are_run_by_another,
+	{ "cleanup_flush_against_reuse_of_the_block", flush_against_reuse_of_the_block,
 	    SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_flush_against_a_span_of_a_reused_block", flush_against_a_span_of_a_reused_block,
+	    SOME(2, 1), SOME(3, 2) },
+	{ "cleanup_flush_against_reuse_by_another_kind", flush_against_reuse_by_another_kind,
+	    SOME(2, 1), SOME(3, 2) },
+	{ "cleanup_flush_against_a_fetched_line", flush_against_a_fetched_line,
+	    SOME(2, 1), SOME(3, 2) },
+	{ "cleanup_collected_jobs_are_run_by_another", collected_jobs_are_run_by_another,
+	    SOME(1, 1), SOME(3, 2) },
+	{ "cleanup_runs_of_blocks", runs_of_blocks, SOME(1, 1), SOME(3, 2) },
+	{ "cleanup_stacks_change_places", stacks_change_places, SOME(1, 1), SOME(3, 2) },
+	{ "cleanup_rest_of_a_block", rest_of_a_block, SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_rest_of_a_block_against_a_worker_going_to_sleep",
+	    rest_of_a_block_against_a_worker_going_to_sleep, SOME(1, 1), SOME(3, 2) },
+	{ "cleanup_publish_against_a_worker_going_to_sleep",
+	    publish_against_a_worker_going_to_sleep, SOME(1, 1), SOME(3, 2) },
+	{ "cleanup_publish_at_the_limit_of_runs", publish_at_the_limit_of_runs,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "cleanup_block_does_not_wait_for_a_callback_that_hangs",
+	    block_does_not_wait_for_a_callback_that_hangs, SOME(1, 0), SOME(2, 1) },
 	{ "cleanup_statistics_against_enqueue", statistics_against_enqueue, SOME(2, 1), SOME(4, 3) },
-	{ "cleanup_statistics_against_flush", statistics_against_flush, SOME(2, 1), SOME(4, 3) },
-	{ "cleanup_statistics_against_a_worker", statistics_against_a_worker, SOME(2, 1), SOME(3, 2) },
-	{ "cleanup_statistics_against_a_worker_of_the_host",
-	    statistics_against_a_worker_of_the_host, SOME(0, 3), SOME(2, 3) },
+	{ "cleanup_statistics_against_the_flush_of_a_producer",
+	    statistics_against_the_flush_of_a_producer, SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_statistics_against_a_run", statistics_against_a_run, SOME(1, 2), SOME(2, 3) },
+	{ "cleanup_trim_against_runs", trim_against_runs, SOME(1, 1), SOME(3, 2) },
+	{ "cleanup_trim_against_a_worker", trim_against_a_worker, SOME(1, 1), SOME(3, 2) },
+	{ "cleanup_trim_against_pops", trim_against_pops, SOME(1, 1), SOME(3, 2) },
+	{ "cleanup_trim_against_statistics", trim_against_statistics, SOME(2, 1), SOME(4, 3) },
 	{ 0 }
 };

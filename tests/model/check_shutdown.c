@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Scenarios of layer 3: drain and shutdown, against all that may run beside them.
- * Each ends by destroying the queue as soon as the shutdown has returned.
+ * Scenarios of layer 4: drain and shutdown, against all that may run beside them. Each
+ * ends by destroying the queue as soon as the shutdown has returned.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -39,30 +39,50 @@ static void publisher_of_0(void *arg)
 	publish(arg, 0);
 }
 
-static void runner(void *arg)
+static void runner_of_1(void *unused)
 {
-	(void)arg;
-	cq_cleanup_run_some(q, SIZE_MAX);
+	(void)unused;
+	cq_cleanup_run_some(q, 1);
 }
 
 /* ----------------------------------------------------------------------- drain */
 
-static void drainer(void *arg)
+/* What was before has run, to the caller: nothing else orders the two. */
+static void drained(int first, int n)
 {
-	(void)arg;
-	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == 0);
-}
-
-static void drains(int first, int n)
-{
-	drainer(NULL);
 	for (int i = first; i < first + n; i++)
 		CHECK(jobs[i].ran);
 }
 
+static void drains(int first, int n)
+{
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == 0);
+	drained(first, n);
+}
+
+static void drain_of_a_full_block(void)
+{
+	begin(HOSTED, 0, 1);
+	serve();
+	publish(producers[0], 0);
+	drains(0, 2);
+	end_calmly();
+}
+
+/* Nobody serves yet: the first block makes a worker. */
+static void drain_in_a_pool_that_makes_workers(void)
+{
+	begin(0, 1, 1);
+	enqueue_some(producers[0], 0, 1);
+	drains(0, 1);
+	end_calmly();
+}
+
+/* Another's enqueues go on. */
 static void drain_waits_for_what_was_before(void)
 {
-	begin(HOSTED, 1, 2);
+	begin(HOSTED, 0, 2);
+	serve();
 	enqueue_some(producers[1], 4, 1);
 	run_beside(publisher_of_0, producers[0]);
 	drains(4, 1);
@@ -70,175 +90,226 @@ static void drain_waits_for_what_was_before(void)
 	end_calmly();
 }
 
-static void drain_of_a_full_block(void)
-{
-	begin(HOSTED, 1, 1);
-	publish(producers[0], 0);
-	drains(0, 2);
-	end_calmly();
-}
-
+/* Another thread publishes the block, with what was there before the drain. */
 static void enqueuer_of_the_second(void *arg)
 {
 	enqueue_some(arg, 1, 1);
 }
 
-static void drainer_for_the_first(void *arg)
-{
-	(void)arg;
-	drains(0, 1);
-}
-
-/* Another thread publishes the block, with what was there before the drain. */
 static void drain_of_a_block_on_its_way(void)
 {
-	begin(HOSTED, 1, 1);
+	begin(HOSTED, 0, 1);
+	serve();
 	enqueue_some(producers[0], 0, 1);
 	run_beside(enqueuer_of_the_second, producers[0]);
-	run_beside(drainer_for_the_first, NULL);
+	drains(0, 1);
 	join_beside();
 	end_calmly();
 }
 
-/* Nothing but the workers' counts says that all has run. */
-static void drain_without_producers(void)
+/* The drain that comes later may find the block claimed, and nothing to collect. */
+static void drainer_of_1(void *unused)
 {
-	begin(HOSTED, 1, 1);
-	publish(producers[0], 0);
-	cq_producer_detach(producers[0]);
-	producers[0] = NULL;
-	drains(0, 2);
-	end_calmly();
+	(void)unused;
+	drains(0, 1);
 }
 
 static void two_drains(void)
 {
-	begin(HOSTED, 1, 1);
+	begin(HOSTED, 0, 1);
+	serve();
+	enqueue_some(producers[0], 0, 1);
+	run_beside(drainer_of_1, NULL);
+	drains(0, 1);
+	join_beside();
+	end_calmly();
+}
+
+/* The same where another collects, and where the caller may see what has run. */
+static void drain_against_flush(void)
+{
+	begin(HOSTED, 0, 1);
+	serve();
+	enqueue_some(producers[0], 0, 1);
+	run_beside(flusher, NULL);
+	drains(0, 1);
+	join_beside();
+	end_calmly();
+}
+
+/* A block of the epoch before this one's is still to run, while that of the other is done. */
+static void drainer_of_none(void *unused)
+{
+	(void)unused;
+	drains(0, 0);
+}
+
+static void drain_behind_an_earlier_epoch(void)
+{
+	begin(HOSTED, 0, 2);
+	serve();
 	publish(producers[0], 0);
-	enqueue_some(producers[0], 2, 1);
-	run_beside(drainer, NULL);
-	drains(0, 3);
+	run_beside(drainer_of_none, NULL);
+	enqueue_some(producers[1], 4, 1);
+	drains(0, 2);
+	drained(4, 1);
+	join_beside();
+	end_calmly();
+}
+
+static void drain_against_the_flush_of_a_producer(void)
+{
+	begin(HOSTED, 0, 2);
+	serve();
+	enqueue_some(producers[1], 4, 1);
+	run_beside(enqueuer_who_flushes, producers[0]);
+	drains(4, 1);
+	join_beside();
 	end_calmly();
 }
 
 static void drain_against_detach(void)
 {
-	begin(HOSTED, 1, 1);
+	begin(HOSTED, 0, 1);
+	serve();
 	enqueue_some(producers[0], 4, 1);
 	run_beside(enqueuer_who_detaches, producers[0]);
 	drains(4, 1);
 	end_calmly();
 }
 
-/* A drain that finds nobody there says so, and the next may find the block run. */
+/* ---------------------------------------------------------- drain, and nobody serves */
+
+/* It says so, or the other has run all. */
+static void drain_where_nobody_serves(int first, int n)
+{
+	int err = cq_cleanup_drain(q, CQ_FOREVER);
+
+	CHECK(err == 0 || err == EAGAIN);
+	if (err == 0)
+		drained(first, n);
+}
+
 static void drain_against_run_some(void)
 {
-	int err;
-
-	begin(POLLED, 0, 1);
+	begin(CALLED, 0, 1);
 	publish(producers[0], 0);
 	run_beside(runner, NULL);
-	err = cq_cleanup_drain(q, CQ_FOREVER);
-	CHECK(err == 0 || err == EAGAIN);
-	if (err == EAGAIN)
-		join_beside();
+	drain_where_nobody_serves(0, 2);
+	join_beside();
 	drains(0, 2);
 	end_calmly();
 }
 
-static void runner_of_1(void *arg)
-{
-	(void)arg;
-	cq_cleanup_run_some(q, 1);
-}
-
-/* A drain that sleeps as the only thread that ran callbacks leaves ends, with work left. */
+/* It sleeps while the only thread that ran callbacks puts the rest of its block back. */
 static void drain_against_the_last_run_some(void)
 {
-	begin(POLLED, 0, 1);
+	begin(CALLED, 0, 1);
 	publish(producers[0], 0);
 	run_beside(runner_of_1, NULL);
 	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EAGAIN);
-	end_polled();
+	join_beside();
+	end_calmly();
 }
 
-static void handle_comes_and_goes(void *arg)
+static void pool_runner_of_1(void *unused)
 {
-	cq_worker_t *w;
-
-	(void)arg;
-	if (cq_worker_attach(q, NULL, &w) == 0)
-		cq_worker_detach(w);
+	(void)unused;
+	cq_pool_run_some(cq_cleanup_pool(q), 1);
 }
 
-static void drain_against_the_last_worker(void)
+static void drain_against_the_last_thread_of_the_host(void)
 {
-	begin(POLLED, 0, 1);
+	begin(HOSTED, 0, 1);
 	publish(producers[0], 0);
-	run_beside(handle_comes_and_goes, NULL);
+	publish(producers[0], 2);
+	run_beside(pool_runner_of_1, NULL);
 	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EAGAIN);
-	end_polled();
+	join_beside();
+	end_calmly();
 }
 
-static void handle_runs_and_goes(void *arg)
+/* The drain finds the block counted, but not there, and sleeps. */
+static void block_published_against_a_drain_in_an_unserved_pool(void)
 {
-	cq_worker_t *w = arg;
-	cq_block_t *b = cq_worker_try_dequeue(w);
-
-	if (b != NULL)
-		cq_worker_run(w, b);
-	cq_worker_detach(w);
+	begin(HOSTED, 0, 1);
+	enqueue_some(producers[0], 0, 1);
+	run_beside(enqueuer_of_the_second, producers[0]);
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EAGAIN);
+	join_beside();
+	end_calmly();
 }
 
-/* Who has seen that the only worker left has seen all that it ran. */
-static void drain_of_what_the_last_worker_ran(void)
+/* The same, and its publisher makes the worker, or can't. */
+static void block_published_against_a_drain_where_making_may_fail(void)
 {
-	cq_worker_t *w;
-
-	begin(POLLED, 0, 1);
-	publish(producers[0], 0);
-	CHECK(cq_worker_attach(q, NULL, &w) == 0);
-	run_beside(handle_runs_and_goes, w);
-	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == 0);
-	end_polled();
+	begin(MAY_FAIL, 1, 1);
+	enqueue_some(producers[0], 0, 1);
+	run_beside(enqueuer_of_the_second, producers[0]);
+	drain_where_nobody_serves(0, 1);
+	join_beside();
+	end_calmly();
 }
 
 /* -------------------------------------------------------------------- shutdown */
 
+static void shutdown_drain_against(unsigned how, void (*body)(void *))
+{
+	begin(how, 0, 1);
+	run_beside(body, producers[0]);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
 static void shutdown_drain_against_enqueue(void)
 {
-	begin(HOSTED, 1, 1);
-	run_beside(enqueuer, producers[0]);
-	end(CQ_SHUTDOWN_DRAIN);
+	shutdown_drain_against(CALLED, enqueuer);
+}
+
+static void shutdown_drain_against_put(void)
+{
+	shutdown_drain_against(CALLED | PUTS, enqueuer);
 }
 
 static void shutdown_drain_against_detach(void)
 {
-	begin(HOSTED, 1, 1);
-	run_beside(enqueuer_who_detaches, producers[0]);
+	shutdown_drain_against(CALLED, enqueuer_who_detaches);
+}
+
+static void shutdown_drain_against_the_flush_of_a_producer(void)
+{
+	shutdown_drain_against(CALLED, enqueuer_who_flushes);
+}
+
+static void shutdown_drain_against_enqueue_and_a_worker(void)
+{
+	begin(HOSTED, 0, 1);
+	serve();
+	run_beside(enqueuer, producers[0]);
 	end(CQ_SHUTDOWN_DRAIN);
 }
 
-static void shutdown_drain_against_flush(void)
+static void hand_back_against(unsigned how, void (*body)(void *))
 {
-	begin(HOSTED, 1, 1);
-	run_beside(enqueuer_who_flushes, producers[0]);
-	end(CQ_SHUTDOWN_DRAIN);
+	begin(CALLED | how, 0, 1);
+	run_beside(body, producers[0]);
+	end(CQ_SHUTDOWN_HAND_BACK);
 }
 
 static void hand_back_against_enqueue(void)
 {
-	begin(HOSTED, 1, 1);
-	run_beside(enqueuer, producers[0]);
-	end(CQ_SHUTDOWN_HAND_BACK);
+	hand_back_against(0, enqueuer);
 }
 
-/* Without workers: a block on its way must be waited for all the same. */
-static void hand_back_against_enqueue_polled(void)
+static void enqueuer_of_5(void *arg)
 {
-	begin(POLLED, 0, 1);
-	run_beside(enqueuer, producers[0]);
-	end(CQ_SHUTDOWN_HAND_BACK);
+	for (int i = 0; i < 5; i++)
+		if (enqueue(arg, i) != 0)
+			return;
+}
+
+static void hand_back_against_put(void)
+{
+	hand_back_against(PUTS, enqueuer_of_5);
 }
 
 static void spanner(void *arg)
@@ -249,9 +320,7 @@ static void spanner(void *arg)
 
 static void hand_back_against_spans(void)
 {
-	begin(POLLED, 0, 1);
-	run_beside(spanner, producers[0]);
-	end(CQ_SHUTDOWN_HAND_BACK);
+	hand_back_against(0, spanner);
 }
 
 static void spanner_of_two(void *arg)
@@ -260,106 +329,167 @@ static void spanner_of_two(void *arg)
 }
 
 /* The other's callback takes half of the first block: the two may be claimed one by one. */
-static void hand_back_against_a_span_claimed_in_halves(void)
+static void shutdown_against_a_span_claimed_in_halves(void)
 {
-	begin(POLLED, 0, 2);
+	begin(CALLED, 0, 2);
 	enqueue_some(producers[1], 4, 1);
 	run_beside(spanner_of_two, producers[0]);
-	end(CQ_SHUTDOWN_HAND_BACK);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void hand_back_against_the_flush_of_a_producer(void)
+{
+	hand_back_against(0, enqueuer_who_flushes);
 }
 
 static void hand_back_against_flush(void)
 {
-	begin(POLLED, 0, 1);
-	run_beside(enqueuer_who_flushes, producers[0]);
-	end(CQ_SHUTDOWN_HAND_BACK);
-}
-
-static void hand_back_against_flush_all(void)
-{
-	begin(POLLED, 0, 1);
+	begin(CALLED, 0, 1);
 	run_beside(enqueuer_of_1, producers[0]);
 	run_beside(flusher, NULL);
 	end(CQ_SHUTDOWN_HAND_BACK);
 }
 
-static void hand_back_against_a_worker_going_to_sleep(void)
-{
-	begin(HOSTED, 1, 1);
-	publish(producers[0], 0);
-	end(CQ_SHUTDOWN_HAND_BACK);
-}
-
-static void hand_back_against_retirement(void)
-{
-	begin(HOSTED | RETIRING, 1, 1);
-	publish(producers[0], 0);
-	end(CQ_SHUTDOWN_HAND_BACK);
-}
-
+/* A run that stops puts back what it has not run; one that is at its end has nothing. */
 static void hand_back_against_run_some(void)
 {
-	begin(POLLED, 0, 1);
+	begin(CALLED, 0, 1);
 	publish(producers[0], 0);
 	enqueue_some(producers[0], 2, 1);
 	run_beside(runner, NULL);
 	end(CQ_SHUTDOWN_HAND_BACK);
 }
 
-static void hand_back_to_managed_workers(void)
+static void hand_back_against_a_worker(void)
 {
-	begin(0, 1, 1);
+	begin(HOSTED, 0, 1);
+	serve();
 	publish(producers[0], 0);
 	end(CQ_SHUTDOWN_HAND_BACK);
 }
 
-static void two_shut_down(void *arg)
+/* One puts a rest back, the other finds it, and the shutdown may do so too. */
+static void hand_back_against_two_runs(void)
+{
+	begin(CALLED, 0, 1);
+	publish(producers[0], 0);
+	run_beside(runner, NULL);
+	run_beside(runner_of_1, NULL);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
+/* The blocks are of both epochs. */
+static void hand_back_of_two_epochs(void)
+{
+	begin(CALLED, 0, 1);
+	publish(producers[0], 0);
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EAGAIN);
+	run_beside(runner, NULL);
+	publish(producers[0], 2);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
+/* ------------------------------------------------------------ beside another that waits */
+
+static void shuts_down(void *unused)
 {
 	int err = shut_down(CQ_SHUTDOWN_DRAIN);
 
-	(void)arg;
+	(void)unused;
 	CHECK(err == 0 || err == EALREADY);
 }
 
 static void shutdown_against_shutdown(void)
 {
-	int err;
-
-	begin(HOSTED, 1, 1);
+	begin(HOSTED, 0, 1);
+	serve();
 	publish(producers[0], 0);
-	run_beside(two_shut_down, NULL);
-	err = shut_down(CQ_SHUTDOWN_DRAIN);
-	CHECK(err == 0 || err == EALREADY);
+	run_beside(shuts_down, NULL);
+	shuts_down(NULL);
+	end_of_shut_down();
+}
+
+static void drainer_until_the_end(void *unused)
+{
+	int err = cq_cleanup_drain(q, CQ_FOREVER);
+
+	(void)unused;
+	CHECK(err == 0 || err == ESHUTDOWN);
+	if (err == 0)
+		drained(0, 1);
+}
+
+static void drain_against_a_shutdown_that_drains(void)
+{
+	begin(HOSTED, 0, 1);
+	serve();
+	enqueue_some(producers[0], 0, 1);
+	run_beside(drainer_until_the_end, NULL);
+	CHECK(shut_down(CQ_SHUTDOWN_DRAIN) == 0);
+	drained(0, 1);
+	end_of_shut_down();
+}
+
+static void drainer_until_it_is_handed_back(void *unused)
+{
+	int err = cq_cleanup_drain(q, CQ_FOREVER);
+
+	(void)unused;
+	CHECK(err == 0 || err == EAGAIN || err == ESHUTDOWN);
+}
+
+static void drain_against_hand_back(void)
+{
+	begin(CALLED, 0, 1);
+	publish(producers[0], 0);
+	run_beside(runner_of_1, NULL);
+	run_beside(drainer_until_it_is_handed_back, NULL);
+	CHECK(shut_down(CQ_SHUTDOWN_HAND_BACK) == 0);
 	end_of_shut_down();
 }
 
 const struct scenario shutdown_scenarios[] = {
-	{ "drain_waits_for_what_was_before", drain_waits_for_what_was_before, SOME(1, 1), SOME(3, 2) },
 	{ "drain_of_a_full_block", drain_of_a_full_block, SOME(2, 1), SOME(3, 2) },
-	{ "drain_of_a_block_on_its_way", drain_of_a_block_on_its_way, SOME(1, 2), SOME(2, 2) },
-	{ "drain_without_producers", drain_without_producers, SOME(1, 1), SOME(3, 2) },
+	{ "drain_in_a_pool_that_makes_workers", drain_in_a_pool_that_makes_workers,
+	    SOME(1, 1), SOME(3, 2) },
+	{ "drain_waits_for_what_was_before", drain_waits_for_what_was_before, SOME(1, 1), SOME(3, 2) },
+	{ "drain_of_a_block_on_its_way", drain_of_a_block_on_its_way, SOME(1, 1), SOME(2, 2) },
 	{ "drain_against_another_drain", two_drains, SOME(1, 1), SOME(3, 2) },
+	{ "drain_against_flush", drain_against_flush, SOME(1, 1), SOME(3, 2) },
+	{ "drain_behind_an_earlier_epoch", drain_behind_an_earlier_epoch, SOME(1, 0), SOME(2, 1) },
+	{ "drain_against_the_flush_of_a_producer", drain_against_the_flush_of_a_producer,
+	    SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_detach", drain_against_detach, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_run_some", drain_against_run_some, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_the_last_run_some", drain_against_the_last_run_some, SOME(2, 1), SOME(3, 2) },
-	{ "drain_against_the_last_worker", drain_against_the_last_worker, SOME(2, 1), SOME(3, 2) },
-	{ "drain_of_what_the_last_worker_ran", drain_of_what_the_last_worker_ran, SOME(2, 1), SOME(3, 2) },
+	{ "drain_against_the_last_thread_of_the_host", drain_against_the_last_thread_of_the_host,
+	    SOME(2, 1), SOME(3, 2) },
+	{ "drain_against_a_block_published_in_an_unserved_pool",
+	    block_published_against_a_drain_in_an_unserved_pool, SOME(2, 1), SOME(3, 2) },
+	{ "drain_against_a_block_published_where_making_may_fail",
+	    block_published_against_a_drain_where_making_may_fail, SOME(1, 1), SOME(3, 2) },
+	{ "drain_against_a_shutdown_that_drains", drain_against_a_shutdown_that_drains,
+	    SOME(1, 1), SOME(3, 2) },
+	{ "drain_against_hand_back", drain_against_hand_back, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_enqueue", shutdown_drain_against_enqueue, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_drain_against_put", shutdown_drain_against_put, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_detach", shutdown_drain_against_detach, SOME(2, 1), SOME(3, 2) },
-	{ "shutdown_drain_against_flush", shutdown_drain_against_flush, SOME(2, 1), SOME(3, 2) },
-	{ "shutdown_hand_back_against_enqueue", hand_back_against_enqueue, SOME(3, 1), SOME(3, 2) },
-	{ "shutdown_hand_back_against_enqueue_polled", hand_back_against_enqueue_polled,
-	    SOME(3, 2), SOME(4, 3) },
+	{ "shutdown_drain_against_the_flush_of_a_producer",
+	    shutdown_drain_against_the_flush_of_a_producer, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_drain_against_enqueue_and_a_worker", shutdown_drain_against_enqueue_and_a_worker,
+	    SOME(1, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_enqueue", hand_back_against_enqueue, SOME(3, 1), SOME(4, 3) },
+	{ "shutdown_hand_back_against_put", hand_back_against_put, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_spans", hand_back_against_spans, SOME(3, 1), SOME(4, 3) },
-	{ "shutdown_hand_back_against_a_span_claimed_in_halves",
-	    hand_back_against_a_span_claimed_in_halves, SOME(3, 1), SOME(4, 3) },
-	{ "shutdown_hand_back_against_flush", hand_back_against_flush, SOME(3, 1), SOME(3, 2) },
-	{ "shutdown_hand_back_against_flush_all", hand_back_against_flush_all, SOME(3, 1), SOME(3, 2) },
-	{ "shutdown_hand_back_against_a_worker_going_to_sleep",
-	    hand_back_against_a_worker_going_to_sleep, SOME(2, 1), SOME(3, 2) },
-	{ "shutdown_hand_back_against_retirement", hand_back_against_retirement, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_against_a_span_claimed_in_halves",
+	    shutdown_against_a_span_claimed_in_halves, SOME(2, 1), SOME(4, 3) },
+	{ "shutdown_hand_back_against_the_flush_of_a_producer",
+	    hand_back_against_the_flush_of_a_producer, SOME(3, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_flush", hand_back_against_flush, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_run_some", hand_back_against_run_some, SOME(2, 1), SOME(3, 2) },
-	{ "shutdown_hand_back_to_managed_workers", hand_back_to_managed_workers, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_a_worker", hand_back_against_a_worker, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_two_runs", hand_back_against_two_runs, SOME(1, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_of_two_epochs", hand_back_of_two_epochs, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_against_shutdown", shutdown_against_shutdown, SOME(1, 1), SOME(3, 2) },
 	{ 0 }
 };

@@ -34,9 +34,8 @@ struct scenario {
 	struct bounds brief, full;
 };
 
-extern const struct scenario workq_scenarios[], sleepers_scenarios[], cleanup_scenarios[],
-    shared_scenarios[], workers_scenarios[], shutdown_scenarios[], pool_scenarios[],
-    litmus_scenarios[];
+extern const struct scenario workq_scenarios[], sleepers_scenarios[], pool_scenarios[],
+    cleanup_scenarios[], shutdown_scenarios[], litmus_scenarios[];
 
 /* Another thread; at most 7 in all. Returns its number. */
 int spawn(void (*body)(void *arg), void *arg);

@@ -2,21 +2,20 @@
 #include "jobs.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stddef.h>
 
-#include "cleanup/producer.h"
+#include "cleanup/cleanup_priv.h"
+#include "pool/pool_priv.h"
 
 struct job jobs[JOBS];
 int others_from = JOBS;
-int first_waits_for = 2;
+int first_waits_for;
 cq_cleanup_t *q;
 cq_producer_t *producers[2];
 
 static unsigned made_how;
-static uint32_t made;
-static uint32_t refused;
-static struct { void (*body)(void *); void *arg; } held[4];
-static uint32_t nheld;
+static bool shut;	/* plain: behind the return of a shutdown */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t ran = PTHREAD_COND_INITIALIZER;
@@ -42,48 +41,81 @@ void join_beside(void)
 static int make_worker(void *host, void (*body)(void *), void *arg)
 {
 	(void)host;
-	if ((made_how & (MAY_FAIL & ~HOSTED)) != 0 && choose(2) == 1)
+	if ((made_how & MAY_FAIL) != 0 && choose(2) == 1)
 		return EAGAIN;
-	if ((made_how & (FIRST_FAILS & ~HOSTED)) != 0 && cq_u32_load_relaxed(&refused) == 0) {
-		cq_u32_add_relaxed(&refused, 1);
-		return EAGAIN;
-	}
-	cq_u32_add_relaxed(&made, 1);
-	if ((made_how & (HELD & ~HOSTED)) != 0) {
-		pthread_mutex_lock(&lock);
-		held[nheld].body = body;
-		held[nheld++].arg = arg;
-		pthread_mutex_unlock(&lock);
-	} else {
-		spawn(body, arg);
-	}
+	spawn(body, arg);
 	return 0;
 }
 
-uint32_t workers_made(void)
+static void hosts_worker(void *unused)
 {
-	return cq_u32_load_relaxed(&made);
+	(void)unused;
+	CHECK(cq_pool_work(cq_cleanup_pool(q), NULL, CQ_FOREVER) == 0);
 }
 
-void start_held(void)
+void serve(void)
 {
-	for (uint32_t i = 0; i < nheld; i++)
-		spawn(held[i].body, held[i].arg);
-	nheld = 0;
+	const uint32_t *serving = &cq_cleanup_pool(q)->serving;
+	uint32_t before = cq_u32_load_relaxed(serving);
+
+	spawn(hosts_worker, NULL);
+	while (cq_u32_load_relaxed(serving) == before)
+		sched_yield();
+}
+
+void runner(void *unused)
+{
+	(void)unused;
+	cq_cleanup_run_some(q, SIZE_MAX);
+}
+
+/* --------------------------------------------------------------------- time */
+
+static uint64_t passed CQ_ALIGNED(8);
+
+static uint64_t now(void *unused)
+{
+	(void)unused;
+	return cq_now() + cq_u64_load_relaxed(&passed);
+}
+
+static void park(void *unused, cq_parker_t *parker, uint64_t deadline)
+{
+	const cq_park_ops_t *ops = cq_park_default();
+
+	(void)unused;
+	CHECK(deadline == CQ_FOREVER);
+	ops->park(ops->host, parker, deadline);
+}
+
+static void unpark(void *unused, cq_parker_t *parker)
+{
+	const cq_park_ops_t *ops = cq_park_default();
+
+	(void)unused;
+	ops->unpark(ops->host, parker);
+}
+
+static const cq_park_ops_t ageing = { now, park, unpark, NULL };
+
+void grow_old(void)
+{
+	cq_u64_store_relaxed(&passed, UINT64_C(1000000000));
 }
 
 /* --------------------------------------------------------------------- jobs */
 
 static void run(struct job *j)
 {
+	CHECK(!shut);
 	CHECK(j->payload == (int)(j - jobs) + 1);
-	CHECK(j->ran == 0);
+	CHECK(j->ran == 0 && j->given_back == 0);
 	j->ran = 1;
-	if ((made_how & FIRST_WAITS) != 0 && j == &jobs[0])
+	if (j == &jobs[0] && first_waits_for != 0)
 		wait_for_jobs(first_waits_for);
 	if ((made_how & AWAITED) != 0) {
 		pthread_mutex_lock(&lock);
-		cq_u32_add_relaxed(&nran, 1);
+		nran++;
 		pthread_cond_broadcast(&ran);
 		pthread_mutex_unlock(&lock);
 	}
@@ -111,9 +143,10 @@ static void give_back(void *ctx, cq_callback_fn *fn, void *arg)
 	struct job *j = arg;
 
 	(void)ctx;
+	CHECK(!shut);
 	CHECK(fn == function_of((int)(j - jobs)));
 	CHECK(j->payload == (int)(j - jobs) + 1);
-	CHECK(j->given_back == 0);
+	CHECK(j->ran == 0 && j->given_back == 0);
 	j->given_back = 1;
 }
 
@@ -122,7 +155,8 @@ int enqueue(cq_producer_t *p, int i)
 	int err;
 
 	jobs[i].payload = i + 1;
-	err = cq_producer_enqueue(p, function_of(i), &jobs[i]);
+	err = (made_how & PUTS) != 0 && p == producers[0] ? cq_producer_put(p, &jobs[i]) :
+	    cq_producer_enqueue(p, function_of(i), &jobs[i]);
 	CHECK(err == 0 || err == ESHUTDOWN);
 	jobs[i].accepted = err == 0;
 	return err;
@@ -145,7 +179,7 @@ void span_some(cq_producer_t *p, int first, int n)
 	CHECK(err == 0 && room >= (size_t)n);
 	for (int i = first; i < first + n; i++, slots++) {
 		jobs[i].payload = i + 1;
-		/* Atomic: a gatherer may read the slot's last use, and throw it away. */
+		/* Atomic: a collector may read the slot's last use, and throw it away. */
 		cq_ptr_store_relaxed(&slots->fn, function_of(i));
 		cq_ptr_store_relaxed(&slots->arg, &jobs[i]);
 	}
@@ -163,18 +197,13 @@ void publish(cq_producer_t *p, int first)
 void flusher(void *unused)
 {
 	(void)unused;
-	CHECK(cq_cleanup_flush_all(q) == 0);
-}
-
-uint32_t jobs_run(void)
-{
-	return cq_u32_load_relaxed(&nran);
+	CHECK(cq_cleanup_flush(q) == 0);
 }
 
 void wait_for_jobs(int n)
 {
 	pthread_mutex_lock(&lock);
-	while (jobs_run() < (uint32_t)n)
+	while (nran < (uint32_t)n)
 		pthread_cond_wait(&ran, &lock);
 	pthread_mutex_unlock(&lock);
 }
@@ -183,27 +212,49 @@ void wait_for_jobs(int n)
 
 void begin(unsigned how, uint32_t max_workers, int n)
 {
+	cq_pool_config_t pool_config = {
+		.flags = (how & CALLED) | CQ_POOL_NO_ATFORK,
+		.workers_max = max_workers,
+		.spin_ns = CQ_POOL_NO_SPIN,
+		.idle_ns = CQ_FOREVER,
+		.spawn = (how & HOSTED) != 0 ? NULL : make_worker,
+		.park = &ageing
+	};
 	cq_cleanup_config_t config = {
-		.flags = how & (CQ_POLLED | CQ_HANDOVER),
-		.max_workers = max_workers,
+		.parallel = (how & SERIAL) != 0,
 		.block_bytes = (how & TWO_LINES) != 0 ?
 		    CQ_BLOCK_BYTES_MIN + 2 * sizeof(cq_callback_t) : CQ_BLOCK_BYTES_MIN,
-		.idle_ns = (how & RETIRING) != 0 ? 1 : CQ_FOREVER,
-		.spin_ns = (how & POLLING) != 0 ? 1 : CQ_NO_SPIN,
-		.spawn = (how & HOSTED) != 0 ? make_worker : NULL
+		.pool_config = &pool_config
 	};
 
 	made_how = how;
 	CHECK(cq_cleanup_create(&config, &q) == 0);
-	if ((how & SHARING) != 0) /* so small a block doesn't otherwise */
-		q->args = 2 * q->slots - 1;
 	for (int i = 0; i < n; i++)
-		CHECK(cq_producer_attach(q, &producers[i]) == 0);
+		CHECK(cq_producer_attach(q, (how & PUTS) != 0 && i == 0 ? run_job : NULL,
+		    &producers[i]) == 0);
 }
 
 int shut_down(cq_shutdown_how_t how)
 {
-	return cq_cleanup_shutdown(q, how, CQ_FOREVER, give_back, NULL);
+	int err;
+
+	while ((err = cq_cleanup_shutdown(q, how, CQ_FOREVER, give_back, NULL)) == EAGAIN)
+		runner(NULL);
+	return err;
+}
+
+static void check_statistics(void)
+{
+	cq_cleanup_stats_t stats;
+	uint64_t accepted = 0, given = 0;
+
+	for (int i = 0; i < JOBS; i++) {
+		accepted += jobs[i].accepted;
+		given += (uint64_t)jobs[i].given_back;
+	}
+	cq_cleanup_stats(q, &stats);
+	CHECK(stats.queued == accepted && stats.handed_back == given);
+	CHECK(stats.executed == accepted - given && stats.blocks_waiting == 0);
 }
 
 void end_of_shut_down(void)
@@ -213,6 +264,7 @@ void end_of_shut_down(void)
 		cq_producer_detach(producers[i]);
 	for (int i = 0; i < JOBS; i++)
 		CHECK(jobs[i].ran + jobs[i].given_back == jobs[i].accepted);
+	check_statistics();
 	CHECK(cq_cleanup_destroy(q) == 0);
 	join_all();
 }
@@ -220,6 +272,7 @@ void end_of_shut_down(void)
 void end(cq_shutdown_how_t how)
 {
 	CHECK(shut_down(how) == 0);
+	shut = true;
 	end_of_shut_down();
 }
 
@@ -227,13 +280,4 @@ void end_calmly(void)
 {
 	calm_down();
 	end(CQ_SHUTDOWN_DRAIN);
-}
-
-void end_polled(void)
-{
-	join_beside();
-	calm_down();
-	flusher(NULL);
-	cq_cleanup_run_some(q, SIZE_MAX);
-	end_calmly();
 }

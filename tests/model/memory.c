@@ -160,6 +160,8 @@ static void check_plain(struct cell *c, unsigned from, unsigned to, uintptr_t a,
 			continue;
 		if (store_races(c, u, t, last))
 			race(write ? "write" : "read", a, u, pc);
+		if (last && !free)
+			c->atomic_wrote[u] = 0; /* another variable from here on */
 		if (!write)
 			continue;
 		if (c->atomic_read[u] > t->cur.clock[READS + u])

@@ -387,8 +387,8 @@ static void usage(void)
 }
 
 static const struct scenario *const all[] = {
-	workq_scenarios, sleepers_scenarios, cleanup_scenarios, shared_scenarios, workers_scenarios,
-	shutdown_scenarios, pool_scenarios, litmus_scenarios
+	workq_scenarios, sleepers_scenarios, pool_scenarios, cleanup_scenarios, shutdown_scenarios,
+	litmus_scenarios
 };
 
 int main(int argc, char **argv)
