@@ -104,7 +104,7 @@ static bool mark_signalled(cq_task_t *t)
 {
 	uint64_t word, next;
 
-	/* The work, before the look at IN. Pairs with the fence in begin: either the run that has just
+	/* The work, before the look at IN. Pairs with the fence in call: either the run that has just
 	   cleared IN sees the work, or IN is seen cleared here. Without it a signal could
 	   rely on a run that has looked already. */
 	cq_fence_full();
@@ -210,7 +210,7 @@ static void end(cq_run_t *run, cq_task_t *t)
 		next = word - TASK_RUN;
 		if ((word & (TASK_MORE | TASK_CLOSED)) == TASK_MORE)
 			next = (next & ~(uint64_t)TASK_MORE) | TASK_IN;
-		/* Pairs with the acquire in cq_task_close: all that the run did. */
+		/* Pairs with the acquire in no_run_left: all that the run did. */
 		cq_fence_release();
 	} while (!cq_u64_cas_relaxed(&t->word, &word, next));
 	CQ_POINT("tasks.ended");
@@ -239,12 +239,12 @@ static void call(cq_run_t *run, cq_task_t *t)
 	/* Pairs with the fence in mark_signalled: the step that cleared IN, before the look at the work. */
 	cq_fence_full();
 	cq_run_enter(run);
-	run->task = t;
+	cq_ptr_store_relaxed(&run->task, t);
 	run->pieces_before = run->pieces;
 	t->ops->run(run, t->arg);
 	count_run(run);
 	cq_ptr_store_relaxed(&run->piece, NULL);
-	run->task = NULL;
+	cq_ptr_store_relaxed(&run->task, NULL);
 	cq_run_leave(run);
 	end(run, t);
 }
@@ -286,7 +286,7 @@ void cq_task_abort(cq_run_t *run)
 	cq_run_leave(run);
 	cq_task_lose(run);
 	count_run(run);
-	run->task = NULL;
+	cq_ptr_store_relaxed(&run->task, NULL);
 	if (t != NULL)
 		end(run, t);
 }
