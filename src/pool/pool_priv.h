@@ -56,7 +56,7 @@ CQ_NODE_CONTAINER(struct cq_task, node, cq_task_of)
 
 /*
  * A thread that runs tasks of a pool: a worker, or the caller of a run_some. To the task's function
- * it is the run that goes on. Its own thread writes; a forked child reads.
+ * it is the run that goes on. Its own thread writes; statistics and a forked child read.
  */
 struct cq_run {
 	cq_pool_t *pool;
