@@ -148,6 +148,7 @@ struct giver {
 static void give(struct giver *g, cq_callback_t c)
 {
 	const cq_cleanup_t *outer = giving_back;
+	int saved = errno;
 
 	/* Pairs with the acquire in sum (cleanup_stats.c): what is handed back was queued. Before the call, as
 	   a child that is forked in it doesn't give it again. */
@@ -156,6 +157,7 @@ static void give(struct giver *g, cq_callback_t c)
 	giving_back = g->q;
 	g->give_back(g->ctx, c.fn, c.arg);
 	giving_back = outer;
+	errno = saved;
 }
 
 static bool some_claimed(const cq_cleanup_t *q)

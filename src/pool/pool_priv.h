@@ -56,13 +56,14 @@ CQ_NODE_CONTAINER(struct cq_task, node, cq_task_of)
 
 /*
  * A thread that runs tasks of a pool: a worker, or the caller of a run_some. To the task's function
- * it is the run that goes on. Its own thread writes; a forked child reads.
+ * it is the run that goes on. Its own thread writes; statistics and a forked child read.
  */
 struct cq_run {
 	cq_pool_t *pool;
 	cq_task_t *task;		/* in its function; NULL: between two runs, or in a hook */
 	void *piece;			/* in hand */
 	bool is_worker;			/* no run_some: the record was allocated */
+	bool managed;			/* on a thread that the pool made, which a piece may end */
 	bool serves;			/* a thread of the host's, in run_some of the pool or work */
 	uint64_t count;			/* what it adds to the pool's counts */
 	size_t pieces, budget;		/* taken so far; of a run_some: how many it may */

@@ -347,6 +347,43 @@ static void run_in_caller(cq_run_t *run, cq_task_t *t)
 	while (run_once(run, t) && run->pieces < run->budget && (t == NULL || run->pieces != before));
 }
 
+static void begin_run_some(cq_run_t *run)
+{
+	cq_member_join(run);
+	if (run->serves)
+		cq_u32_add_relaxed(&run->pool->serving, 1);
+}
+
+static void end_run_some(cq_run_t *run)
+{
+	if (run->serves)
+		cq_workers_nobody_serves(run->pool);
+	cq_member_leave(run);
+}
+
+/* Is the thread a managed worker, within a run? Then what it runs may end it. */
+static bool may_be_ended(void)
+{
+	for (const cq_run_t *r = runs; r != NULL; r = r->outer)
+		if (r->managed)
+			return true;
+	return false;
+}
+
+/* A piece has ended the thread, which is on its way to the handler of its worker: worker_life.c. */
+static void run_some_is_ended(void *run)
+{
+	cq_task_abort(run);
+	end_run_some(run);
+}
+
+static void run_where_it_may_end(cq_run_t *run, cq_task_t *t)
+{
+	pthread_cleanup_push(run_some_is_ended, run);
+	run_in_caller(run, t);
+	pthread_cleanup_pop(0);
+}
+
 static size_t run_some(cq_pool_t *p, cq_task_t *t, size_t pieces)
 {
 	cq_run_t run = { .pool = p, .serves = t == NULL, .budget = pieces };
@@ -354,13 +391,12 @@ static size_t run_some(cq_pool_t *p, cq_task_t *t, size_t pieces)
 
 	if (pieces == 0 || cq_pool_forking(p))
 		return 0;
-	cq_member_join(&run);
-	if (t == NULL)
-		cq_u32_add_relaxed(&p->serving, 1);
-	run_in_caller(&run, t);
-	if (t == NULL)
-		cq_workers_nobody_serves(p);
-	cq_member_leave(&run);
+	begin_run_some(&run);
+	if (may_be_ended())
+		run_where_it_may_end(&run, t);
+	else
+		run_in_caller(&run, t);
+	end_run_some(&run);
 	errno = saved;
 	return run.pieces;
 }

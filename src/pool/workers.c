@@ -150,6 +150,7 @@ int cq_workers_stall_error(const cq_pool_t *p)
 	case ETIMEDOUT:
 	case EDEADLK:
 	case EBUSY:
+	case ESHUTDOWN:
 		return EAGAIN;
 	}
 	return failed <= INT_MAX ? (int)failed : EAGAIN;
@@ -307,8 +308,9 @@ int cq_workers_make(cq_pool_t *p, bool producer)
 			return 0;
 	while (!cq_u64_cas_relaxed(&p->counts, &counts, counts + ONE_MORE));
 	err = make(p, counts + ONE_MORE, ONE_MORE);
-	return err != 0 && err != ESHUTDOWN && counts_live(cq_u64_load_relaxed(&p->counts)) == 0 ?
-	    cq_workers_stall_error(p) : 0;
+	/* Not the error: a host's spawn may say ESHUTDOWN too. */
+	return err != 0 && cq_u32_load_relaxed(&p->stop) == 0 &&
+	    counts_live(cq_u64_load_relaxed(&p->counts)) == 0 ? cq_workers_stall_error(p) : 0;
 }
 
 /* Up to the minimum, whoever is idle. The error of the first that could not be made. */
@@ -393,6 +395,7 @@ bool cq_workers_retire(cq_run_t *w)
 			goto gone;
 		}
 	while (!cq_u64_cas_relaxed(&p->counts, &counts, counts + w->count));
+	note_peak(p, counts_live(counts + w->count)); /* others may have come meanwhile */
 	return false;
 gone:
 	w->count = 0;
