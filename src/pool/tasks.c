@@ -225,6 +225,9 @@ static void end(cq_run_t *run, cq_task_t *t)
 			cq_workers_ensure(p, 1);
 			(void)cq_workers_make(p, true);
 		}
+		/* Nor may he serve the pool: what was signalled at the limit of runs told nobody. */
+		if (run->budget != 0)
+			cq_workers_left_waiting(p);
 	}
 	if ((next & TASK_CLOSED) != 0 && next / TASK_RUN == 0)
 		cq_sleepers_wake(&p->closers, UINT32_MAX);
@@ -443,16 +446,17 @@ int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t p
 	t->arg = arg;
 	t->parallel = parallel;
 	p->open++;
-	cq_u64_store_relaxed(&t->word, 0);
+	/* Pairs with the acquire in tell_stalled (workers.c): ops and arg. */
+	cq_u64_store_release(&t->word, 0);
 	pthread_mutex_unlock(&p->lock);
 	*out = t;
 	return 0;
 }
 
-static bool no_run_left(const cq_task_t *t)
+static bool nobody_left_inside(const cq_task_t *t)
 {
-	/* Pairs with the release in end: all that the runs did. */
-	return cq_u64_load_acquire(&t->word) / TASK_RUN == 0;
+	/* Pair with the releases in end, of all that the runs did, and in tell_stalled (workers.c). */
+	return cq_u64_load_acquire(&t->word) / TASK_RUN == 0 && cq_u32_load_acquire(&t->pool->telling) == 0;
 }
 
 static int wait_for_runs(cq_task_t *t, uint64_t deadline)
@@ -465,7 +469,7 @@ static int wait_for_runs(cq_task_t *t, uint64_t deadline)
 	cq_sleeper_init(&me, NULL);
 	for (;;) {
 		cq_sleepers_prepare_wait(&p->closers, &me);
-		done = no_run_left(t);
+		done = nobody_left_inside(t);
 		if (done || result == CQ_TIMED_OUT)
 			break;
 		result = cq_sleepers_commit_wait(&p->closers, &me, deadline);
