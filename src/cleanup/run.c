@@ -108,7 +108,10 @@ static void lost(void *arg, void *piece)
 /* Nobody is there to run what waits: drains say so. */
 static void stalled(void *arg)
 {
-	cq_drains_wake(arg);
+	cq_cleanup_t *q = arg;
+
+	cq_u32_add_relaxed(&q->stalls, 1);
+	cq_drains_wake(q);
 }
 
 const cq_task_ops_t cq_cleanup_task_ops = { run, lost, stalled };

@@ -202,6 +202,7 @@ void cq_pool_worker(void *run)
 	}
 	/* Once in a life, so that tasks and pieces pay nothing for it. Not on a host's threads, which
 	   may be green: the handler would be one of the thread on which it was pushed. */
+	life.w->managed = true;
 	pthread_cleanup_push(goes_on, &life);
 	live(&life);
 	pthread_cleanup_pop(0);
