@@ -506,6 +506,31 @@ Test(run, a_callback_may_end_a_queue_of_another_pool)
 
 /* ------------------------------------------------------------- threads and processes that end */
 
+static atomic_uint ends;
+static gate_t may_end = GATE_INITIALIZER;
+
+static void end_slowly(void *unused)
+{
+	(void)unused;
+	gate_wait(&may_end);
+	ends++;
+}
+
+Test(run, a_shutdown_waits_for_worker_end_until_its_deadline)
+{
+	make_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .workers_min = 2, .workers_max = 2,
+	    .worker_end = end_slowly });
+	put(p, 0, SLOTS);
+	AWAIT(runs == SLOTS);
+	fake_advance(&park, 1);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 1, NULL, NULL), ETIMEDOUT);
+	gate_open(&may_end);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	cr_assert_eq(ends, 2);
+	cr_assert_eq(pool_stats().workers_live, 0);
+	finish(SLOTS);
+}
+
 static gate_t cancelled = GATE_INITIALIZER;
 
 static void cancel_who_parks(void *unused)

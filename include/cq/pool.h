@@ -174,8 +174,7 @@ CQ_API int cq_pool_set_workers(cq_pool_t *pool, uint32_t min, uint32_t max);
  */
 CQ_API int cq_pool_work(cq_pool_t *pool, void *host, uint64_t deadline);
 
-/** Runs up to `pieces` pieces of the tasks that wait, in the caller. Never sleeps. Returns how many.
-    Within a run on a managed worker it needs memory, and without runs none. */
+/** Runs up to `pieces` pieces of the tasks that wait, in the caller. Never sleeps. Returns how many. */
 CQ_API size_t cq_pool_run_some(cq_pool_t *pool, size_t pieces);
 
 /**
