@@ -86,7 +86,7 @@ extern struct model {
 	bool closed, stopped, down;
 	unsigned shutting;
 
-	size_t live_bytes, lost_bytes;
+	size_t live_bytes;
 	unsigned fail_in;	/* the allocation that fails: 1 is the next; 0: none */
 	bool memory_ended;	/* all allocations fail */
 	unsigned alloc_failures;
