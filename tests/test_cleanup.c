@@ -345,16 +345,25 @@ static void note_end(void *unused)
 	ended++;
 }
 
-Test(cleanup, shutdown_leaves_the_workers_and_destroy_ends_those_of_its_own_pool)
+static const cq_pool_config_t with_two = { .workers_min = 2, .workers_max = 2, .worker_end = note_end };
+
+Test(cleanup, the_workers_of_its_own_pool_end_with_the_queue)
 {
-	make_with((cq_cleanup_config_t){ 0 },
-	    (cq_pool_config_t){ .workers_min = 2, .workers_max = 2, .worker_end = note_end });
+	make_with((cq_cleanup_config_t){ 0 }, with_two);
 	put(p, 0, SLOTS);
-	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
 	cr_assert_eq(pool_stats().workers_live, 2);
-	cr_assert_eq(ended, 0);
-	finish(SLOTS);
+	cq_producer_detach(p);
+	cr_assert_eq(cq_cleanup_destroy(q), 0, "without a shutdown");
 	cr_assert_eq(ended, 2);
+	cr_assert_eq(mem.live_bytes, 0);
+
+	make_with((cq_cleanup_config_t){ 0 }, with_two);
+	put(p, SLOTS, SLOTS);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	cr_assert_eq(ended, 4);
+	cr_assert_eq(pool_stats().workers_live, 0);
+	finish(2 * SLOTS);
 }
 
 /* One of them has a callback that hangs. */

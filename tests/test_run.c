@@ -265,6 +265,38 @@ Test(run, a_shutdown_that_hands_back_gets_what_an_ended_thread_has_left)
 	finish(2 * SLOTS);
 }
 
+/* Run as a callback within another one. */
+static void stay_and_run_others(void *arg)
+{
+	run_it(arg);
+	room.inside++;
+	gate_wait(&room.leave);
+	while (cq_cleanup_run_some(q, 1) != 0)
+		;
+}
+
+Test(run, a_callback_within_a_run_some_of_a_callback_ends_both_and_costs_no_other)
+{
+	for (unsigned i = 0; i < 20; i++) {
+		open_managed(1);
+		enqueue(stay_and_run_others, 0);
+		put(p, 1, SLOTS - 1);
+		AWAIT(room.inside == i + 1);
+		enqueue(end_thread, SLOTS);
+		put(p, SLOTS + 1, SLOTS - 1);
+		gate_open(&room.leave);
+		cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+		cr_assert(each_once(2 * SLOTS));
+		fake_wait_blocked(&park, 1);
+		cr_assert_eq(pool_stats().workers_running, 0);
+		cr_assert_eq(pool_stats().workers_retired, 1);
+		finish(2 * SLOTS);
+		room.leave.open = false;
+		runs = 0;
+		memset(ran, 0, sizeof(ran));
+	}
+}
+
 static atomic_int child; /* the process; 0 in the child itself */
 
 static void fork_and_end_thread(void *arg)
@@ -473,6 +505,31 @@ Test(run, a_callback_may_end_a_queue_of_another_pool)
 }
 
 /* ------------------------------------------------------------- threads and processes that end */
+
+static atomic_uint ends;
+static gate_t may_end = GATE_INITIALIZER;
+
+static void end_slowly(void *unused)
+{
+	(void)unused;
+	gate_wait(&may_end);
+	ends++;
+}
+
+Test(run, a_shutdown_waits_for_worker_end_until_its_deadline)
+{
+	make_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .workers_min = 2, .workers_max = 2,
+	    .worker_end = end_slowly });
+	put(p, 0, SLOTS);
+	AWAIT(runs == SLOTS);
+	fake_advance(&park, 1);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 1, NULL, NULL), ETIMEDOUT);
+	gate_open(&may_end);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	cr_assert_eq(ends, 2);
+	cr_assert_eq(pool_stats().workers_live, 0);
+	finish(SLOTS);
+}
 
 static gate_t cancelled = GATE_INITIALIZER;
 

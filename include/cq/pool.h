@@ -132,8 +132,8 @@ typedef struct cq_task_ops {
 	void (*lost)(void *arg, void *piece);
 	/** For those who wait for work to be done: no worker could be made and none lives; or nobody serves a
 	    hosted pool, as the last thread of the host's leaves it while tasks wait, or the task is signalled.
-	    Called before the signal that met it returns, with a lock of the pool's held, so it may take
-	    only locks under which the pool is never called: wake, and return. */
+	    Called before the signal that met it returns, by that thread or another, with no lock of the
+	    pool's held. The task's close waits for it: wake, and return. */
 	void (*stalled)(void *arg);
 } cq_task_ops_t;
 
@@ -174,13 +174,12 @@ CQ_API int cq_pool_set_workers(cq_pool_t *pool, uint32_t min, uint32_t max);
  */
 CQ_API int cq_pool_work(cq_pool_t *pool, void *host, uint64_t deadline);
 
-/** Runs up to `pieces` pieces of the tasks that wait, in the caller. Never sleeps. Returns how many.
-    Within a run on a managed worker it needs memory, and without runs none. */
+/** Runs up to `pieces` pieces of the tasks that wait, in the caller. Never sleeps. Returns how many. */
 CQ_API size_t cq_pool_run_some(cq_pool_t *pool, size_t pieces);
 
 /**
  * For a host that polls: does a task wait that nobody is on the way for, and would a wake change
- * that? A load or two while no task waits, else a fence and a few more.
+ * that? A load or two while no task waits, else a fence or two and a few more.
  */
 CQ_API bool cq_pool_needs_wake(cq_pool_t *pool);
 

@@ -148,13 +148,19 @@ void cq_blocks_counted(cq_cleanup_t *q, unsigned parity)
 	cq_u64_add_relaxed(&q->unfinished[parity], 1);
 }
 
-/* All callbacks of a block have returned, or it had none. */
-void cq_blocks_finished(cq_cleanup_t *q, unsigned parity)
+/* All callbacks of a block have returned, or it had none. True: it was the last, and the caller wakes the drains. */
+bool cq_blocks_last_finished(cq_cleanup_t *q, unsigned parity)
 {
 	/* Pairs with the acquires in cq_blocks_all_finished and drained (drain.c): what the callbacks did. Without
 	   it a drain could return before that is seen. */
 	cq_fence_release();
-	if (cq_u64_add_relaxed(&q->unfinished[parity], (uint64_t)-1) == 1)
+	return cq_u64_add_relaxed(&q->unfinished[parity], (uint64_t)-1) == 1;
+}
+
+/* With no lock held, as it may wake. */
+void cq_blocks_finished(cq_cleanup_t *q, unsigned parity)
+{
+	if (cq_blocks_last_finished(q, parity))
 		cq_drains_wake(q);
 }
 

@@ -12,9 +12,8 @@
  *   cleanup.c          create, destroy, trim
  *
  * Locks, in the order in which they may be held together:
- *   that of base/atfork.c -> lock, the pool's -> that of drains -> those of parking
- * The lock and the pool's are taken together by a fork alone, the lock first. None is held while user
- * code runs, but for the allocator's.
+ *   that of base/atfork.c -> lock -> that of drains -> those of the pool -> those of parking
+ * None is held while user code runs, but for the allocator's.
  */
 #ifndef CQ_CLEANUP_PRIV_H
 #define CQ_CLEANUP_PRIV_H
@@ -126,6 +125,7 @@ struct cq_cleanup {
 	uint32_t closed;		/* enqueue refuses */
 	uint32_t stop;			/* runs take no more: what is left is handed back */
 	uint32_t draining;		/* drains that wait */
+	uint32_t stalls;		/* calls of stalled (run.c): a drain that sees one more tries again, once */
 	uint64_t epoch CQ_ALIGNED(8);	/* unfinished[epoch & 1] counts the blocks that are closed now */
 
 	/*
@@ -210,6 +210,7 @@ uint64_t cq_blocks_waiting(const cq_cleanup_t *q);
 bool cq_block_next(cq_block_t *b, cq_callback_t *callback);
 bool cq_block_give_up(cq_cleanup_t *q, cq_block_t *b);
 void cq_blocks_counted(cq_cleanup_t *q, unsigned parity);
+bool cq_blocks_last_finished(cq_cleanup_t *q, unsigned parity);
 void cq_blocks_finished(cq_cleanup_t *q, unsigned parity);
 bool cq_blocks_all_finished(const cq_cleanup_t *q);
 void cq_drains_wake(cq_cleanup_t *q);
@@ -229,7 +230,7 @@ void cq_producer_free_spares(cq_producer_t *p, uint64_t keep);
 void cq_producers_see(cq_cleanup_t *q);
 
 /* collect.c. With the lock held. */
-int cq_collect(cq_cleanup_t *q);
+int cq_collect(cq_cleanup_t *q, bool *wakes);
 uint32_t cq_collect_some(cq_cleanup_t *q, cq_callback_t *to, uint32_t room);
 
 /* run.c */

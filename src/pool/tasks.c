@@ -225,6 +225,9 @@ static void end(cq_run_t *run, cq_task_t *t)
 			cq_workers_ensure(p, 1);
 			(void)cq_workers_make(p, true);
 		}
+		/* Nor may he serve the pool: what was signalled at the limit of runs told nobody. */
+		if (run->budget != 0)
+			cq_workers_left_waiting(p);
 	}
 	if ((next & TASK_CLOSED) != 0 && next / TASK_RUN == 0)
 		cq_sleepers_wake(&p->closers, UINT32_MAX);
@@ -344,51 +347,58 @@ static void run_in_caller(cq_run_t *run, cq_task_t *t)
 	while (run_once(run, t) && run->pieces < run->budget && (t == NULL || run->pieces != before));
 }
 
-/* A task may end a thread that a pool made: what that is inside of must outlive its stack then. */
-static bool may_be_ended(void)
+static void begin_run_some(cq_run_t *run)
 {
-	for (const cq_run_t *r = runs; r != NULL; r = r->outer)
-		if (r->is_worker && !r->serves && r->pool->config.spawn == NULL)
-			return true;
-	return false;
+	cq_member_join(run);
+	if (run->serves)
+		cq_u32_add_relaxed(&run->pool->serving, 1);
 }
 
-static void leave_run_some(cq_run_t *run)
+static void end_run_some(cq_run_t *run)
 {
 	if (run->serves)
 		cq_workers_nobody_serves(run->pool);
 	cq_member_leave(run);
 }
 
-/* The thread was ended, and with it each run_some that it was in within that run. */
-void cq_task_abort_within(const cq_run_t *outer)
+/* Is the thread a managed worker, within a run? Then what it runs may end it. */
+static bool may_be_ended(void)
 {
-	cq_run_t *run;
+	for (const cq_run_t *r = runs; r != NULL; r = r->outer)
+		if (r->managed)
+			return true;
+	return false;
+}
 
-	while ((run = runs) != NULL && run != outer) {
-		cq_task_abort(run);
-		leave_run_some(run);
-	}
+/* A piece has ended the thread, which is on its way to the handler of its worker: worker_life.c. */
+static void run_some_is_ended(void *run)
+{
+	cq_task_abort(run);
+	end_run_some(run);
+}
+
+static void run_where_it_may_end(cq_run_t *run, cq_task_t *t)
+{
+	pthread_cleanup_push(run_some_is_ended, run);
+	run_in_caller(run, t);
+	pthread_cleanup_pop(0);
 }
 
 static size_t run_some(cq_pool_t *p, cq_task_t *t, size_t pieces)
 {
-	cq_run_t here, *run = &here;
+	cq_run_t run = { .pool = p, .serves = t == NULL, .budget = pieces };
 	int saved = errno;
 
 	if (pieces == 0 || cq_pool_forking(p))
 		return 0;
-	if (may_be_ended() && (run = cq_allocate(&p->allocator, sizeof(*run))) == NULL)
-		return 0;
-	*run = (cq_run_t){ .pool = p, .serves = t == NULL, .allocated = run != &here, .budget = pieces };
-	cq_member_join(run);
-	if (run->serves)
-		cq_u32_add_relaxed(&p->serving, 1);
-	run_in_caller(run, t);
-	pieces = run->pieces;
-	leave_run_some(run);
+	begin_run_some(&run);
+	if (may_be_ended())
+		run_where_it_may_end(&run, t);
+	else
+		run_in_caller(&run, t);
+	end_run_some(&run);
 	errno = saved;
-	return pieces;
+	return run.pieces;
 }
 
 size_t cq_task_run_some(cq_task_t *t, size_t pieces)
@@ -436,16 +446,17 @@ int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t p
 	t->arg = arg;
 	t->parallel = parallel;
 	p->open++;
-	cq_u64_store_relaxed(&t->word, 0);
+	/* Pairs with the acquire in tell_stalled (workers.c): ops and arg. */
+	cq_u64_store_release(&t->word, 0);
 	pthread_mutex_unlock(&p->lock);
 	*out = t;
 	return 0;
 }
 
-static bool no_run_left(const cq_task_t *t)
+static bool nobody_left_inside(const cq_task_t *t)
 {
-	/* Pairs with the release in end: all that the runs did. */
-	return cq_u64_load_acquire(&t->word) / TASK_RUN == 0;
+	/* Pair with the releases in end, of all that the runs did, and in tell_stalled (workers.c). */
+	return cq_u64_load_acquire(&t->word) / TASK_RUN == 0 && cq_u32_load_acquire(&t->pool->telling) == 0;
 }
 
 static int wait_for_runs(cq_task_t *t, uint64_t deadline)
@@ -458,7 +469,7 @@ static int wait_for_runs(cq_task_t *t, uint64_t deadline)
 	cq_sleeper_init(&me, NULL);
 	for (;;) {
 		cq_sleepers_prepare_wait(&p->closers, &me);
-		done = no_run_left(t);
+		done = nobody_left_inside(t);
 		if (done || result == CQ_TIMED_OUT)
 			break;
 		result = cq_sleepers_commit_wait(&p->closers, &me, deadline);
