@@ -289,7 +289,7 @@ Test(run, a_callback_within_a_run_some_of_a_callback_ends_both_and_costs_no_othe
 		cr_assert(each_once(2 * SLOTS));
 		fake_wait_blocked(&park, 1);
 		cr_assert_eq(pool_stats().workers_running, 0);
-		cr_assert_eq(pool_stats().workers_retired, 1);
+		AWAIT(pool_stats().workers_retired == 1);
 		finish(2 * SLOTS);
 		room.leave.open = false;
 		runs = 0;
@@ -506,6 +506,31 @@ Test(run, a_callback_may_end_a_queue_of_another_pool)
 
 /* ------------------------------------------------------------- threads and processes that end */
 
+static atomic_uint ends;
+static gate_t may_end = GATE_INITIALIZER;
+
+static void end_slowly(void *unused)
+{
+	(void)unused;
+	gate_wait(&may_end);
+	ends++;
+}
+
+Test(run, a_shutdown_waits_for_worker_end_until_its_deadline)
+{
+	make_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .workers_min = 2, .workers_max = 2,
+	    .worker_end = end_slowly });
+	put(p, 0, SLOTS);
+	AWAIT(runs == SLOTS);
+	fake_advance(&park, 1);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 1, NULL, NULL), ETIMEDOUT);
+	gate_open(&may_end);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	cr_assert_eq(ends, 2);
+	cr_assert_eq(pool_stats().workers_live, 0);
+	finish(SLOTS);
+}
+
 static gate_t cancelled = GATE_INITIALIZER;
 
 static void cancel_who_parks(void *unused)
@@ -708,6 +733,7 @@ static void conforms(cq_pool_config_t config, void *(*serve)(void *))
 	served = true;
 	for (int i = 0; serve != NULL && i < 2; i++)
 		threads[i] = start(serve, NULL);
+	AWAIT(serve != lend || pool_stats().workers_live == 2);
 	run_threads(PRODUCERS, produce, NULL);
 	do
 		drain_all();
