@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The end of a pool's workers, while whoever has a task of it may still signal it. */
+/* For those who are built on a pool: is a signal silent; and the end of its workers, while tasks may still be signalled. */
 #ifndef CQ_POOL_END_H
 #define CQ_POOL_END_H
 
 #include <cq/pool.h>
+
+/* CQ_POOL_POLLED: whoever waits for a task's work is to wake for it when it comes. */
+bool cq_pool_is_polled(const cq_pool_t *pool);
 
 /*
  * Ends the workers, waits for them, and joins those that the pool made. None is made any more, and a
