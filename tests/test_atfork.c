@@ -198,19 +198,19 @@ static void stuck(void *arg)
 	run_it(arg);
 }
 
-static void *drain(void *of)
+static void *hand_back(void *unused)
 {
-	CHECK(cq_cleanup_drain(of, wait_limit()) == 0);
-	return NULL;
+	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, wait_limit(), take_back, NULL) == 0);
+	return unused;
 }
 
-static bool drain_sleeps(cq_cleanup_t *of)
+static bool shutdown_sleeps(void)
 {
 	bool sleeps;
 
-	pthread_mutex_lock(&of->drains.lock);
-	sleeps = of->drains.listed != 0;
-	pthread_mutex_unlock(&of->drains.lock);
+	pthread_mutex_lock(&q->drains.lock);
+	sleeps = q->drains.listed != 0;
+	pthread_mutex_unlock(&q->drains.lock);
 	return sleeps;
 }
 
@@ -222,9 +222,9 @@ static void let_all_finish(void *unused)
 	AWAIT(cq_u64_load_relaxed(&q->unfinished[0]) + cq_u64_load_relaxed(&q->unfinished[1]) == 1);
 }
 
-Test(atfork, who_drains_is_woken_for_what_an_earlier_handler_closes, .init = make_after_others)
+Test(atfork, who_shuts_down_is_woken_for_what_an_earlier_handler_closes, .init = make_after_others)
 {
-	pthread_t drains;
+	pthread_t closer;
 	pid_t pid;
 
 	put(second, 0, 1);
@@ -232,13 +232,13 @@ Test(atfork, who_drains_is_woken_for_what_an_earlier_handler_closes, .init = mak
 	cr_assert_eq(cq_producer_enqueue(p, stuck, (void *)1), 0);
 	cr_assert_eq(cq_producer_flush(p), 0);
 	gate_wait(&begun);
-	drains = start(drain, q);
-	AWAIT(drain_sleeps(q));
+	closer = start(hand_back, NULL);
+	AWAIT(shutdown_sleeps());
 	in_prepare = detach_second;
 	at_point("producer.counted", let_all_finish, NULL);
 	if ((pid = forked()) == 0)
 		_exit(0);
-	join(drains);
+	join(closer);
 	end_both(pid, 2);
 }
 
@@ -320,97 +320,6 @@ Test(atfork, two_threads_may_fork_at_once, .init = make_before_others)
 	fork_some(NULL);
 	join(other);
 	end_queue(SLOTS + 1);
-}
-
-/*
- * A pool that stalls tells its tasks so with its lock held, and each queue wakes its drains. Here the
- * first has done so when a fork has the locks of both queues, and waits for that of the pool.
- */
-static gate_t fails = GATE_INITIALIZER, wakes = GATE_INITIALIZER, goes_on = GATE_INITIALIZER;
-static atomic_bool has_forked;
-
-static int fails_once(void *unused)
-{
-	static atomic_uint calls;
-
-	(void)unused;
-	gate_wait(&fails);
-	return calls++ == 0 ? EPERM : 0;
-}
-
-static void stop_in_the_first(void *unused)
-{
-	(void)unused;
-	gate_open(&wakes);
-	gate_wait(&goes_on);
-}
-
-static pthread_t drain_one_of(cq_cleanup_t *of, unsigned i)
-{
-	pthread_t thread;
-
-	CHECK(cq_producer_attach(of, NULL, &p) == 0);
-	put(p, i, 1);
-	thread = start(drain, of);
-	AWAIT(drain_sleeps(of));
-	return thread;
-}
-
-static void *fork_meanwhile(void *unused)
-{
-	pid_t pid = forked();
-
-	if (pid == 0)
-		_exit(0);
-	check_child(pid);
-	has_forked = true;
-	return unused;
-}
-
-static bool is_locked(pthread_mutex_t *m)
-{
-	if (pthread_mutex_trylock(m) != 0)
-		return true;
-	pthread_mutex_unlock(m);
-	return false;
-}
-
-static void end_one(cq_cleanup_t *one)
-{
-	cq_producer_detach(one->producers);
-	CHECK(cq_cleanup_shutdown(one, CQ_SHUTDOWN_DRAIN, wait_limit(), NULL, NULL) == 0);
-	CHECK(cq_cleanup_destroy(one) == 0);
-}
-
-Test(atfork, a_fork_does_not_hold_up_the_pool_that_it_waits_for)
-{
-	cq_pool_config_t pool_config = { .workers_max = 1, .worker_start = fails_once };
-	cq_cleanup_config_t config = { 0 };
-	cq_cleanup_t *gone, *first, *later;
-	pthread_t drains[2], forks;
-
-	cr_assert_eq(cq_pool_create(&pool_config, &config.pool), 0);
-	/* Told last, as it has the record of one that was made before. */
-	cr_assert_eq(cq_cleanup_create(&config, &gone), 0);
-	cr_assert_eq(cq_cleanup_create(&config, &first), 0);
-	cr_assert_eq(cq_cleanup_destroy(gone), 0);
-	cr_assert_eq(cq_cleanup_create(&config, &later), 0);
-	drains[0] = drain_one_of(first, 0);
-	drains[1] = drain_one_of(later, 1);
-	at_point("sleepers.taken", stop_in_the_first, NULL);
-	gate_open(&fails);
-	gate_wait(&wakes);
-	forks = start(fork_meanwhile, NULL);
-	AWAIT(is_locked(&first->lock));
-	gate_open(&goes_on);
-	AWAIT(has_forked);
-	join(forks);
-	join(drains[0]);
-	join(drains[1]);
-	cr_assert(each_once(2));
-	end_one(first);
-	end_one(later);
-	cr_assert_eq(cq_pool_destroy(config.pool, CQ_FOREVER), 0);
 }
 
 /* ------------------------------------------------------------------ twice, and by hand */

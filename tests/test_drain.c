@@ -237,36 +237,6 @@ Test(drain, a_second_one_waits_for_what_the_first_waits_for, .init = make_served
 	finish(SLOTS);
 }
 
-/* ---------------------------------------------------------------------- turns */
-
-enum { AGE_NS = 10000000 };
-
-/* One worker, and as much is published as it runs. */
-static void flood(unsigned blocks)
-{
-	while (blocks-- > 0) {
-		put(p, next_put, SLOTS);
-		next_put += SLOTS;
-		CHECK(cq_cleanup_run_some(q, SLOTS) == SLOTS);
-	}
-}
-
-Test(drain, what_waits_is_taken_once_it_is_old_however_much_comes, .init = make)
-{
-	for (unsigned round = 0; round < 3; round++) {
-		unsigned old = next_put += 5 * SLOTS;
-
-		put(p, old - 5 * SLOTS, 5 * SLOTS);
-		flood(100);
-		cr_assert_eq(ran[old - 1], 0, "the newest first");
-		fake_advance(&park, AGE_NS + 1);
-		flood(5 + 1);
-		cr_assert(each_of(0, old));
-		run_all(NULL);
-	}
-	finish(next_put);
-}
-
 /* ------------------------------------------------------------ blocks in flight */
 
 static gate_t stopped = GATE_INITIALIZER, go_on = GATE_INITIALIZER;
@@ -311,9 +281,8 @@ static void *put_a_block(void *unused)
 /* For the next queue of a test. */
 static void begin_anew(void)
 {
-	while (runs > 0)
-		ran[--runs] = 0;
-	given_back = park.parks = park.unparks = 0;
+	forget_callbacks();
+	park.parks = park.unparks = 0;
 	stopped = go_on = (gate_t)GATE_INITIALIZER;
 }
 
@@ -893,7 +862,7 @@ Test(drain, shutdown_of_a_queue_that_never_had_a_worker)
 	finish(0);
 }
 
-Test(drain, shutdown_runs_all_and_then_nothing)
+Test(drain, shutdown_runs_all_and_ends_the_workers)
 {
 	make_managed(2);
 	put(p, 0, 10 * SLOTS + 1);
@@ -901,6 +870,7 @@ Test(drain, shutdown_runs_all_and_then_nothing)
 	cr_assert(each_once(10 * SLOTS + 1));
 	cr_assert_eq(stats().handed_back, 0);
 	cr_assert_eq(stats().executed, 10 * SLOTS + 1);
+	cr_assert_eq(pool_stats().workers_live, 0);
 	cr_assert_eq(try_put(p, 0), ESHUTDOWN);
 	finish(10 * SLOTS + 1);
 }
@@ -1120,7 +1090,7 @@ Test(drain, callbacks_left_by_a_hand_back_are_not_dropped)
 	cr_assert_eq(cq_cleanup_destroy(q), EBUSY);
 	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 0);
 	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), ESHUTDOWN);
-	cr_assert_eq(shut_down(CQ_SHUTDOWN_DRAIN, 0), 0);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_DRAIN, wait_limit()), 0);
 	cr_assert_eq(given_back, ALL - 1);
 	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
 	finish(ALL);
@@ -1141,6 +1111,19 @@ Test(drain, asleep_is_ended_by_a_hand_back, .init = make_served)
 	join(other);
 	let_end(0);
 	finish(SLOTS);
+}
+
+/* It leaves its park when all has been given back: by the counts, all is done. */
+Test(drain, asleep_beside_a_hand_back_says_so_though_nothing_is_left, .init = make_served)
+{
+	put(p, 0, SLOTS + 1);
+	park.leave = &go_on;
+	other = start_drain(1, ESHUTDOWN);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER), 0);
+	gate_open(&go_on);
+	join(other);
+	cr_assert_eq(drain(), 0);
+	finish(SLOTS + 1);
 }
 
 /* ------------------------------------------------------------- and blocks in flight */
@@ -1275,13 +1258,11 @@ static void shut_down_running_producers(cq_shutdown_how_t how)
 		for (unsigned i = 0; i < THREADS - 1; i++) {
 			cr_assert(each_of(i * EACH, put_by[i]));
 			n += put_by[i];
-			for (unsigned k = 0; k < put_by[i]; k++)
-				ran[i * EACH + k] = 0;
 			put_by[i] = 0;
 		}
 		cr_assert_eq(runs, n);
 		cr_assert(how == CQ_SHUTDOWN_HAND_BACK || given_back == 0);
-		runs = given_back = 0;
+		forget_callbacks();
 		end_all();
 	} while (test_now() < end);
 }

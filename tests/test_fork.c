@@ -1023,6 +1023,17 @@ Test(fork, callback_that_runs_is_the_parents_alone, .init = make_managed)
 
 /* -------------------------------------------------- while others drain and shut down */
 
+/* A drain or a shutdown. */
+static bool drain_sleeps(void)
+{
+	bool sleeps;
+
+	pthread_mutex_lock(&q->drains.lock);
+	sleeps = q->drains.listed != 0;
+	pthread_mutex_unlock(&q->drains.lock);
+	return sleeps;
+}
+
 static void *drain(void *unused)
 {
 	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
@@ -1042,11 +1053,52 @@ Test(fork, child_of_a_queue_that_drains_can_drain, .init = make_managed)
 	put(p, 1, SLOTS);
 	gate_wait(&began);
 	other = start(drain, NULL);
-	AWAIT(cq_sleepers_waiters(&q->drains, NULL) != 0);
+	AWAIT(drain_sleeps());
 	in_a_child(drains_by_itself);
 	gate_open(&may_end);
 	join(other);
 	end_with(SLOTS + 1);
+}
+
+static gate_t fails = GATE_INITIALIZER, told = GATE_INITIALIZER, goes_on = GATE_INITIALIZER;
+
+static int fails_once(void *unused)
+{
+	static atomic_uint calls;
+
+	(void)unused;
+	gate_wait(&fails);
+	return calls++ == 0 ? EPERM : 0;
+}
+
+static void stop_while_telling(void *unused)
+{
+	(void)unused;
+	gate_open(&told);
+	gate_wait(&goes_on);
+}
+
+static void drains_and_ends(void)
+{
+	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
+	end_with(1);
+}
+
+/* Who tells them holds no lock, and isn't in the child, where destroy would wait for it. */
+Test(fork, while_drains_are_told_that_no_worker_could_be_made)
+{
+	make_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .workers_max = 1,
+	    .idle_ns = CQ_FOREVER, .park = cq_park_default(), .worker_start = fails_once });
+	put(p, 0, 1);
+	other = start(drain, NULL);
+	AWAIT(drain_sleeps());
+	at_point("sleepers.taken", stop_while_telling, NULL);
+	gate_open(&fails);
+	gate_wait(&told);
+	in_a_child(drains_and_ends);
+	gate_open(&goes_on);
+	join(other);
+	end_with(1);
 }
 
 static void *shut_down(void *how)
@@ -1069,7 +1121,7 @@ static void fork_in_a_shutdown(cq_shutdown_how_t how)
 	put(p, 1, SLOTS);
 	gate_wait(&began);
 	other = start(shut_down, &how);
-	AWAIT(cq_sleepers_waiters(&q->drains, NULL) != 0);
+	AWAIT(drain_sleeps());
 	in_a_child(shuts_down_by_itself);
 	gate_open(&may_end);
 	join(other);
@@ -1104,13 +1156,7 @@ Test(fork, child_of_a_queue_that_is_just_closed_refuses, .init = make_polled)
 
 static void forks_when_others_hand_back(void *arg)
 {
-	pthread_mutex_lock(&q->drains.lock); /* once it waits for this callback, all else is given */
-	while (q->drains.listed == 0) {
-		pthread_mutex_unlock(&q->drains.lock);
-		turn();
-		pthread_mutex_lock(&q->drains.lock);
-	}
-	pthread_mutex_unlock(&q->drains.lock);
+	AWAIT(drain_sleeps()); /* it waits for this callback, and all else is given */
 	forks_and_starts_a_thread(arg);
 }
 

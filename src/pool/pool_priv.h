@@ -163,7 +163,6 @@ static inline bool cq_pool_forking(const cq_pool_t *p)
 }
 
 /* workers.c */
-bool cq_workers_nobody_left(cq_pool_t *p, uint64_t counts);
 bool cq_workers_could_make(cq_pool_t *p, uint64_t *counts);
 int cq_workers_make(cq_pool_t *p, bool producer);
 int cq_workers_make_min(cq_pool_t *p);

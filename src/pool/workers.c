@@ -161,6 +161,9 @@ bool cq_workers_unserved(cq_pool_t *p)
 {
 	if (makes_workers(p))
 		return false;
+	/* Nobody, a moment ago: to say so is not wrong, and saves producers of a polled pool the fence. */
+	if (cq_u32_load_relaxed(&p->serving) == 0)
+		return true;
 	/* Pairs with the fence in cq_workers_nobody_serves: whoever has left sees the task that was
 	   signalled before, or is seen here to have left. */
 	cq_fence_full();
@@ -194,7 +197,7 @@ static bool nobody_comes(cq_pool_t *p)
 }
 
 /* And being made? */
-bool cq_workers_nobody_left(cq_pool_t *p, uint64_t counts)
+static bool nobody_left(cq_pool_t *p, uint64_t counts)
 {
 	return counts_making(counts) == 0 && nobody_comes(p);
 }
@@ -342,7 +345,7 @@ void cq_workers_arrive(cq_pool_t *p, uint64_t count)
 {
 	cq_u64_add_relaxed(&p->counts, 0 - count);
 	/* Pairs with the fence in cq_sleepers_waiters, with which every signal and
-	   cq_workers_nobody_left begin: who still finds this worker being made leaves its task to
+	   nobody_left begin: who still finds this worker being made leaves its task to
 	   the look that follows. Without it nobody would see that task. */
 	cq_fence_full();
 	CQ_POINT("workers.arrived");
@@ -364,7 +367,7 @@ void cq_workers_ensure(cq_pool_t *p, uint32_t n)
 bool cq_workers_missed(cq_pool_t *p, uint64_t counts)
 {
 	return cq_pool_waiting(p) != 0 || counts_made(counts) < cq_u32_load_relaxed(&p->min) ||
-	    (counts_live(counts) != 0 && cq_workers_nobody_left(p, counts));
+	    (counts_live(counts) != 0 && nobody_left(p, counts));
 }
 
 /*
@@ -430,7 +433,7 @@ bool cq_workers_replace(cq_run_t *w)
 	if (cq_u32_load_relaxed(&p->stop) != 0)
 		return true;
 	if (counts_made(counts) > cq_u32_load_relaxed(&p->min) && cq_pool_waiting(p) == 0 &&
-	    !cq_workers_nobody_left(p, counts))
+	    !nobody_left(p, counts))
 		return cq_workers_retire(w);
 	/* The new one takes over what this one is in the counts. */
 	counts = cq_u64_add_relaxed(&p->counts, COUNT_MAKING) + COUNT_MAKING;

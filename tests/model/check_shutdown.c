@@ -4,8 +4,10 @@
  * ends by destroying the queue as soon as the shutdown has returned.
  */
 #include <errno.h>
+#include <sched.h>
 #include <stddef.h>
 
+#include "cleanup/cleanup_priv.h"
 #include "jobs.h"
 
 static void enqueuer(void *arg)
@@ -47,8 +49,9 @@ static void runner_of_1(void *unused)
 
 /* ----------------------------------------------------------------------- drain */
 
-/* What was before has run, to the caller: nothing else orders the two. */
-static void drained(int first, int n)
+/* What was before has run, to the caller: nothing else orders the two. Out of line, or the compiler reads
+   `ran` whatever the drain says. */
+static __attribute__((noinline)) void drained(int first, int n)
 {
 	for (int i = first; i < first + n; i++)
 		CHECK(jobs[i].ran);
@@ -430,20 +433,28 @@ static void drain_against_a_shutdown_that_drains(void)
 	end_of_shut_down();
 }
 
+/* It began before the shutdown: it does not take what is handed back for run. */
+static uint32_t drain_ended;
+
 static void drainer_until_it_is_handed_back(void *unused)
 {
 	int err = cq_cleanup_drain(q, CQ_FOREVER);
 
 	(void)unused;
-	CHECK(err == 0 || err == EAGAIN || err == ESHUTDOWN);
+	CHECK(err == 0 || err == ESHUTDOWN);
+	if (err == 0)
+		drained(0, 2);
+	cq_u32_store_relaxed(&drain_ended, 1);
 }
 
 static void drain_against_hand_back(void)
 {
-	begin(CALLED, 0, 1);
+	begin(HOSTED, 0, 1);
+	serve();
 	publish(producers[0], 0);
-	run_beside(runner_of_1, NULL);
 	run_beside(drainer_until_it_is_handed_back, NULL);
+	while (cq_u32_load_relaxed(&q->draining) == 0 && cq_u32_load_relaxed(&drain_ended) == 0)
+		sched_yield();
 	CHECK(shut_down(CQ_SHUTDOWN_HAND_BACK) == 0);
 	end_of_shut_down();
 }
@@ -470,7 +481,7 @@ const struct scenario shutdown_scenarios[] = {
 	    block_published_against_a_drain_where_making_may_fail, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_a_shutdown_that_drains", drain_against_a_shutdown_that_drains,
 	    SOME(1, 1), SOME(3, 2) },
-	{ "drain_against_hand_back", drain_against_hand_back, SOME(2, 1), SOME(3, 2) },
+	{ "drain_against_hand_back", drain_against_hand_back, SOME(1, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_enqueue", shutdown_drain_against_enqueue, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_put", shutdown_drain_against_put, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_detach", shutdown_drain_against_detach, SOME(2, 1), SOME(3, 2) },
