@@ -467,6 +467,10 @@ static void goes_on_as_if_alone(void)
 		cq_producer_detach(q->producers);
 	if (hosted())
 		run_all(NULL);
+	if (q->claimed.begin != q->claimed.end) { /* which can only be given back */
+		CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL) == EINVAL);
+		CHECK(cq_cleanup_destroy(q) == EBUSY);
+	}
 	if (q->stop == 0)
 		CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
 	CHECK(cq_cleanup_shutdown(q, q->stop != 0 ? CQ_SHUTDOWN_HAND_BACK : CQ_SHUTDOWN_DRAIN,
