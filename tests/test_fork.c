@@ -949,6 +949,7 @@ Test(fork, in_a_callback_of_a_thread_in_work_goes_on_in_both, .init = make_manag
 static void *end_after_its_retirement(void *unused)
 {
 	AWAIT(pool_stats().workers_live == 0);
+	q->pool->config.idle_ns = CQ_FOREVER;
 	put(p, FORKING, SLOTS);
 	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
 	CHECK(pool_stats().workers_created == 2);
