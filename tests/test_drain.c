@@ -1113,6 +1113,19 @@ Test(drain, asleep_is_ended_by_a_hand_back, .init = make_served)
 	finish(SLOTS);
 }
 
+/* It leaves its park when all has been given back: by the counts, all is done. */
+Test(drain, asleep_beside_a_hand_back_says_so_though_nothing_is_left, .init = make_served)
+{
+	put(p, 0, SLOTS + 1);
+	park.leave = &go_on;
+	other = start_drain(1, ESHUTDOWN);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER), 0);
+	gate_open(&go_on);
+	join(other);
+	cr_assert_eq(drain(), 0);
+	finish(SLOTS + 1);
+}
+
 /* ------------------------------------------------------------- and blocks in flight */
 
 /* The gate was open when it was filled. */

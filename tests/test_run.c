@@ -289,7 +289,7 @@ Test(run, a_callback_within_a_run_some_of_a_callback_ends_both_and_costs_no_othe
 		cr_assert(each_once(2 * SLOTS));
 		fake_wait_blocked(&park, 1);
 		cr_assert_eq(pool_stats().workers_running, 0);
-		cr_assert_eq(pool_stats().workers_retired, 1);
+		AWAIT(pool_stats().workers_retired == 1);
 		finish(2 * SLOTS);
 		room.leave.open = false;
 		runs = 0;
@@ -733,6 +733,7 @@ static void conforms(cq_pool_config_t config, void *(*serve)(void *))
 	served = true;
 	for (int i = 0; serve != NULL && i < 2; i++)
 		threads[i] = start(serve, NULL);
+	AWAIT(serve != lend || pool_stats().workers_live == 2);
 	run_threads(PRODUCERS, produce, NULL);
 	do
 		drain_all();
