@@ -5,7 +5,7 @@
 #include "base/barrier.h"
 #include "base/sized.h"
 #include "cleanup_priv.h"
-#include "pool/pool_end.h"
+#include "pool/pool_inside.h"
 #include "workq/stack.h"
 
 /* ---------------------------------------------------------------------------- making */

@@ -4,7 +4,7 @@
 
 #include "base/park.h"
 #include "base/sized.h"
-#include "pool_end.h"
+#include "pool_inside.h"
 #include "pool_priv.h"
 #include "processors.h"
 

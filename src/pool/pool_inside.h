@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* For those who are built on a pool: is a signal silent; and the end of its workers, while tasks may still be signalled. */
-#ifndef CQ_POOL_END_H
-#define CQ_POOL_END_H
+/* For what is built on a pool within the library: is a signal silent; and the end of its workers, while tasks may be signalled. */
+#ifndef CQ_POOL_INSIDE_H
+#define CQ_POOL_INSIDE_H
 
 #include <cq/pool.h>
 
@@ -14,4 +14,4 @@ bool cq_pool_is_polled(const cq_pool_t *pool);
  */
 int cq_pool_end(cq_pool_t *pool, uint64_t deadline);
 
-#endif /* CQ_POOL_END_H */
+#endif /* CQ_POOL_INSIDE_H */
