@@ -57,7 +57,7 @@ struct contestant {
 	void (*trim)(void *queue);
 
 	/* Optional. A producer all of whose callbacks are `fn`; put is its enqueue, and is given
-	   that fn. flush and end are as for others. */
+	   that fn, so that all are called in the same way. flush and end are as for others. */
 	void *(*begin_one)(void *queue, bench_fn *fn);
 	int (*put)(void *producer, bench_fn *fn, void *arg);
 

@@ -27,7 +27,7 @@ static cq_producer_t *p;
 /* Callback i runs, or is given back: once in all. */
 static atomic_uint ran[MANY], runs;
 static unsigned order[64]; /* of the first ones */
-static unsigned given_back;
+static atomic_uint given_back;
 
 static MAY_BE_UNUSED void run_it(void *arg)
 {

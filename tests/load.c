@@ -310,6 +310,7 @@ static void check_usable(load_t *l)
 static void check_books(load_t *l)
 {
 	cq_cleanup_stats_t s = load_stats(l);
+	cq_pool_stats_t w = load_pool_stats(l);
 
 	CHECK(load_count_offered(l) == 0);
 	for (unsigned i = 0; i < OWNERS; i++)
@@ -320,6 +321,7 @@ static void check_books(load_t *l)
 	CHECK(s.executed == l->ran - l->ran_before);
 	CHECK(s.handed_back == l->back - l->back_before);
 	CHECK(s.producers == 0 && s.blocks_waiting == 0);
+	CHECK(l->given != NULL || w.workers_live + w.workers_idle + w.workers_coming == 0);
 	l->accepted_before = l->accepted;
 	l->ran_before = l->ran;
 	l->back_before = l->back;

@@ -16,7 +16,9 @@ static void live_on_in_callback(load_t *l, uint64_t held, unsigned long long set
 		return;
 	load_run_all(l);
 	done = l->ran + l->back - settled;
-	CHECK(done <= held && held - done <= NESTED * slots);
+	CHECK(done <= held);
+	/* The callbacks that it is in count for the limit. */
+	CHECK(l->config.parallel != 0 || held - done <= NESTED * slots);
 }
 
 /* Elsewhere it runs them, or gives them back. */

@@ -271,6 +271,7 @@ static void run(void *arg)
 	struct record *record = arg;
 	struct queue *q = record->queue;
 	bool deadly = record->is_deadly && started; /* elsewhere it were misuse */
+	bool nests = record->has_child && !in_child;
 
 	CHECK(!q->closed);
 	if (!in_child) {
@@ -288,6 +289,8 @@ static void run(void *arg)
 		ended++;
 		pthread_exit(NULL);
 	}
+	if (nests) /* these may end this thread too */
+		CHECK(cq_cleanup_run_some(q->q, 3) <= 3);
 }
 
 static void take_back(void *ctx, cq_callback_fn *fn, void *arg)
@@ -537,6 +540,18 @@ static void wake(cq_pool_t *pool)
 
 static void fork_and_go_on(struct queue *q, bool hand_back);
 
+static void set_workers(cq_pool_t *pool, rng_t *chance)
+{
+	uint32_t max = 1 + (uint32_t)rng_below(chance, 4), min = (uint32_t)rng_below(chance, max);
+	int err;
+
+	if ((r->pool_config.flags & CQ_POOL_HOSTED) != 0)
+		min = 0;
+	err = cq_pool_set_workers(pool, min, max);
+	if (err != ESHUTDOWN || !r->closing || r->pool != NULL)
+		may_stall(err);
+}
+
 static void flush(rng_t *chance)
 {
 	while (!r->closed) {
@@ -545,12 +560,8 @@ static void flush(rng_t *chance)
 
 		may_stall(cq_cleanup_flush(q->q));
 		wake(pool);
-		if (rng_below(chance, 16) == 0) {
-			uint32_t max = 1 + (uint32_t)rng_below(chance, 4);
-			uint32_t hosted = r->pool_config.flags & CQ_POOL_HOSTED;
-
-			may_stall(cq_pool_set_workers(pool, hosted ? 0 : (uint32_t)rng_below(chance, max), max));
-		}
+		if (rng_below(chance, 16) == 0)
+			set_workers(pool, chance);
 		if (test_child_has_threads() && rng_below(chance, 256) == 0)
 			fork_and_go_on(q, rng_below(chance, 2) == 0);
 		for (uint64_t n = rng_below(chance, 50); n > 0 && !r->closed; n--)
@@ -586,7 +597,9 @@ static void be_worker(rng_t *chance)
 		cq_pool_t *pool = cq_cleanup_pool(r->queues[rng_below(chance, r->nqueues)].q);
 		int err = cq_pool_work(pool, NULL, cq_deadline_in(rng_below(chance, 1000000)));
 
-		CHECK(err == ETIMEDOUT || (err == ENOMEM && r->failures));
+		/* A shutdown ends its queue's own pool. */
+		CHECK(err == ETIMEDOUT || (err == ENOMEM && r->failures) ||
+		    (err == 0 && r->closing && r->pool == NULL));
 	}
 }
 
@@ -869,8 +882,9 @@ static void check_queue(struct queue *q)
 	back += q->back;
 	q->ran = q->back = 0;
 	err = cq_cleanup_trim(q->q, NULL);
-	CHECK(err == 0 || err == EBUSY); /* a worker may be looking for more */
+	CHECK(err == 0 || (err == EBUSY && r->pool != NULL)); /* a worker may be looking for more */
 	cq_pool_stats(cq_cleanup_pool(q->q), &w);
+	CHECK(r->pool != NULL || w.workers_live + w.workers_idle + w.workers_coming + w.workers_running == 0);
 	retired += w.workers_retired;
 	wakes += w.wakes;
 	CHECK(cq_cleanup_destroy(q->q) == 0);

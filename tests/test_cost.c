@@ -114,7 +114,7 @@ Test(cost, without_an_asymmetric_barrier_each_has_a_full_fence)
 
 /* ---------------------------------------------------------------- needs_wake */
 
-enum { HANDFUL = 12 };
+enum { HANDFUL = 10 };
 
 static void needs_wake_is_loads_alone(bool expected, unsigned least, unsigned most, unsigned fences)
 {

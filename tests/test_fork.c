@@ -1,699 +1,296 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * fork(). The child has its own copy of `ran`, so each process checks for itself
- * that the callbacks which are its business ran once there. A check that fails
- * in the child aborts it, and the parent sees that.
+ * fork() in a process with cleanup queues. The child has its own copy of `ran`, so each process
+ * checks for itself that the callbacks which are its business ran once there. A check that fails in
+ * the child aborts it, and the parent sees that.
  */
 #include <criterion/criterion.h>
-#include <errno.h>
+#include <semaphore.h>
 #include <signal.h>
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cleanup/producer.h"
-#include "support.h"
+#include "callbacks.h"
 
 TestSuite(fork, .timeout = 60);
 
-enum { SLOTS = 4, MANY = 64 };
+enum { POLLED = CQ_POOL_POLLED | CQ_POOL_HOSTED };
 
-static test_alloc_t mem;
-static fake_park_t park;
-static cq_cleanup_t *q;
-static cq_producer_t *p;
+static pid_t child = -1; /* of the last fork: 0 in the child */
 
-/* Callback i runs or is handed back: once in all, in each process that has it. */
-static atomic_uint ran[MANY], runs, given_back;
-
-static void run_it(void *arg)
+/* The fake park's condition counts waiters that a child doesn't have. */
+static void make_on(unsigned pool_flags, unsigned flags)
 {
-	ran[(uintptr_t)arg]++;
-	runs++;
+	make_with((cq_cleanup_config_t){ .flags = flags }, (cq_pool_config_t){ .flags = pool_flags,
+	    .workers_max = 1, .idle_ns = CQ_FOREVER, .park = cq_park_default() });
 }
 
-static void take_back(void *unused, cq_callback_fn *fn, void *arg)
+static void make_polled(void) { make_on(POLLED, 0); }
+static void make_managed(void) { make_on(0, 0); }
+
+static bool hosted(void)
 {
-	(void)unused;
-	CHECK(fn == run_it);
-	given_back++;
-	fn(arg);
+	return (q->pool->config.flags & CQ_POOL_HOSTED) != 0;
 }
 
-static void put(cq_producer_t *to, unsigned first, unsigned n)
-{
-	for (unsigned i = first; i < first + n; i++)
-		CHECK(cq_producer_enqueue(to, run_it, (void *)(uintptr_t)i) == 0);
-}
-
-static bool each_once(unsigned first, unsigned n)
-{
-	for (unsigned i = first; i < first + n; i++)
-		if (ran[i] != 1)
-			return false;
-	return true;
-}
-
-/* As most programs do. */
-static void make_to_be_forked(cq_cleanup_config_t config)
-{
-	test_alloc_init(&mem);
-	config.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(cq_callback_t);
-	config.allocator = &mem.allocator;
-	CHECK(cq_cleanup_create(&config, &q) == 0);
-	CHECK(cq_producer_attach(q, &p) == 0);
-}
-
-/* For forked(), which makes the calls itself. */
-static void make_with(cq_cleanup_config_t config)
-{
-	config.flags |= CQ_NO_ATFORK;
-	make_to_be_forked(config);
-}
-
-static void make(void)
-{
-	make_with((cq_cleanup_config_t){ .flags = CQ_POLLED });
-}
-
-static void make_managed(void)
-{
-	make_with((cq_cleanup_config_t){ .max_workers = 1, .idle_ns = CQ_FOREVER });
-}
-
-/* The statistics say that as much has run as was queued. */
-static void check_sums(void)
+/* All that is left runs, or is given back if a shutdown has begun with that; and the sums agree. */
+static void shut_down(void)
 {
 	cq_cleanup_stats_t s;
 
-	cq_cleanup_stats(q, &s);
-	CHECK(s.executed + s.handed_back == s.queued);
-	CHECK(s.blocks_waiting == 0);
+	while (q->producers != NULL)
+		cq_producer_detach(q->producers);
+	if (hosted())
+		run_all(NULL);
+	if (q->stop == 0)
+		CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
+	CHECK(cq_cleanup_shutdown(q, q->stop != 0 ? CQ_SHUTDOWN_HAND_BACK : CQ_SHUTDOWN_DRAIN,
+	    wait_limit(), take_back, NULL) == 0);
+	s = stats();
+	CHECK(s.executed + s.handed_back == s.queued && s.blocks_waiting == 0);
 }
 
-/* Runs what is left, and ends the queue. */
+/* And no run is left, and no block forgotten. */
 static void end_queue(void)
 {
-	cq_producer_detach(p);
-	if ((q->config.flags & CQ_POLLED) != 0)
-		cq_cleanup_run_some(q, SIZE_MAX);
-	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
-	check_sums();
-	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, wait_limit(), NULL, NULL) == 0);
+	shut_down();
+	AWAIT(cq_cleanup_trim(q, NULL) == 0); /* a worker may have yet to find that nothing is left */
+	CHECK(stats().blocks_made == 0);
 	CHECK(cq_cleanup_destroy(q) == 0);
-	CHECK(mem.live_bytes == 0);
 }
 
-/* Forks; true in the child. */
-static bool forked(pid_t *child)
+/* A child leaves the memory of the worker that its parent was just making. */
+static void end_with(unsigned n)
 {
-	cq_cleanup_fork_prepare(q);
-	*child = fork();
-	CHECK(*child >= 0);
-	if (*child != 0) {
-		cq_cleanup_fork_parent(q);
-		return false;
-	}
-	alarm(30);
-	fake_init(&park); /* its condition counts waiters that the child doesn't have */
-	cq_cleanup_fork_child(q);
-	return true;
+	bool leaves = child == 0 && !hosted();
+
+	end_queue();
+	CHECK(each_once(n));
+	CHECK(leaves || mem.live_bytes == 0);
+}
+
+/* ------------------------------------------------------------------------ children */
+
+/* Forks; true in the child. What both run must not use Criterion. */
+static bool forked(void)
+{
+	alarm(30); /* for a hang in a handler */
+	child = fork();
+	CHECK(child >= 0);
+	return child == 0;
 }
 
 /* The child came to its _exit(0). */
-static void check_child(pid_t child)
+static bool child_ended(void)
 {
 	int status;
 
 	CHECK(waitpid(child, &status, 0) == child);
-	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-/* The same in a child, with a body of its own. */
-static void in_child(void (*body)(void))
+static void in_a_child(void (*body)(void))
 {
-	pid_t child;
-
-	if (forked(&child)) {
+	if (forked()) {
 		body();
 		_exit(0);
 	}
-	check_child(child);
+	CHECK(child_ended());
 }
 
-/* ------------------------------------------------------------- what it inherits */
+/* After a fork in a callback or hook, which goes on in both. */
+static void end_both_with(unsigned n)
+{
+	end_with(n);
+	if (child == 0)
+		_exit(0);
+	CHECK(child_ended());
+}
+
+/* --------------------------------------------------------------- what a child has */
 
 enum { QUEUED = 2 * SLOTS + 1 };
 
 static void run_all_once(void)
 {
-	end_queue();
-	CHECK(each_once(0, QUEUED) && runs == QUEUED);
+	end_with(QUEUED);
 }
 
-Test(fork, child_runs_what_was_queued_and_so_does_the_parent, .init = make)
+Test(fork, child_runs_what_was_queued_and_so_does_the_parent, .init = make_polled)
 {
 	put(p, 0, QUEUED);
-	in_child(run_all_once);
+	in_a_child(run_all_once);
 	cr_assert_eq(runs, 0);
-	run_all_once();
-}
-
-static void put_more_and_run_all_once(void)
-{
-	put(p, QUEUED - 1, 1);
-	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
-	run_all_once();
-}
-
-Test(fork, managed_child_makes_workers_of_its_own)
-{
-	cq_worker_t *w;
-
-	/* The parent's worker is outside the queue, so that nothing runs yet. */
-	make_with((cq_cleanup_config_t){ .max_workers = 1, .flags = CQ_POLLED });
-	q->config.spawn = cq_threads_spawn;
-	q->spawn_host = &q->threads;
-	cq_threads_note_creator(&q->threads);
-	cr_assert_eq(cq_worker_attach(q, NULL, &w), 0);
-	put(p, 0, QUEUED - 1);
-	q->config.flags = CQ_NO_ATFORK;
-	in_child(put_more_and_run_all_once);
-	cq_worker_detach(w);
-	put_more_and_run_all_once();
-}
-
-static void runs_what_its_parent_had_not(void)
-{
-	end_queue();
-	CHECK(each_once(2, QUEUED - 2) && runs == QUEUED);
-}
-
-Test(fork, child_does_not_run_again_what_ran, .init = make)
-{
-	put(p, 0, QUEUED);
-	cr_assert_eq(cq_cleanup_run_some(q, 2), 2);
-	in_child(runs_what_its_parent_had_not);
-	cr_assert_eq(runs, 2);
-	run_all_once();
-}
-
-static void of_a_claimed_prefix(void)
-{
-	put(p, 2, 1);
-	end_queue();
-	CHECK(each_once(0, 3) && runs == 3);
-}
-
-Test(fork, child_runs_what_was_claimed_and_what_was_not, .init = make)
-{
-	put(p, 0, 1);
-	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	put(p, 1, 1);
-	in_child(of_a_claimed_prefix);
-	of_a_claimed_prefix();
-}
-
-static void has_nothing_and_works(void)
-{
-	CHECK(cq_cleanup_units(q) == 0);
-	CHECK(cq_cleanup_run_some(q, SIZE_MAX) == 0);
-	CHECK(cq_cleanup_drain(q, 0) == 0);
-	put(p, QUEUED, SLOTS + 1);
-	end_queue();
-	CHECK(each_once(QUEUED, SLOTS + 1) && runs == SLOTS + 1);
-}
-
-Test(fork, child_that_discards_has_nothing_and_works)
-{
-	make_with((cq_cleanup_config_t){ .flags = CQ_POLLED | CQ_FORK_DISCARD });
-	put(p, 0, QUEUED);
-	in_child(has_nothing_and_works);
 	run_all_once();
 }
 
 /* Of two handlers the later comes first: when this one is called, the queue's has been. */
 static void is_prepared(void)
 {
-	CHECK(q == NULL || pthread_mutex_trylock(&q->registry) == EBUSY);
+	CHECK(q == NULL || pthread_mutex_trylock(&q->lock) == EBUSY);
 }
 
-Test(fork, queues_need_no_calls)
+static void make_workers_and_run_all_once(void)
 {
-	cq_cleanup_stats_t s;
-	pid_t child;
+	CHECK(child != 0 || pool_stats().workers_live == 0);
+	put(p, QUEUED - 2, 2);
+	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
+	run_all_once();
+	CHECK(mem.live_bytes == 0); /* that of its parent's worker, too */
+}
 
+Test(fork, managed_child_makes_workers_of_its_own_and_needs_no_call)
+{
 	cr_assert_eq(pthread_atfork(is_prepared, NULL, NULL), 0);
-	make_to_be_forked((cq_cleanup_config_t){ .max_workers = 1 });
+	make_managed();
 	put(p, 0, SLOTS + 1);
 	cr_assert_eq(cq_cleanup_drain(q, wait_limit()), 0);
-	/* Less than a block: none of it is in a worker's hand at the fork. */
-	put(p, SLOTS + 1, QUEUED - SLOTS - 2);
-	if ((child = fork()) == 0) {
-		alarm(30);
-		cq_cleanup_stats(q, &s);
-		CHECK(s.workers_live == 0);
-		put_more_and_run_all_once();
-		_exit(0);
-	}
-	check_child(child);
-	put_more_and_run_all_once();
+	/* Less than fills the open block: none of it is in a worker's hand at the fork. */
+	put(p, SLOTS + 1, SLOTS - 2);
+	in_a_child(make_workers_and_run_all_once);
+	make_workers_and_run_all_once();
 	q = NULL;
-	child = fork(); /* the queue is gone, and no one's business */
-	if (child == 0)
+	if (forked()) /* the queue is gone, and no one's business */
 		_exit(0);
-	check_child(child);
-}
-
-static void run_all_and_end(void)
-{
-	end_queue();
-	CHECK(each_once(0, QUEUED) && runs == QUEUED);
+	cr_assert(child_ended());
 }
 
 Test(fork, queues_may_go_in_any_order)
 {
-	cq_cleanup_config_t config = { .flags = CQ_POLLED };
 	cq_cleanup_t *older;
-	pid_t child;
 
-	cr_assert_eq(cq_cleanup_create(&config, &older), 0);
-	make_to_be_forked(config);
+	cr_assert_eq(cq_cleanup_create(NULL, &older), 0);
+	make_polled();
 	cr_assert_eq(cq_cleanup_destroy(older), 0);
 	put(p, 0, QUEUED);
-	if ((child = fork()) == 0) {
-		alarm(30);
-		run_all_and_end();
-		_exit(0);
-	}
-	check_child(child);
-	run_all_and_end();
-}
-
-static void enqueue_drain_and_end(void)
-{
-	put(p, SLOTS, SLOTS + 1);
-	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
+	in_a_child(run_all_once);
 	run_all_once();
 }
 
-Test(fork, child_of_an_idle_queue_with_parked_workers_works)
+static void runs_the_rest_and_more(void)
 {
-	fake_init(&park);
-	make_with((cq_cleanup_config_t){ .max_workers = 1, .park = &park.ops });
-	put(p, 0, SLOTS);
-	fake_wait_blocked(&park, 1);
-	in_child(enqueue_drain_and_end);
-	enqueue_drain_and_end();
+	CHECK(stats().executed == 2);
+	put(p, QUEUED, 1);
+	end_with(QUEUED + 1);
+}
+
+Test(fork, child_does_not_run_again_what_ran, .init = make_polled)
+{
+	put(p, 0, QUEUED);
+	cr_assert_eq(cq_cleanup_run_some(q, 2), 2);
+	in_a_child(runs_the_rest_and_more);
+	cr_assert_eq(runs, 2);
+	runs_the_rest_and_more();
+}
+
+static void has_nothing_and_works(void)
+{
+	CHECK(waiting() == 0 && cq_cleanup_run_some(q, SIZE_MAX) == 0);
+	CHECK(cq_cleanup_drain(q, 0) == 0);
+	put(p, QUEUED, SLOTS + 1);
+	end_queue();
+	CHECK(ran[0] + ran[QUEUED - 1] == 0 && runs == SLOTS + 1);
+}
+
+Test(fork, child_that_discards_has_nothing_and_works)
+{
+	make_on(POLLED, CQ_CLEANUP_FORK_DISCARD);
+	put(p, 0, QUEUED);
+	in_a_child(has_nothing_and_works);
+	run_all_once();
 }
 
 static void again_in_a_child(void)
 {
-	put(p, 1, 1);
-	in_child(of_a_claimed_prefix);
-	of_a_claimed_prefix();
+	put(p, QUEUED - 1, 1);
+	in_a_child(run_all_once);
+	run_all_once();
 }
 
-Test(fork, children_may_fork, .init = make)
+Test(fork, children_may_fork, .init = make_polled)
 {
-	put(p, 0, 1);
-	in_child(again_in_a_child);
+	put(p, 0, QUEUED - 1);
+	in_a_child(again_in_a_child);
 	again_in_a_child();
 }
 
-/* -------------------------------------------------- other threads, stopped midway */
-
-static gate_t stopped = GATE_INITIALIZER, go_on = GATE_INITIALIZER;
 static cq_producer_t *others;
-static pthread_t other;
-
-static void hold(void *unused)
-{
-	(void)unused;
-	gate_open(&stopped);
-	gate_wait(&go_on);
-}
-
-/*
- * Another thread does body and stops at the point, before it has ended. Callbacks
- * [0, n) are its, and [n, n + 2) are in the block of the thread that forks.
- */
-static unsigned its;
-
-static void all_ran_once(void)
-{
-	/* A full block that stayed open would be written beyond its end. */
-	CHECK(others->block == NULL || written(others) < SLOTS);
-	cq_producer_detach(others);
-	end_queue();
-	CHECK(each_once(0, its + 2) && runs == its + 2);
-}
-
-static void fork_while_it_is_at(const char *point, void *(*body)(void *), unsigned n)
-{
-	its = n;
-	put(p, n, 2);
-	at_point(point, hold, NULL);
-	other = start(body, NULL);
-	gate_wait(&stopped);
-	in_child(all_ran_once);
-	gate_open(&go_on);
-	join(other);
-	all_ran_once();
-}
-
-static void make_two(void)
-{
-	make();
-	CHECK(cq_producer_attach(q, &others) == 0);
-}
 
 /* Another producer has taken all blocks that are free. */
 static void reservation_holds(void)
 {
-	unsigned n = QUEUED;
+	unsigned n = 1 + 2 * SLOTS;
 
-	mem.fail_on = true;
-	mem.fail_in = 1;
-	while (cq_producer_enqueue(others, run_it, (void *)(uintptr_t)n) == 0)
+	out_of_memory(true);
+	while (try_put(others, n) == 0)
 		n++;
 	put(p, 1, 2 * SLOTS);
-	mem.fail_on = false;
-	mem.fail_in = 0;
-	cq_producer_detach(others);
-	end_queue();
-	CHECK(each_once(0, n) && runs == n);
+	out_of_memory(false);
+	end_with(n);
 }
 
-Test(fork, reservation_survives_in_the_child, .init = make_two)
+Test(fork, reservation_survives_in_the_child, .init = make_polled)
 {
+	cr_assert_eq(cq_producer_attach(q, run_it, &others), 0);
 	put(p, 0, 1);
 	cr_assert_eq(cq_producer_reserve(p, 2 * SLOTS), 0);
-	in_child(reservation_holds);
+	in_a_child(reservation_holds);
 	reservation_holds();
 }
 
-static void *put_one(void *unused)
+static cq_callback_t *slots;
+static size_t nslots;
+
+static void commit_it(void)
 {
-	put(others, 0, 1);
-	return unused;
+	size_t accepted;
+
+	CHECK(nslots == SLOTS - 1);
+	for (unsigned i = 0; i < nslots; i++)
+		slots[i] = (cq_callback_t){ run_it, (void *)(uintptr_t)(i + 1) };
+	CHECK(cq_producer_commit(p, nslots, &accepted) == 0);
+	end_with(SLOTS);
 }
 
-static void *put_the_last(void *unused)
-{
-	put(others, SLOTS - 1, 1);
-	return unused;
-}
-
-static void all_but_the_first_ran_once(void)
-{
-	cq_producer_detach(others);
-	end_queue();
-	CHECK(each_once(1, 2) && runs == 2);
-}
-
-/* No block was open: the callback is not accepted yet, and its thread is not in the child. */
-Test(fork, while_a_callback_has_no_block, .init = make_two)
-{
-	put(p, 1, 2);
-	at_point("producer.nowhere", hold, NULL);
-	other = start(put_one, NULL);
-	gate_wait(&stopped);
-	in_child(all_but_the_first_ran_once);
-	gate_open(&go_on);
-	join(other);
-	its = 1;
-	all_ran_once();
-}
-
-static void *put_another(void *unused)
-{
-	put(others, 1, 1);
-	return unused;
-}
-
-Test(fork, while_a_callback_has_just_been_stored, .init = make_two)
-{
-	put(others, 0, 1);
-	fork_while_it_is_at("producer.stored", put_another, 2);
-}
-
-Test(fork, while_the_last_slot_has_just_been_stored, .init = make_two)
-{
-	put(others, 0, SLOTS - 1);
-	fork_while_it_is_at("producer.stored", put_the_last, SLOTS);
-}
-
-Test(fork, while_the_last_slot_is_stored_and_part_is_claimed, .init = make_two)
-{
-	put(others, 0, SLOTS - 1);
-	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	fork_while_it_is_at("producer.stored", put_the_last, SLOTS);
-}
-
-Test(fork, while_a_block_is_closed_and_not_counted, .init = make_two)
-{
-	put(others, 0, SLOTS - 1);
-	fork_while_it_is_at("producer.closed", put_the_last, SLOTS);
-}
-
-Test(fork, while_a_block_is_closed_and_part_is_claimed, .init = make_two)
-{
-	put(others, 0, SLOTS - 1);
-	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	fork_while_it_is_at("producer.closed", put_the_last, SLOTS);
-}
-
-Test(fork, while_a_block_is_counted_and_not_pushed, .init = make_two)
-{
-	put(others, 0, SLOTS - 1);
-	fork_while_it_is_at("producer.counted", put_the_last, SLOTS);
-}
-
-Test(fork, while_a_block_is_about_to_be_linked, .init = make_two)
-{
-	put(others, 0, SLOTS - 1);
-	fork_while_it_is_at("workq.link", put_the_last, SLOTS);
-}
-
-Test(fork, while_a_block_is_linked_and_has_no_unit, .init = make_two)
-{
-	put(others, 0, SLOTS - 1);
-	fork_while_it_is_at("workq.linked", put_the_last, SLOTS);
-}
-
-static void *flush_it(void *unused)
-{
-	CHECK(cq_producer_flush(others) == 0);
-	return unused;
-}
-
-Test(fork, while_a_partial_block_is_flushed, .init = make_two)
-{
-	put(others, 0, 2);
-	fork_while_it_is_at("producer.closed", flush_it, 2);
-}
-
-static void *run_a_block(void *unused)
-{
-	CHECK(cq_cleanup_run_some(q, SLOTS) == SLOTS);
-	return unused;
-}
-
-Test(fork, while_a_unit_is_taken_and_its_block_not_popped, .init = make_two)
-{
-	put(others, 0, SLOTS);
-	fork_while_it_is_at("workq.taken", run_a_block, SLOTS);
-}
-
-Test(fork, while_a_pop_is_under_way, .init = make_two)
-{
-	if (strcmp(cq_build_info()->pop, "locked") != 0)
-		cr_skip("the pop of this build holds nothing");
-	put(others, 0, SLOTS);
-	fork_while_it_is_at("stack.walked", run_a_block, SLOTS);
-}
-
-/* A part is given back in another thread's run: it has begun none of that. */
-static void *run_half_a_block(void *unused)
-{
-	CHECK(cq_cleanup_run_some(q, 2) == 2);
-	return unused;
-}
-
-static void all_but_two_ran_once(void)
-{
-	cq_producer_detach(others);
-	end_queue();
-	/* The first two had run before. */
-	CHECK(each_once(0, its + 2) && runs == its + 2);
-}
-
-Test(fork, while_the_rest_of_a_block_is_queued_again, .init = make_two)
-{
-	put(others, 0, SLOTS);
-	its = SLOTS;
-	put(p, its, 2);
-	at_point("workq.link", hold, NULL);
-	other = start(run_half_a_block, NULL);
-	gate_wait(&stopped);
-	in_child(all_but_two_ran_once);
-	gate_open(&go_on);
-	join(other);
-	all_but_two_ran_once();
-}
-
-/* ------------------------------------------------------------- running callbacks */
-
-static gate_t began = GATE_INITIALIZER, may_end = GATE_INITIALIZER;
-
-static void stuck(void *arg)
-{
-	gate_open(&began);
-	gate_wait(&may_end);
-	run_it(arg);
-}
-
-static void all_but_the_running_one(void)
-{
-	cq_cleanup_stats_t s;
-
-	cq_cleanup_stats(q, &s);
-	CHECK(s.workers_live == 0 && s.workers_running == 0 && s.executed == 1);
-	put(p, SLOTS, SLOTS);
-	end_queue();
-	CHECK(ran[0] == 0 && each_once(1, 2 * SLOTS - 1) && runs == 2 * SLOTS - 1);
-}
-
-Test(fork, callback_that_runs_is_the_parents_alone, .init = make_managed)
-{
-	cr_assert_eq(cq_producer_enqueue(p, stuck, NULL), 0);
-	put(p, 1, SLOTS - 1);
-	gate_wait(&began);
-	in_child(all_but_the_running_one);
-	gate_open(&may_end);
-	put(p, SLOTS, SLOTS);
-	end_queue();
-	cr_assert(each_once(0, 2 * SLOTS));
-	cr_assert_eq(runs, 2 * SLOTS);
-}
-
-/*
- * Callback 1 of a full block forks, and a partial block follows. The child goes on
- * in that callback and in the block. What runs in both must not use Criterion.
- */
-enum { FORKING = SLOTS + 2 };
-static pid_t child_of_callback;
-static bool is_child;
-static pthread_t forker;
-
-/* In the child the thread that forked can't be joined, with some C libraries. */
-int __real_pthread_join(pthread_t thread, void **result);
-int __wrap_pthread_join(pthread_t thread, void **result);
-int __wrap_pthread_join(pthread_t thread, void **result)
-{
-	CHECK(!is_child || !pthread_equal(thread, forker));
-	return __real_pthread_join(thread, result);
-}
-
-static void forks(void *arg)
-{
-	is_child = forked(&child_of_callback);
-	run_it(arg);
-}
-
-static void put_a_block_that_forks(void)
+Test(fork, span_of_the_parent_is_the_childs_too, .init = make_polled)
 {
 	put(p, 0, 1);
-	CHECK(cq_producer_enqueue(p, forks, (void *)1) == 0);
-	put(p, 2, FORKING - 2);
+	cr_assert_eq(cq_producer_span(p, &slots, &nslots), 0);
+	in_a_child(commit_it);
+	commit_it();
 }
 
-static void each_process_runs_the_rest_once(void)
-{
-	end_queue();
-	CHECK(each_once(0, FORKING) && runs == FORKING);
-	if (is_child)
-		_exit(0);
-	check_child(child_of_callback);
-}
+/* ---------------------------------------------------------------- shared pools, by hand */
 
-Test(fork, in_a_callback_of_run_some_goes_on_in_both, .init = make)
-{
-	put_a_block_that_forks();
-	CHECK(cq_cleanup_run_some(q, SIZE_MAX) == SLOTS);
-	each_process_runs_the_rest_once();
-}
-
-Test(fork, in_a_callback_whose_budget_ends_in_it_goes_on_in_both, .init = make)
-{
-	put_a_block_that_forks();
-	CHECK(cq_cleanup_run_some(q, 2) == 2);
-	each_process_runs_the_rest_once();
-}
-
-Test(fork, in_a_callback_of_a_hosts_worker_goes_on_in_both, .init = make)
-{
-	cq_worker_t *w;
-
-	cr_assert_eq(cq_worker_attach(q, NULL, &w), 0);
-	put_a_block_that_forks();
-	cq_worker_run(w, cq_worker_try_dequeue(w));
-	cq_worker_detach(w);
-	each_process_runs_the_rest_once();
-}
-
-static void put_a_block_that_forks_meanwhile(void *unused)
-{
-	(void)unused;
-	put_a_block_that_forks();
-}
-
-static bool one_sleep_has_failed(void)
-{
-	cq_cleanup_stats_t s;
-
-	cq_cleanup_stats(q, &s);
-	return s.failed_sleeps == 1;
-}
-
-/* The worker and what it has counted are in both; it is counted once. */
-Test(fork, in_a_callback_keeps_the_counts_of_its_worker, .init = make)
-{
-	cq_worker_t *w;
-
-	cr_assert_eq(cq_worker_attach(q, NULL, &w), 0);
-	at_point("worker.found_nothing", put_a_block_that_forks_meanwhile, NULL);
-	cq_worker_run(w, cq_worker_dequeue(w));
-	CHECK(one_sleep_has_failed());
-	cq_worker_detach(w);
-	CHECK(one_sleep_has_failed());
-	each_process_runs_the_rest_once();
-}
-
+static cq_pool_t *pool;
 static cq_cleanup_t *second;
 
-static void runs_a_block(void *w)
+static void make_pool(unsigned flags)
 {
-	cq_worker_run(w, cq_worker_try_dequeue(w));
+	cq_pool_config_t config = { .flags = flags, .workers_max = 2 };
+
+	CHECK(cq_pool_create(&config, &pool) == 0);
 }
 
-static void polls_the_second(void *arg)
+static void make_two_on_a_pool(unsigned flags)
 {
-	CHECK(cq_cleanup_run_some(second, 1) == 1);
-	run_it(arg);
-}
+	cq_cleanup_config_t config = { .pool = pool };
 
-static void make_second(cq_worker_t *w)
-{
-	cq_cleanup_config_t config = { .flags = CQ_POLLED };
-	cq_producer_t *to;
-
+	make_pool(flags);
+	config.pool = pool;
 	CHECK(cq_cleanup_create(&config, &second) == 0);
-	CHECK(cq_producer_attach(second, &to) == 0);
-	CHECK(cq_producer_enqueue(to, runs_a_block, w) == 0);
-	cq_producer_detach(to);
+	make_with(config, (cq_pool_config_t){ 0 });
+}
+
+static void put_to(cq_cleanup_t *to, cq_callback_fn *fn, unsigned i)
+{
+	cq_producer_t *one;
+
+	CHECK(cq_producer_attach(to, fn, &one) == 0);
+	CHECK(cq_producer_put(one, (void *)(uintptr_t)i) == 0);
+	cq_producer_detach(one);
 }
 
 static void end_second(void)
@@ -702,50 +299,587 @@ static void end_second(void)
 	CHECK(cq_cleanup_destroy(second) == 0);
 }
 
-/* Of one worker, within one of another queue, within one of another worker. */
-Test(fork, in_a_callback_within_callbacks_goes_on_in_both, .init = make)
+static void end_two(void)
 {
-	cq_worker_t *inner, *outer;
-
-	CHECK(cq_worker_attach(q, NULL, &inner) == 0);
-	CHECK(cq_worker_attach(q, NULL, &outer) == 0);
-	make_second(inner);
-	put_a_block_that_forks();
-	CHECK(cq_producer_flush(p) == 0);
-	CHECK(cq_cleanup_run_some(q, FORKING - SLOTS) == FORKING - SLOTS);
-	CHECK(cq_producer_enqueue(p, polls_the_second, (void *)FORKING) == 0);
-	CHECK(cq_producer_flush(p) == 0);
-	cq_worker_run(outer, cq_worker_try_dequeue(outer));
-	cq_worker_detach(inner);
-	cq_worker_detach(outer);
+	CHECK(cq_cleanup_drain(second, wait_limit()) == 0);
+	end_queue();
 	end_second();
-	CHECK(ran[FORKING] == 1);
-	runs--;
-	each_process_runs_the_rest_once();
+	CHECK(cq_pool_destroy(pool, wait_limit()) == 0);
+	CHECK(each_once(QUEUED));
+	CHECK(mem.live_bytes == 0);
 }
 
-Test(fork, in_a_callback_after_drains_have_turned_the_page, .init = make)
+static void put_more_to_both(void)
+{
+	put(p, 1, QUEUED - 2);
+	put_to(second, run_it, QUEUED - 1);
+	end_two();
+}
+
+Test(fork, two_queues_on_a_pool_go_on_in_both)
+{
+	make_two_on_a_pool(0);
+	put_to(second, run_it, 0);
+	cr_assert_eq(cq_cleanup_drain(second, wait_limit()), 0);
+	in_a_child(put_more_to_both);
+	put_more_to_both();
+}
+
+static void fork_by_hand(void)
+{
+	cq_fork(CQ_FORK_PREPARE);
+	CHECK(cq_producer_flush(p) == EDEADLK && cq_cleanup_flush(second) == EDEADLK);
+	child = fork();
+	CHECK(child >= 0);
+	cq_fork(child == 0 ? CQ_FORK_CHILD : CQ_FORK_PARENT);
+}
+
+Test(fork, by_hand_queues_are_prepared_with_their_pool)
+{
+	make_two_on_a_pool(CQ_POOL_NO_ATFORK);
+	put_to(second, run_it, 0);
+	cr_assert_eq(cq_cleanup_drain(second, wait_limit()), 0);
+	put(p, 1, 1);
+	fork_by_hand();
+	put(p, 2, QUEUED - 3);
+	put_to(second, run_it, QUEUED - 1);
+	end_two();
+	if (child == 0)
+		_exit(0);
+	cr_assert(child_ended());
+}
+
+/* The handlers of one pool are for all. */
+Test(fork, pool_with_handlers_prepares_the_queues_of_one_without)
+{
+	cq_pool_t *other;
+
+	make_two_on_a_pool(CQ_POOL_NO_ATFORK);
+	cr_assert_eq(cq_pool_create(NULL, &other), 0);
+	put_to(second, run_it, 0);
+	cr_assert_eq(cq_cleanup_drain(second, wait_limit()), 0);
+	in_a_child(put_more_to_both);
+	cr_assert_eq(cq_pool_destroy(other, CQ_FOREVER), 0);
+	put_more_to_both();
+}
+
+/* ------------------------------------------------ another thread, stopped anywhere */
+
+/*
+ * The subject is a thread that is stopped at each point that it passes with no lock held for which
+ * a fork would wait, and in each callback. There the process forks. In each child every callback that
+ * was accepted has begun before, or runs there, and the sums agree.
+ */
+static sem_t here, go_on;
+static bool ended;
+static __thread bool is_subject;
+static const char *cuts[256], *last_cut;
+static atomic_uint ncuts;
+
+static bool locks_are_free(void)
+{
+	pthread_mutex_t *const all[] = { &q->lock, &q->drains.lock, &q->pool->lock, &q->pool->idle.lock,
+		&q->pool->closers.lock, &q->pool->threads.lock };
+
+	for (unsigned i = 0; i < sizeof(all) / sizeof(*all); i++) {
+		if (pthread_mutex_trylock(all[i]) != 0)
+			return false;
+		pthread_mutex_unlock(all[i]);
+	}
+	return true;
+}
+
+static void stop_here(void)
+{
+	CHECK(sem_post(&here) == 0);
+	while (sem_wait(&go_on) != 0)
+		CHECK(errno == EINTR);
+}
+
+static void subject_ends(void)
+{
+	is_subject = false;
+	ended = true;
+	CHECK(sem_post(&here) == 0);
+}
+
+static void cut(const char *where, void *unused)
+{
+	(void)unused;
+	if (!is_subject || !locks_are_free())
+		return;
+	CHECK(ncuts < 256);
+	cuts[ncuts++] = where;
+	stop_here();
+	if (last_cut != NULL && strcmp(where, last_cut) == 0)
+		subject_ends();
+}
+
+/* What has become of a callback that the subject enqueues. */
+enum { UNUSED, BEING_PUT, ACCEPTED, REFUSED };
+static atomic_uint fate[64];
+static unsigned nfates;
+
+static void run_and_cut(void *arg)
+{
+	run_it(arg);
+	cut("callback", NULL);
+}
+
+static int put_next(cq_producer_t *to)
+{
+	void *arg = (void *)(uintptr_t)nfates;
+	int err;
+
+	fate[nfates] = BEING_PUT;
+	err = to->fn != NULL ? cq_producer_put(to, arg) : cq_producer_enqueue(to, run_and_cut, arg);
+	fate[nfates++] = err == 0 ? ACCEPTED : REFUSED;
+	return err;
+}
+
+static void put_some(cq_producer_t *to, unsigned n)
+{
+	while (n-- > 0)
+		CHECK(put_next(to) == 0);
+}
+
+static void check_fates(void)
+{
+	unsigned sum = 0;
+
+	for (unsigned i = 0; i < 64; i++) {
+		CHECK(fate[i] != ACCEPTED || ran[i] == 1);
+		CHECK(fate[i] != BEING_PUT || ran[i] <= 1);
+		CHECK(fate[i] == ACCEPTED || fate[i] == BEING_PUT || ran[i] == 0);
+		sum += ran[i];
+	}
+	CHECK(stats().queued == sum && runs == sum);
+}
+
+static bool sealed_at_the_start;
+
+/* Works on, if the queue is open, and ends. */
+static void goes_on_as_if_alone(void)
+{
+	cq_producer_t *one;
+
+	nfates += fate[nfates] == BEING_PUT;
+	CHECK(cq_producer_attach(q, NULL, &one) == (q->closed != 0 ? ESHUTDOWN : 0));
+	if (q->closed == 0)
+		CHECK(cq_producer_reserve(one, 3 * SLOTS) == 0);
+	for (cq_producer_t *to = q->closed == 0 ? q->producers : NULL; to != NULL; to = to->next)
+		put_some(to, SLOTS + 1);
+	while (q->producers != NULL)
+		cq_producer_detach(q->producers);
+	if (q->claimed.begin != q->claimed.end) { /* which can only be given back */
+		CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL) == EINVAL);
+		CHECK(cq_cleanup_destroy(q) == EBUSY);
+	}
+	shut_down();
+	check_fates();
+	for (unsigned i = 0; sealed_at_the_start && i < 64; i++)
+		CHECK(fate[i] != BEING_PUT || ran[i] == 0);
+	end_queue();
+}
+
+static void *subject(void *arg)
+{
+	void (*script)(void) = *(void (**)(void))arg;
+
+	is_subject = true;
+	script();
+	subject_ends();
+	return NULL;
+}
+
+static bool was_cut_at(const char *where)
+{
+	for (unsigned i = 0; i < ncuts; i++)
+		if (strcmp(cuts[i], where) == 0)
+			return true;
+	return false;
+}
+
+/* What the thread that forks does before, at each cut; or NULL. */
+static void (*meanwhile)(void *unused);
+
+/* Until the subject has ended. */
+static void fork_at_each_cut(void)
+{
+	for (;;) {
+		while (sem_wait(&here) != 0)
+			CHECK(errno == EINTR);
+		if (ended)
+			return;
+		if (meanwhile != NULL)
+			meanwhile(NULL);
+		if (forked()) {
+			goes_on_as_if_alone();
+			_exit(0);
+		}
+		if (!child_ended()) {
+			fprintf(stderr, "cut %u, at %s\n", ncuts, cuts[ncuts - 1]);
+			CHECK(!"the child has ended well");
+		}
+		CHECK(sem_post(&go_on) == 0);
+	}
+}
+
+static void begin_to_cut(void)
+{
+	CHECK(sem_init(&here, 0, 0) == 0 && sem_init(&go_on, 0, 0) == 0);
+	at_every_point(cut, NULL);
+}
+
+/* Where must the subject have been cut? */
+static void end_of_cuts(const char *const *expected)
+{
+	at_every_point(NULL, NULL);
+	for (; *expected != NULL; expected++)
+		if (!was_cut_at(*expected)) {
+			fprintf(stderr, "no cut at %s\n", *expected);
+			CHECK(!"it is passed");
+		}
+	goes_on_as_if_alone();
+	CHECK(mem.live_bytes == 0);
+}
+
+static void cut_all_along(void (*script)(void), const char *const *expected)
+{
+	pthread_t thread;
+
+	begin_to_cut();
+	thread = start(subject, &script);
+	fork_at_each_cut();
+	join(thread);
+	end_of_cuts(expected);
+}
+
+static cq_producer_t *attached(cq_callback_fn *fn)
+{
+	cq_producer_t *to;
+
+	CHECK(cq_producer_attach(q, fn, &to) == 0);
+	return to;
+}
+
+static void produce(cq_producer_t *to, unsigned room)
+{
+	put_some(to, 1);
+	CHECK(cq_cleanup_flush(q) == 0);	/* claims it */
+	put_some(to, room - 1);			/* full, part of it claimed */
+	put_some(to, room);			/* full */
+	put_some(to, 2);
+	CHECK(cq_producer_flush(to) == 0);	/* a part */
+	CHECK(cq_producer_reserve(to, 2 * room) == 0);
+	put_some(to, 1);
+	CHECK(cq_cleanup_flush(q) == 0);
+	cq_producer_detach(to);			/* all is claimed */
+}
+
+static const char *const of_a_producer[] = { "producer.dummy", "producer.stored", "producer.closed",
+	"producer.counted", "workq.link", "workq.linked", NULL };
+
+static void produce_pairs(void) { produce(attached(NULL), SLOTS); }
+static void produce_arguments(void) { produce(attached(run_and_cut), 2 * SLOTS); }
+
+Test(fork, while_a_producer_is_at_any_point, .init = make_polled)
+{
+	put_some(p, 2);
+	cut_all_along(produce_pairs, of_a_producer);
+}
+
+Test(fork, while_a_producer_of_one_function_is_at_any_point, .init = make_polled)
+{
+	put_some(p, 2);
+	cut_all_along(produce_arguments, of_a_producer);
+}
+
+/* At some cuts, lest nothing be left for the producer. */
+static void flush_now_and_then(void *unused)
+{
+	if (ncuts % 3 == 0)
+		flush(unused);
+}
+
+Test(fork, while_a_producer_is_at_any_point_and_flushes_claim, .init = make_polled)
+{
+	put_some(p, 2);
+	meanwhile = flush_now_and_then;
+	cut_all_along(produce_pairs, of_a_producer);
+}
+
+Test(fork, while_a_producer_of_one_function_is_at_any_point_and_flushes_claim, .init = make_polled)
+{
+	put_some(p, 2);
+	meanwhile = flush_now_and_then;
+	cut_all_along(produce_arguments, of_a_producer);
+}
+
+static void run_one(void *unused)
+{
+	(void)unused;
+	(void)cq_cleanup_run_some(q, 1);
+}
+
+Test(fork, while_a_producer_is_at_any_point_and_some_have_run, .init = make_polled)
+{
+	put_some(p, SLOTS + 1);
+	meanwhile = run_one;
+	cut_all_along(produce_pairs, of_a_producer);
+}
+
+static void run_them(void)
+{
+	CHECK(cq_cleanup_run_some(q, 3) == 3); /* the rest of the last block waits again */
+	CHECK(cq_cleanup_run_some(q, SIZE_MAX) == nfates - 4);
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EAGAIN);
+	CHECK(cq_cleanup_run_some(q, SIZE_MAX) == 1);
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == 0);
+}
+
+static const char *const of_a_run[] = { "callback", "tasks.ended", "workq.take", "workq.taken",
+	"stack.walked", "workq.link", "workq.linked", "sleepers.prepared", NULL };
+
+Test(fork, while_callbacks_run_and_are_at_any_point, .init = make_polled)
+{
+	cq_producer_t *to = attached(run_and_cut);
+
+	put_some(p, SLOTS);
+	put_some(to, SLOTS);
+	cr_assert_eq(cq_producer_flush(to), 0);
+	put_some(p, 2);
+	cr_assert_eq(cq_cleanup_flush(q), 0);
+	put_some(p, 1);
+	cut_all_along(run_them, of_a_run);
+}
+
+static void hand_them_back(void)
+{
+	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, take_back, NULL) == 0);
+}
+
+static const char *const of_a_shutdown[] = { "callback", "workq.taken", "sleepers.prepared", NULL };
+
+/* A block that waits, and more in open ones than is claimed at once. */
+Test(fork, while_a_shutdown_hands_back_and_is_at_any_point, .init = make_polled)
+{
+	cq_producer_t *to = attached(run_and_cut);
+
+	put_some(p, SLOTS + 2);
+	cr_assert_eq(cq_cleanup_run_some(q, 1), 1);
+	put_some(to, 2 * SLOTS - 1);
+	cut_all_along(hand_them_back, of_a_shutdown);
+}
+
+static void drain_and_shut_down(void)
+{
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EAGAIN);
+	CHECK(cq_cleanup_run_some(q, 1) == 1);
+	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL) == EAGAIN);
+	CHECK(cq_cleanup_run_some(q, SIZE_MAX) == nfates - 1);
+	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL) == 0);
+}
+
+Test(fork, while_a_drain_and_a_shutdown_are_at_any_point, .init = make_polled)
+{
+	put_some(p, SLOTS + 2);
+	cut_all_along(drain_and_shut_down, of_a_shutdown);
+}
+
+static void be_refused(void)
+{
+	CHECK(put_next(p) == ESHUTDOWN);
+	CHECK(put_next(p) == ESHUTDOWN);
+	cq_producer_detach(p);
+}
+
+static const char *const of_a_refusal[] = { "producer.stored", "producer.retracting", "producer.retracted",
+	"producer.closed", "producer.counted", NULL };
+
+/* It has collected all, so what the child may find written is nobody's. */
+Test(fork, while_an_enqueue_is_refused_after_a_shutdown, .init = make_polled)
+{
+	put_some(p, 1);
+	cr_assert_eq(cq_cleanup_flush(q), 0);
+	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 1);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL), 0);
+	sealed_at_the_start = true;
+	cut_all_along(be_refused, of_a_refusal);
+}
+
+/* Closed, and for want of memory not the last collection: there may be one more. */
+Test(fork, while_an_enqueue_is_refused_by_a_shutdown_that_has_failed, .init = make_polled)
+{
+	put_some(p, 1);
+	out_of_memory(true);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL), ENOMEM);
+	out_of_memory(false);
+	cut_all_along(be_refused, of_a_refusal);
+}
+
+static void claim(void *unused)
+{
+	(void)unused;
+	CHECK(cq_cleanup_flush(q) == 0);
+}
+
+static void find_it_claimed(void)
+{
+	CHECK(put_next(p) == 0);
+	CHECK(put_next(p) == ESHUTDOWN);
+}
+
+static const char *const of_a_claim[] = { "producer.retracting", NULL };
+
+/* The owner has lowered write, and has yet to see that the callback was claimed. */
+Test(fork, while_an_enqueue_retracts_what_was_claimed, .init = make_polled)
+{
+	put_some(p, 1);
+	out_of_memory(true);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL), ENOMEM);
+	out_of_memory(false);
+	at_point("producer.stored", claim, NULL);
+	cut_all_along(find_it_claimed, of_a_claim);
+}
+
+static int become_the_subject(void *unused)
+{
+	(void)unused;
+	is_subject = child != 0; /* the parent's first */
+	return 0;
+}
+
+static const char *const of_a_worker[] = { "callback", "workers.arrived", "tasks.begin", "tasks.ended",
+	"workq.taken", "worker.found_nothing", "sleepers.prepared", "sleepers.listing", NULL };
+
+/* A managed worker: it comes, finds work, and goes to sleep. */
+Test(fork, while_a_worker_is_at_any_point)
+{
+	make_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .workers_max = 1,
+	    .idle_ns = CQ_FOREVER, .park = cq_park_default(), .worker_start = become_the_subject });
+	begin_to_cut();
+	last_cut = "sleepers.listed";
+	put_some(p, SLOTS + 1);
+	fork_at_each_cut();
+	end_of_cuts(of_a_worker);
+}
+
+/* ------------------------------------------------------------- in a callback that forks */
+
+/*
+ * Callback 1 of a full block forks, and a partial block follows. The child goes on in that callback
+ * and in the block.
+ */
+enum { FORKING = SLOTS + 2 };
+
+static void forks(void *arg)
+{
+	(void)forked();
+	run_it(arg);
+}
+
+static void put_block_that(cq_callback_fn *does)
+{
+	put(p, 0, 1);
+	CHECK(cq_producer_enqueue(p, does, (void *)1) == 0);
+	put(p, 2, FORKING - 2);
+}
+
+Test(fork, in_a_callback_of_run_some_goes_on_in_both, .init = make_polled)
+{
+	put_block_that(forks);
+	CHECK(cq_cleanup_run_some(q, SIZE_MAX) == SLOTS);
+	CHECK(stats().executed == SLOTS);
+	end_both_with(FORKING);
+}
+
+Test(fork, in_a_callback_whose_budget_ends_in_it_goes_on_in_both, .init = make_polled)
+{
+	put_block_that(forks);
+	CHECK(cq_cleanup_run_some(q, 2) == 2);
+	CHECK(stats().executed == 2 && waiting() == 1);
+	end_both_with(FORKING);
+}
+
+Test(fork, in_a_callback_after_drains_have_advanced_the_epoch, .init = make_polled)
 {
 	cr_assert_eq(cq_cleanup_drain(q, 0), 0);
-	put_a_block_that_forks();
+	put_block_that(forks);
 	CHECK(cq_cleanup_run_some(q, SIZE_MAX) == SLOTS);
-	each_process_runs_the_rest_once();
+	end_both_with(FORKING);
 }
 
-/* A host's thread in cq_cleanup_work, in a queue that would make its own. */
-static void *work(void *unused)
+Test(fork, in_a_callback_of_a_queue_that_discards_drops_the_rest)
 {
-	CHECK(cq_cleanup_work(q) == 0);
-	if (is_child)
-		pthread_exit(NULL);
-	return unused;
+	size_t n;
+
+	make_on(POLLED, CQ_CLEANUP_FORK_DISCARD);
+	put_block_that(forks);
+	n = cq_cleanup_run_some(q, SIZE_MAX);
+	CHECK(n == (child == 0 ? 2 : SLOTS));
+	end_both_with(child == 0 ? 2 : FORKING);
+}
+
+/* In a callback of q, within one of `second`, within one of q. */
+static void runs_a_block_that_forks(void *arg)
+{
+	CHECK(cq_cleanup_run_some(q, SLOTS) == SLOTS);
+	run_it(arg);
+}
+
+static void runs_the_second(void *arg)
+{
+	put_block_that(forks);
+	CHECK(cq_cleanup_run_some(second, 1) == 1);
+	run_it(arg);
+}
+
+static void fork_within_callbacks(cq_pool_t *of_the_second)
+{
+	cq_pool_config_t polled = { .flags = POLLED };
+	cq_cleanup_config_t config = { .pool = of_the_second };
+
+	if (of_the_second == NULL)
+		config.pool_config = &polled;
+	CHECK(cq_cleanup_create(&config, &second) == 0);
+	put_to(second, runs_a_block_that_forks, FORKING);
+	put_to(q, runs_the_second, FORKING + 1);
+	CHECK(cq_cleanup_run_some(q, 1) == 1);
+	CHECK(stats().executed == SLOTS + 1);
+	end_second();
+	end_both_with(FORKING + 2);
+}
+
+Test(fork, in_a_callback_within_callbacks_goes_on_in_both, .init = make_polled)
+{
+	fork_within_callbacks(NULL);
+}
+
+Test(fork, in_a_callback_within_callbacks_of_one_pool_goes_on_in_both, .init = make_polled)
+{
+	fork_within_callbacks(q->pool);
+}
+
+/* ------------------------------------------------------- in a callback on another thread */
+
+static gate_t began = GATE_INITIALIZER, may_end = GATE_INITIALIZER;
+static pthread_t other;
+
+/* In the child the thread that forked can't be joined, with some C libraries. */
+static pthread_t forker;
+int __real_pthread_join(pthread_t thread, void **result);
+int __wrap_pthread_join(pthread_t thread, void **result);
+int __wrap_pthread_join(pthread_t thread, void **result)
+{
+	CHECK(child != 0 || !pthread_equal(thread, forker));
+	return __real_pthread_join(thread, result);
 }
 
 /* In the child only the thread that forked is left: another ends the queue there. */
 static void *end_in_the_child(void *unused)
 {
-	end_queue();
-	CHECK(each_once(0, FORKING) && runs == FORKING);
+	end_with(FORKING);
 	_exit(0);
 	return unused;
 }
@@ -754,8 +888,7 @@ static void forks_and_starts_a_thread(void *arg)
 {
 	gate_wait(&may_end); /* until all are enqueued */
 	forker = pthread_self();
-	is_child = forked(&child_of_callback);
-	if (is_child)
+	if (forked())
 		start(end_in_the_child, NULL);
 	else
 		gate_open(&began);
@@ -774,203 +907,331 @@ static void forks_with_its_signals_blocked(void *arg)
 		CHECK(sigismember(&before, i) == sigismember(&after, i));
 }
 
-static void put_a_block_that_forks_and_starts(cq_callback_fn *fn)
-{
-	put(p, 0, 1);
-	CHECK(cq_producer_enqueue(p, fn, (void *)1) == 0);
-	put(p, 2, FORKING - 2);
-}
-
 static void end_in_the_parent(void)
 {
 	gate_open(&may_end);
 	gate_wait(&began);
-	end_queue();
-	CHECK(each_once(0, FORKING) && runs == FORKING);
-	check_child(child_of_callback);
+	end_with(FORKING);
+	CHECK(child_ended());
 }
 
 Test(fork, in_a_callback_of_a_managed_worker_goes_on_in_both, .init = make_managed)
 {
-	put_a_block_that_forks_and_starts(forks_and_starts_a_thread);
+	put_block_that(forks_and_starts_a_thread);
 	end_in_the_parent();
 }
 
 Test(fork, in_a_callback_of_a_managed_worker_blocks_its_signals_in_both, .init = make_managed)
 {
-	put_a_block_that_forks_and_starts(forks_with_its_signals_blocked);
+	put_block_that(forks_with_its_signals_blocked);
 	end_in_the_parent();
 }
 
-Test(fork, in_a_callback_of_a_thread_in_work_goes_on_in_both)
+/* A host's thread in a pool that would make its own. */
+static void *work(void *unused)
 {
-	fake_init(&park);
-	make_with((cq_cleanup_config_t){ .max_workers = 1, .park = &park.ops });
+	CHECK(cq_pool_work(q->pool, NULL, CQ_FOREVER) == 0);
+	if (child == 0)
+		pthread_exit(NULL);
+	return unused;
+}
+
+Test(fork, in_a_callback_of_a_thread_in_work_goes_on_in_both, .init = make_managed)
+{
 	other = start(work, NULL);
-	fake_wait_blocked(&park, 1);
-	put_a_block_that_forks_and_starts(forks_and_starts_a_thread);
+	AWAIT(pool_stats().workers_idle == 1);
+	put_block_that(forks_and_starts_a_thread);
 	end_in_the_parent();
 	join(other);
 }
 
-Test(fork, in_a_callback_of_a_queue_that_discards_drops_the_rest)
+/* The child's other thread needs a worker once that one is gone. */
+static void *end_after_its_retirement(void *unused)
 {
-	size_t n;
-
-	make_with((cq_cleanup_config_t){ .flags = CQ_POLLED | CQ_FORK_DISCARD });
-	put_a_block_that_forks();
-	n = cq_cleanup_run_some(q, SIZE_MAX);
-	CHECK(n == (is_child ? 2 : SLOTS));
-	if (is_child) {
-		end_queue();
-		CHECK(each_once(0, 2) && runs == 2);
-		_exit(0);
-	}
-	each_process_runs_the_rest_once();
-}
-
-/* give_back is called by the library as well. */
-static void forks_in_give_back(void *unused, cq_callback_fn *fn, void *arg)
-{
-	if (arg == (void *)1)
-		is_child = forked(&child_of_callback);
-	take_back(unused, fn, arg);
-}
-
-Test(fork, in_give_back_goes_on_in_both, .init = make)
-{
-	put(p, 0, 2 * SLOTS + 1);
-	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, 0, forks_in_give_back, NULL) == 0);
-	CHECK(each_once(0, 2 * SLOTS + 1) && given_back == 2 * SLOTS + 1);
-	cq_producer_detach(p);
-	CHECK(cq_cleanup_destroy(q) == 0);
-	CHECK(mem.live_bytes == 0);
-	if (is_child)
-		_exit(0);
-	check_child(child_of_callback);
-}
-
-/* ---------------------------------------------------------- fork during a shutdown */
-
-static void *shut_down(void *unused)
-{
-	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, wait_limit(), NULL, NULL) == 0);
+	AWAIT(pool_stats().workers_live == 0);
+	q->pool->config.idle_ns = CQ_FOREVER;
+	put(p, FORKING, SLOTS);
+	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
+	CHECK(pool_stats().workers_created == 2);
+	end_with(FORKING + SLOTS);
+	_exit(0);
 	return unused;
+}
+
+static void forks_and_is_to_retire(void *arg)
+{
+	gate_wait(&may_end);
+	forker = pthread_self();
+	if (forked()) {
+		q->pool->config.idle_ns = 1;
+		start(end_after_its_retirement, NULL);
+	} else {
+		gate_open(&began);
+	}
+	run_it(arg);
+}
+
+Test(fork, worker_that_forked_retires_in_the_child_and_another_follows, .init = make_managed)
+{
+#ifndef __GLIBC__
+	cr_skip("with musl 1.2.3 no thread of the child can end once the one that forked has");
+#endif
+	put_block_that(forks_and_is_to_retire);
+	end_in_the_parent();
+}
+
+static int start_forks(void *unused)
+{
+	(void)unused;
+	if (child == -1) {
+		gate_wait(&may_end);
+		forker = pthread_self();
+		if (forked())
+			start(end_in_the_child, NULL);
+	}
+	return 0;
+}
+
+/* The child's first worker is the one that is being made. */
+Test(fork, in_worker_start_goes_on_in_both)
+{
+	make_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .workers_max = 1,
+	    .idle_ns = CQ_FOREVER, .park = cq_park_default(), .worker_start = start_forks });
+	put(p, 0, FORKING); /* the full block makes it */
+	gate_open(&may_end);
+	AWAIT(runs >= SLOTS);
+	end_with(FORKING);
+	cr_assert(child_ended());
+}
+
+static void stuck(void *arg)
+{
+	gate_open(&began);
+	gate_wait(&may_end);
+	run_it(arg);
+}
+
+static void all_but_the_running_one(void)
+{
+	CHECK(pool_stats().workers_live == 0 && pool_stats().workers_running == 0);
+	CHECK(stats().executed == 1);
+	put(p, SLOTS, SLOTS);
+	end_queue();
+	CHECK(ran[0] == 0 && runs == 2 * SLOTS - 1);
+}
+
+Test(fork, callback_that_runs_is_the_parents_alone, .init = make_managed)
+{
+	cr_assert_eq(cq_producer_enqueue(p, stuck, NULL), 0);
+	put(p, 1, SLOTS - 1);
+	gate_wait(&began);
+	in_a_child(all_but_the_running_one);
+	gate_open(&may_end);
+	put(p, SLOTS, SLOTS);
+	end_with(2 * SLOTS);
+}
+
+/* -------------------------------------------------- while others drain and shut down */
+
+/* A drain or a shutdown. */
+static bool drain_sleeps(void)
+{
+	bool sleeps;
+
+	pthread_mutex_lock(&q->drains.lock);
+	sleeps = q->drains.listed != 0;
+	pthread_mutex_unlock(&q->drains.lock);
+	return sleeps;
+}
+
+static void *drain(void *unused)
+{
+	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
+	return unused;
+}
+
+static void drains_by_itself(void)
+{
+	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
+	end_queue();
+	CHECK(ran[0] == 0 && runs == SLOTS);
+}
+
+Test(fork, child_of_a_queue_that_drains_can_drain, .init = make_managed)
+{
+	cr_assert_eq(cq_producer_enqueue(p, stuck, NULL), 0);
+	put(p, 1, SLOTS);
+	gate_wait(&began);
+	other = start(drain, NULL);
+	AWAIT(drain_sleeps());
+	in_a_child(drains_by_itself);
+	gate_open(&may_end);
+	join(other);
+	end_with(SLOTS + 1);
+}
+
+static gate_t fails = GATE_INITIALIZER, told = GATE_INITIALIZER, goes_on = GATE_INITIALIZER;
+
+static int fails_once(void *unused)
+{
+	static atomic_uint calls;
+
+	(void)unused;
+	gate_wait(&fails);
+	return calls++ == 0 ? EPERM : 0;
+}
+
+static void stop_while_telling(void *unused)
+{
+	(void)unused;
+	gate_open(&told);
+	gate_wait(&goes_on);
+}
+
+static void drains_and_ends(void)
+{
+	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
+	end_with(1);
+}
+
+/* Who tells them holds no lock, and isn't in the child, where destroy would wait for it. */
+Test(fork, while_drains_are_told_that_no_worker_could_be_made)
+{
+	make_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .workers_max = 1,
+	    .idle_ns = CQ_FOREVER, .park = cq_park_default(), .worker_start = fails_once });
+	put(p, 0, 1);
+	other = start(drain, NULL);
+	AWAIT(drain_sleeps());
+	at_point("sleepers.taken", stop_while_telling, NULL);
+	gate_open(&fails);
+	gate_wait(&told);
+	in_a_child(drains_and_ends);
+	gate_open(&goes_on);
+	join(other);
+	end_with(1);
+}
+
+static void *shut_down_as(void *how)
+{
+	CHECK(cq_cleanup_shutdown(q, *(cq_shutdown_how_t *)how, wait_limit(), take_back, NULL) == 0);
+	return NULL;
 }
 
 static void shuts_down_by_itself(void)
 {
 	CHECK(cq_producer_enqueue(p, run_it, NULL) == ESHUTDOWN);
 	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, wait_limit(), take_back, NULL) == 0);
-	CHECK(ran[0] == 0 && each_once(1, SLOTS) && given_back == SLOTS);
-	check_sums();
-	cq_producer_detach(p);
-	CHECK(cq_cleanup_destroy(q) == 0);
+	end_queue();
+	CHECK(ran[0] == 0 && runs == SLOTS);
 }
 
-Test(fork, child_of_a_queue_that_shuts_down_can_shut_down)
+static void fork_in_a_shutdown(cq_shutdown_how_t how)
 {
-	fake_init(&park);
-	make_with((cq_cleanup_config_t){ .max_workers = 1, .park = &park.ops });
-	cr_assert_eq(cq_producer_enqueue(p, stuck, NULL), 0);
+	CHECK(cq_producer_enqueue(p, stuck, NULL) == 0);
 	put(p, 1, SLOTS);
 	gate_wait(&began);
-	other = start(shut_down, NULL);
-	fake_wait_blocked(&park, 1);
-	in_child(shuts_down_by_itself);
+	other = start(shut_down_as, &how);
+	AWAIT(drain_sleeps());
+	in_a_child(shuts_down_by_itself);
 	gate_open(&may_end);
 	join(other);
-	cr_assert(each_once(0, SLOTS + 1));
-	check_sums();
-	cq_producer_detach(p);
-	cr_assert_eq(cq_cleanup_destroy(q), 0);
-	cr_assert_eq(mem.live_bytes, 0);
+	end_with(SLOTS + 1);
+}
+
+Test(fork, child_of_a_queue_that_shuts_down_can_shut_down, .init = make_managed)
+{
+	fork_in_a_shutdown(CQ_SHUTDOWN_DRAIN);
+}
+
+Test(fork, child_of_a_queue_that_hands_back_can_hand_back, .init = make_managed)
+{
+	fork_in_a_shutdown(CQ_SHUTDOWN_HAND_BACK);
 }
 
 static void is_refused(void)
 {
-	CHECK(cq_producer_enqueue(p, run_it, (void *)1) == ESHUTDOWN);
-	end_queue();
-	CHECK(each_once(0, 1) && runs == 1);
+	CHECK(try_put(p, 1) == ESHUTDOWN);
+	end_with(1);
 }
 
-/* The shutdown has closed the gate, and has yet to stop the producers at it. */
-Test(fork, while_the_gate_is_being_closed, .init = make)
+/* The shutdown has closed the queue, and has yet to lower the producers' limits. */
+Test(fork, child_of_a_queue_that_is_just_closed_refuses, .init = make_polled)
 {
 	put(p, 0, 1);
-	q->gate |= GATE_CLOSED;
-	in_child(is_refused);
-	cq_producers_look(q);
+	q->closed = 1;
+	in_a_child(is_refused);
+	cq_producers_see(q);
 	is_refused();
 }
 
-static void *put_refused(void *unused)
+static void forks_when_others_hand_back(void *arg)
 {
-	CHECK(cq_producer_enqueue(p, run_it, (void *)1) == ESHUTDOWN);
+	AWAIT(drain_sleeps()); /* it waits for this callback, and all else is given */
+	forks_and_starts_a_thread(arg);
+}
+
+/* The rest of its block is given back in both. */
+Test(fork, in_a_callback_while_others_hand_back_goes_on_in_both, .init = make_managed)
+{
+	cq_shutdown_how_t how = CQ_SHUTDOWN_HAND_BACK;
+
+	put_block_that(forks_when_others_hand_back);
+	AWAIT(ran[0] == 1); /* the block is in a worker's hand */
+	other = start(shut_down_as, &how);
+	gate_open(&may_end);
+	join(other);
+	CHECK(given_back == FORKING - 2);
+	end_with(FORKING);
+	CHECK(child_ended());
+}
+
+static unsigned forks_at;
+
+static void *shuts_down_beside_it(void *unused)
+{
+	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, 0, take_back, NULL) == EALREADY);
+	CHECK(cq_cleanup_destroy(q) == EBUSY);
 	return unused;
 }
 
-static void end_after_shutdown(void)
+static void forks_in_give_back(void *unused, cq_callback_fn *fn, void *arg)
 {
-	check_sums();
-	cq_producer_detach(p);
-	CHECK(cq_cleanup_units(q) == 0);
-	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL) == 0);
-	CHECK(cq_cleanup_destroy(q) == 0);
-	CHECK(mem.live_bytes == 0);
-	CHECK(each_once(0, 1) && runs == 1);
+	if (arg == (void *)(uintptr_t)forks_at)
+		if (forked())
+			join(start(shuts_down_beside_it, NULL)); /* one goes on here */
+	take_back(unused, fn, arg);
 }
 
-/* In the child nobody takes the callback back. */
-Test(fork, while_an_enqueue_is_being_refused, .init = make)
+static void fork_in_give_back(unsigned at)
+{
+	forks_at = at;
+	put(p, 0, QUEUED);
+	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, forks_in_give_back, NULL) == 0);
+	CHECK(stats().handed_back == QUEUED && given_back == QUEUED);
+	end_both_with(QUEUED);
+}
+
+Test(fork, in_give_back_of_a_block_goes_on_in_both, .init = make_polled)
+{
+	fork_in_give_back(1);
+}
+
+Test(fork, in_give_back_of_an_open_block_goes_on_in_both, .init = make_polled)
+{
+	fork_in_give_back(QUEUED - 1);
+}
+
+static void count_blocks(void)
+{
+	end_with(1);
+}
+
+/* The lost thread has linked a new block, and has yet to count it. */
+Test(fork, child_counts_the_blocks_anew, .init = make_polled)
 {
 	put(p, 0, 1);
-	cr_assert_eq(cq_cleanup_flush_all(q), 0);
-	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 1);
-	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL), 0);
-	at_point("producer.stored", hold, NULL);
-	other = start(put_refused, NULL);
-	gate_wait(&stopped);
-	in_child(end_after_shutdown);
-	gate_open(&go_on);
-	join(other);
-	end_after_shutdown();
-}
-
-static void claim(void *unused)
-{
-	(void)unused;
-	CHECK(cq_cleanup_flush_all(q) == 0);
-	at_point("producer.retracting", hold, NULL);
-}
-
-static void *put_claimed(void *unused)
-{
-	at_point("producer.stored", claim, NULL);
-	put(p, 1, 1);
-	return unused;
-}
-
-static void both_ran_once(void)
-{
-	end_queue();
-	CHECK(each_once(0, 2) && runs == 2);
-}
-
-/* The owner has lowered write, and has yet to see that the callback was claimed. */
-Test(fork, while_an_enqueue_retracts_what_was_claimed, .init = make)
-{
-	put(p, 0, 1);
-	mem.fail_on = true;
-	mem.fail_in = 1;
-	/* Closed, and for want of memory not the last gathering. */
-	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL), ENOMEM);
-	mem.fail_on = false;
-	mem.fail_in = 0;
-	other = start(put_claimed, NULL);
-	gate_wait(&stopped);
-	in_child(both_ran_once);
-	gate_open(&go_on);
-	join(other);
-	both_ran_once();
+	q->blocks_made--;
+	in_a_child(count_blocks);
+	q->blocks_made++;
+	count_blocks();
 }

@@ -1021,11 +1021,12 @@ Test(pool, who_waits_is_told_that_nobody_serves_a_hosted_pool)
 	open_hosted((cq_pool_config_t){ .flags = CQ_POOL_POLLED });
 	cr_assert_eq(cq_pool_wake(pool), 0); /* nothing waits */
 	cr_assert_eq(signal_job(&a, stay_until_the_end, NULL), 0);
+	cr_assert_eq(a.stalled, 1);
 	cr_assert_eq(cq_pool_wake(pool), EAGAIN);
 	cr_assert_eq(b.stalled, 0);
 	cr_assert_eq(cq_pool_run_some(pool, 1), 1);
 	cr_assert_eq(a.done, 1);
-	cr_assert_eq(a.stalled, 1);
+	cr_assert_eq(a.stalled, 2);
 	cr_assert_eq(b.stalled, 1);
 	cr_assert_eq(cq_pool_wake(pool), EAGAIN);
 	cr_assert_eq(cq_pool_run_some(pool, 1), 1);
@@ -1510,4 +1511,133 @@ Test(pool, conforms_when_the_host_polls)
 Test(pool, conforms_when_the_host_polls_and_nobody_else_runs)
 {
 	conforms_polled(CQ_POOL_HOSTED);
+}
+
+/* --------------------------------------------------------- asleep, and for how long */
+
+/* golang/go#73642. Who signals sees nobody idle, and relies on the worker that lives. */
+Test(pool, a_task_signalled_after_a_worker_found_nothing_is_not_slept_over)
+{
+	open_spawned((cq_pool_config_t){ 0 });
+	open_task(&a, 0);
+	open_task(&b, 0);
+	at_point("worker.found_nothing", signal_b, NULL);
+	run_one();
+	AWAIT(b.done == 1);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(park.parks, 1);
+	cr_assert_eq(stats().wakes, 0);
+	end_spawned();
+}
+
+Test(pool, a_task_starts_the_idle_time_anew)
+{
+	open_spawned((cq_pool_config_t){ .idle_ns = IDLE_NS });
+	open_task(&a, 0);
+	run_one();
+	fake_wait_blocked(&park, 1);
+	fake_advance(&park, IDLE_NS / 2);
+	run_one();
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(park.deadline, park.now + IDLE_NS);
+	fake_advance(&park, IDLE_NS / 2);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(stats().workers_retired, 0);
+	end_spawned();
+}
+
+Test(pool, an_idle_limit_beyond_the_end_of_the_clock_is_no_limit)
+{
+	open_spawned((cq_pool_config_t){ .idle_ns = IDLE_NS });
+	open_task(&a, 0);
+	fake_advance(&park, CQ_FOREVER - IDLE_NS / 2);
+	run_one();
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(park.deadline, CQ_FOREVER);
+	end_spawned();
+}
+
+static pthread_t lent;
+
+/* Work that nobody can be made for, and a thread that comes and is slow to take it. */
+static void lend_one_that_is_slow(void *unused)
+{
+	push_b(unused);
+	at_point("workq.take", stay, &room);
+	lent = start(work, NULL);
+	AWAIT(room.inside == 1);
+}
+
+Test(pool, a_worker_that_comes_back_counts_for_the_peak)
+{
+	open_spawned((cq_pool_config_t){ .idle_ns = IDLE_NS });
+	open_task(&a, 0);
+	open_task(&b, 0);
+	run_one();
+	fake_wait_blocked(&park, 1);
+	at_point("workers.retiring", lend_one_that_is_slow, NULL);
+	fake_advance(&park, IDLE_NS);
+	AWAIT(b.done == 1);
+	cr_assert_eq(stats().workers_live, 2);
+	cr_assert_eq(stats().workers_peak, 2);
+	gate_open(&room.leave);
+	end_spawned();
+	join(lent);
+}
+
+/* ---------------------------------------------------------------------------- locks */
+
+static void check_free(pthread_mutex_t *lock)
+{
+	CHECK(pthread_mutex_trylock(lock) == 0);
+	pthread_mutex_unlock(lock);
+}
+
+static int check_that_no_lock_is_held(void *unused)
+{
+	(void)unused;
+	check_free(&pool->lock);
+	check_free(&pool->idle.lock);
+	check_free(&pool->closers.lock);
+	check_free(&pool->threads.lock);
+	return 0;
+}
+
+static void check_locks(void *unused)
+{
+	(void)check_that_no_lock_is_held(unused);
+}
+
+static int spawn_without_locks(void *ctx, void (*body)(void *arg), void *arg)
+{
+	check_locks(NULL);
+	return spawn(ctx, body, arg);
+}
+
+Test(pool, tasks_and_hooks_are_called_with_no_lock_held)
+{
+	open_pool((cq_pool_config_t){ .worker_start = check_that_no_lock_is_held,
+	    .worker_end = check_locks });
+	open_task(&a, 0);
+	cr_assert_eq(signal_job(&a, check_locks, NULL), 0);
+	AWAIT(a.done == 1);
+	end_pool();
+}
+
+Test(pool, hosts_are_called_with_no_lock_held)
+{
+	pthread_t destroyer;
+
+	host.later = true;
+	open_pool((cq_pool_config_t){ .spawn = spawn_without_locks, .host = &host });
+	open_task(&a, 0);
+	cr_assert_eq(signal_jobs(&a, 1), 0);
+	close_task(&a);
+	park.free_lock = &pool->lock;
+	destroyer = start(destroy_now, NULL);
+	fake_wait_blocked(&park, 1);
+	come(1); /* and goes: the last one unparks the destroyer */
+	join(destroyer);
+	cr_assert_eq(park.unparks, 1);
+	join(host.requests[0].thread);
 }

@@ -509,6 +509,47 @@ Test(pool_threads, a_task_that_asks_for_no_lost_has_none)
 	cr_assert_eq(b.lost, 0);
 }
 
+static void run_one_of_b(void *unused)
+{
+	(void)unused;
+	leave_jobs();
+	add(&b, end_thread, NULL);
+	(void)cq_task_run_some(b.task, 1);
+	CHECK(false);
+}
+
+static void run_one_of_any(void *unused)
+{
+	(void)unused;
+	leave_jobs();
+	CHECK(signal_job(&b, end_thread, NULL) == 0);
+	(void)cq_pool_run_some(pool, 1);
+	CHECK(false);
+}
+
+/* One worker, which `outer` has run a piece of b. */
+static void check_ending_within(test_act_fn *outer)
+{
+	open_with((cq_pool_config_t){ .workers_max = 1 });
+	open_task(&b, 1);
+	cr_assert_eq(signal_job(&a, outer, NULL), 0);
+	AWAIT(a.lost == 1 && b.lost == 1);
+	/* Both runs have ended: b is not at its limit, and both can be closed. */
+	cr_assert_eq(signal_jobs(&b, 1), 0);
+	AWAIT(b.done == 1);
+	end_all();
+}
+
+Test(pool_threads, a_piece_that_ends_its_thread_within_run_some_is_lost_with_the_one_around_it)
+{
+	check_ending_within(run_one_of_b);
+}
+
+Test(pool_threads, so_it_is_within_run_some_of_the_pool)
+{
+	check_ending_within(run_one_of_any);
+}
+
 static void stay_and_end(void *unused)
 {
 	stay(&room);

@@ -4,10 +4,14 @@
  * times by the thread that forks: before the fork, when it takes the lock, and after it in the
  * parent and in the child, where it lets go.
  *
- * Pools see to it by themselves: the first one registers handlers for all by pthread_atfork,
- * which fork(), daemon() and forkpty() run. (posix_spawn, vfork, _Fork and clone don't: in a
- * child of these call nothing of the library.) A sleeper set of your own has
- * cq_sleepers_fork, which you call in handlers of your own.
+ * Pools, and the cleanup queues on them, see to it by themselves: the first pool registers
+ * handlers for all by pthread_atfork, which fork(), daemon() and forkpty() run. (posix_spawn, vfork,
+ * _Fork and clone don't: in a child of the last three call nothing of the library.) A sleeper set
+ * of your own has cq_sleepers_fork, which you call in handlers of your own.
+ *
+ * What a child has, and what handlers of others may call meanwhile: doc/process.md. A task's
+ * function, a callback, give_back, worker_start and worker_end may fork, and go on in both
+ * processes; no other function that the library calls may.
  */
 #ifndef CQ_FORK_H
 #define CQ_FORK_H
@@ -24,10 +28,10 @@ typedef enum cq_fork_phase {
 } cq_fork_phase_t;
 
 /**
- * For a process all of whose pools say CQ_POOL_NO_ATFORK: prepares all pools and what is
- * built on them, and ends that, in an order that no program could know. The thread that
- * prepares forks, in whatever way, and calls it again in the parent and in the child. Within
- * another fork of the same thread it does nothing.
+ * For a process all of whose pools say CQ_POOL_NO_ATFORK: prepares all pools and queues, and ends
+ * that, in an order that no program could know. The thread that prepares forks, in whatever way, and
+ * calls it again in the parent and in the child. Within another fork of the same thread, such as
+ * one that runs the handlers, it does nothing.
  */
 CQ_API void cq_fork(cq_fork_phase_t phase);
 

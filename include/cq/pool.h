@@ -132,8 +132,8 @@ typedef struct cq_task_ops {
 	void (*lost)(void *arg, void *piece);
 	/** For those who wait for work to be done: no worker could be made and none lives; or nobody serves a
 	    hosted pool, as the last thread of the host's leaves it while tasks wait, or the task is signalled.
-	    Called before the signal that met it returns, with a lock of the pool's held, so it may take
-	    only locks under which the pool is never called: wake, and return. */
+	    Called before the signal that met it returns, by that thread or another, with no lock of the
+	    pool's held. The task's close waits for it: wake, and return. */
 	void (*stalled)(void *arg);
 } cq_task_ops_t;
 
@@ -162,8 +162,8 @@ CQ_API int cq_pool_destroy(cq_pool_t *pool, uint64_t deadline);
 /**
  * Changes the limits, at any time; 0 as max: the default. Makes workers up to `min`, and one if
  * all are at work. Those above `max` end after their run. EINVAL: min > max, or out of range; or
- * the error of a worker that could not be made, and the limits are changed all the same. EDEADLK:
- * from a fork handler.
+ * the error of a worker that could not be made, and the limits are changed all the same (ESHUTDOWN: it
+ * was a queue's own, which is shut down). EDEADLK: from a fork handler.
  */
 CQ_API int cq_pool_set_workers(cq_pool_t *pool, uint32_t min, uint32_t max);
 
@@ -179,7 +179,7 @@ CQ_API size_t cq_pool_run_some(cq_pool_t *pool, size_t pieces);
 
 /**
  * For a host that polls: does a task wait that nobody is on the way for, and would a wake change
- * that? A load or two while no task waits, else a fence and a few more.
+ * that? A load or two while no task waits, else a fence or two and a few more.
  */
 CQ_API bool cq_pool_needs_wake(cq_pool_t *pool);
 
@@ -222,7 +222,7 @@ CQ_API bool cq_pool_is_current(const cq_pool_t *pool);
 CQ_API const cq_park_ops_t *cq_pool_park(const cq_pool_t *pool);
 
 /** Runs up to `pieces` pieces of this task in the caller, within its limit, also from within a run.
-    Returns how many; none of a task that is closed. */
+    Returns how many; none of a task that is closed. Memory: as cq_pool_run_some. */
 CQ_API size_t cq_task_run_some(cq_task_t *task, size_t pieces);
 
 /** My task has more than the piece that I am about to run: so that others come for it. Wakes, and

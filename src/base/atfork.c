@@ -27,9 +27,6 @@ static void prepare_all(void)
 	cq_fork_begun(&all.fork);
 	for (struct cq_fork_client *c = all.newest; c != NULL; c = c->older)
 		c->ops->phase(c, CQ_FORK_PREPARE);
-	for (struct cq_fork_client *c = all.newest; c != NULL; c = c->older)
-		if (c->ops->prepare_last != NULL)
-			c->ops->prepare_last(c);
 }
 
 static void end_all(bool child)

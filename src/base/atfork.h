@@ -17,9 +17,6 @@ struct cq_fork_client;
 struct cq_fork_ops {
 	/* PREPARE takes the client's locks, PARENT and CHILD let go of them. */
 	void (*phase)(struct cq_fork_client *client, cq_fork_phase_t phase);
-	/* After all clients' PREPARE: takes locks of this one's that are taken elsewhere with a lock of
-	   another client's held. NULL: it has none. */
-	void (*prepare_last)(struct cq_fork_client *client);
 	/* After all clients are unlocked: what the client could not do meanwhile. */
 	void (*make_up)(struct cq_fork_client *client);
 };

@@ -22,6 +22,12 @@
 #include "cleanup_priv.h"
 #include "workq/stack.h"
 
+static void prepare(cq_cleanup_t *q)
+{
+	pthread_mutex_lock(&q->lock);
+	cq_sleepers_fork(&q->drains, CQ_FORK_PREPARE);
+	cq_fork_begun(&q->fork);
+}
 
 static void unlock(cq_cleanup_t *q, cq_fork_phase_t phase)
 {
@@ -159,22 +165,13 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 	cq_cleanup_t *q = queue_of(client);
 
 	if (phase == CQ_FORK_PREPARE) {
-		pthread_mutex_lock(&q->lock);
+		prepare(q);
 	} else if (phase == CQ_FORK_CHILD) {
 		in_child(q);
 	} else {
 		cq_fork_ended(&q->fork);
 		unlock(q, phase);
 	}
-}
-
-/* The pool calls `stalled`, which wakes drains, with its lock held: so theirs comes after it. */
-static void fork_prepare_last(struct cq_fork_client *client)
-{
-	cq_cleanup_t *q = queue_of(client);
-
-	cq_sleepers_fork(&q->drains, CQ_FORK_PREPARE);
-	cq_fork_begun(&q->fork);
 }
 
 static void fork_make_up(struct cq_fork_client *client)
@@ -187,4 +184,4 @@ static void fork_make_up(struct cq_fork_client *client)
 		cq_drains_wake(q);
 }
 
-const struct cq_fork_ops cq_cleanup_fork_ops = { fork_phase, fork_prepare_last, fork_make_up };
+const struct cq_fork_ops cq_cleanup_fork_ops = { fork_phase, fork_make_up };

@@ -32,12 +32,17 @@ static bool look(const cq_producer_t *p, uint64_t until, struct view *v)
 	base = cq_u64_load_relaxed(&p->base);
 	/* Pairs with the release in shown (producer.c): the slots below write. */
 	n = cq_slots_below(v->from, p->fn, cq_ptr_load_acquire(&p->write));
-	if (v->from == NULL || n > cq_producer_slots(p) || base > until)
-		return false; /* this block has been closed meanwhile, or is a later one */
-	if (n > until - base)
+	if (base > until)
+		n = 0; /* a later block */
+	else if (n > until - base)
 		n = until - base;
-	if (n <= state_claimed(v->state))
+	if (v->from == NULL || n > cq_producer_slots(p) || n <= state_claimed(v->state)) {
+		/* Nothing, or the block has been closed meanwhile. Pairs with the release in cq_producer_close before
+		   cq_producer_no_block: a block that was closed is counted. Without it a drain that has seen
+		   neither the one nor the other could return. */
+		cq_fence_acquire();
 		return false;
+	}
 	v->n = (uint32_t)n - state_claimed(v->state);
 	return true;
 }
@@ -97,19 +102,20 @@ static cq_block_t *room(struct collection *c)
 	return b;
 }
 
-/* A block that room() made and no claim filled. */
-static void drop_empty(struct collection *c)
+/* A block that room() made and no claim filled. True: drains are to be woken. */
+static bool drop_empty(struct collection *c)
 {
 	cq_block_t *b = c->first;
 
 	if (b == NULL || b->end != 0)
-		return;
+		return false;
 	c->first = b->node.next != NULL ? cq_block_of(b->node.next) : NULL;
 	if (c->first == NULL)
 		c->last = NULL;
 	c->blocks--;
 	cq_block_put(c->q, b);
-	cq_blocks_finished(c->q, c->parity);
+	/* Also for those that were finished meanwhile, and were not the last. */
+	return cq_blocks_last_finished(c->q, c->parity);
 }
 
 /* Of one producer. False: no memory for all of it. */
@@ -128,19 +134,23 @@ static bool collect_from(struct collection *c, cq_producer_t *p)
 	return true;
 }
 
-/* All that was written, into as few blocks as hold it, which are pushed. ENOMEM: some is still where it was. */
-int cq_collect(cq_cleanup_t *q)
+/*
+ * All that was written, into as few blocks as hold it, which are pushed. ENOMEM: some is still where it was.
+ * *wakes: the caller wakes the drains when it has left the lock.
+ */
+int cq_collect(cq_cleanup_t *q, bool *wakes)
 {
 	struct collection c = { .q = q, .parity = cq_u64_load_relaxed(&q->epoch) & 1 };
 	bool all = true;
 
+	*wakes = false;
 	/* What open blocks still hold is being refused: to claim it would accept it, when nothing runs it any more. */
 	if (q->sealed)
 		return 0;
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
 		if (!collect_from(&c, p))
 			all = false;
-	drop_empty(&c);
+	*wakes = drop_empty(&c);
 	if (c.blocks != 0) {
 		q->flushes++;
 		cq_blocks_push(q, c.first, c.last, c.blocks);
@@ -164,12 +174,15 @@ uint32_t cq_collect_some(cq_cleanup_t *q, cq_callback_t *to, uint32_t room)
 int cq_cleanup_flush(cq_cleanup_t *q)
 {
 	int err, signalled;
+	bool wakes;
 
 	if (cq_cleanup_forking(q))
 		return EDEADLK;
 	pthread_mutex_lock(&q->lock);
-	err = cq_collect(q);
+	err = cq_collect(q, &wakes);
 	pthread_mutex_unlock(&q->lock);
+	if (wakes)
+		cq_drains_wake(q);
 	/* Whatever waits, whoever published it: if nobody could be made for that, the pool tries again. */
 	signalled = cq_blocks_waiting(q) != 0 ? cq_task_signal(q->task) : 0;
 	return err != 0 ? err : signalled;

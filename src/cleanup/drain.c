@@ -8,10 +8,11 @@
  * begins only when nothing of e - 1 is left, since both have the same count: the rule of the grace
  * periods of read-copy-update.
  */
+#include <cq/stats.h>
 #include <errno.h>
 
 #include "cleanup_priv.h"
-#include "pool/pool_end.h"
+#include "pool/pool_inside.h"
 
 /* The queue whose give_back the thread is in. */
 static __thread const cq_cleanup_t *giving_back;
@@ -24,23 +25,28 @@ static bool would_deadlock(const cq_cleanup_t *q)
 
 /* --------------------------------------------------------------------------- draining */
 
-/* A drain: of everything up to this epoch, in a queue that a HAND_BACK had stopped, or not. */
 struct drain {
-	uint64_t epoch;
-	uint32_t stopped;
+	cq_cleanup_t *q;
+	uint64_t epoch;		/* of what it covers, and all before */
+	uint32_t stopped;	/* stop, when it began: a HAND_BACK had given back all */
+	uint32_t stalls;	/* seen so far */
+	bool tried;		/* to have a worker made after one */
+	cq_wait_result_t result; /* of its last wait */
 };
 
-/* 0: everything has run; ESHUTDOWN: or was handed back; EBUSY: some is left. */
-static int drained(cq_cleanup_t *q, const struct drain *d)
+/* 0: everything has run; ESHUTDOWN: or is handed back; EBUSY: some is left. */
+static int drained(const struct drain *d)
 {
+	cq_cleanup_t *q = d->q;
+	uint64_t e = d->epoch;
 	bool done;
 
 	pthread_mutex_lock(&q->lock);
-	/* Pair with the release in cq_blocks_finished: what the callbacks did. */
-	if (q->epoch == d->epoch && cq_u64_load_acquire(&q->unfinished[(d->epoch + 1) & 1]) == 0)
-		cq_u64_store_relaxed(&q->epoch, d->epoch + 1);
-	done = q->epoch >= d->epoch + 2 || (q->epoch == d->epoch + 1 &&
-	    cq_u64_load_acquire(&q->unfinished[d->epoch & 1]) == 0);
+	/* Pair with the release in cq_blocks_last_finished: what the callbacks did. */
+	if (q->epoch == e && cq_u64_load_acquire(&q->unfinished[(e + 1) & 1]) == 0)
+		cq_u64_store_relaxed(&q->epoch, e + 1);
+	done = q->epoch >= e + 2 ||
+	    (q->epoch == e + 1 && cq_u64_load_acquire(&q->unfinished[e & 1]) == 0);
 	pthread_mutex_unlock(&q->lock);
 	/* To the counts, what was handed back is finished. Behind those acquires: the queue was stopped before. */
 	if (cq_u32_load_relaxed(&q->stop) != d->stopped)
@@ -48,46 +54,76 @@ static int drained(cq_cleanup_t *q, const struct drain *d)
 	return done ? 0 : EBUSY;
 }
 
-/* One look of a drain that is about to sleep. EBUSY: it sleeps; else why it ends. */
-static int look(cq_cleanup_t *q, const struct drain *d, cq_wait_result_t result)
+static bool nobody_lives(const cq_cleanup_t *q)
 {
-	int err = drained(q, d), wake;
+	cq_pool_stats_t s;
+
+	cq_pool_stats(q->pool, &s);
+	return s.workers_live == 0;
+}
+
+/*
+ * Something waits. 0: somebody comes for it; or STALLED. Most attempts to make a worker fail here and now, and
+ * say why. One that fails later, in worker_start, tells by stalled, and the next would do the same.
+ */
+static int wake_somebody(struct drain *d)
+{
+	cq_cleanup_t *q = d->q;
+	uint32_t stalls = cq_u32_load_relaxed(&q->stalls);
+
+	if (stalls != d->stalls) {
+		d->stalls = stalls;
+		if (d->tried && nobody_lives(q))
+			return EAGAIN;
+		d->tried = true;
+	}
+	return cq_pool_wake(q->pool);
+}
+
+/* One look of a drain that is about to sleep. EBUSY: it sleeps; else why it ends. */
+static int look(struct drain *d)
+{
+	int err = drained(d), wake;
 
 	if (err != EBUSY)
 		return err;
-	wake = cq_blocks_waiting(q) != 0 ? cq_pool_wake(q->pool) : 0;
+	wake = cq_blocks_waiting(d->q) != 0 ? wake_somebody(d) : 0;
 	if (wake == 0)
-		return result == CQ_TIMED_OUT ? ETIMEDOUT : EBUSY;
+		return d->result == CQ_TIMED_OUT ? ETIMEDOUT : EBUSY;
 	/* What nobody can run may have been run meanwhile. */
-	err = drained(q, d);
+	err = drained(d);
 	return err == EBUSY ? wake : err;
 }
 
 /* Waits until all is done that is written or published now. Runs nothing. */
 static int drain_until(cq_cleanup_t *q, uint64_t deadline, bool seal)
 {
-	cq_wait_result_t result = CQ_AGAIN;
+	struct drain d = { .q = q, .result = CQ_AGAIN };
 	cq_sleeper_t me;
-	struct drain d;
+	bool wakes = false;
 	int err;
 
 	pthread_mutex_lock(&q->lock);
-	d = (struct drain){ q->epoch, cq_u32_load_relaxed(&q->stop) };
-	err = d.stopped != 0 && !q->shut_down ? ESHUTDOWN : cq_collect(q);
+	d.epoch = q->epoch;
+	d.stopped = cq_u32_load_relaxed(&q->stop);
+	err = d.stopped != 0 && !q->shut_down ? ESHUTDOWN : cq_collect(q, &wakes);
 	q->sealed |= seal && err == 0;
 	cq_u32_store_relaxed(&q->draining, q->draining + (err == 0));
 	pthread_mutex_unlock(&q->lock);
-	if (err != 0)
-		return err;
-	/* What it says of a stalled pool is asked again below. */
+	if (wakes)
+		cq_drains_wake(q);
+	/* Also for what was published before the memory ended. What it says of a stalled pool is asked again below. */
 	if (cq_blocks_waiting(q) != 0)
 		(void)cq_task_signal(q->task);
+	if (err != 0)
+		return err;
+	d.stalls = cq_u32_load_relaxed(&q->stalls);
 	cq_sleeper_init(&me, NULL);
 	for (;;) {
 		cq_sleepers_prepare_wait(&q->drains, &me);
-		if ((err = look(q, &d, result)) != EBUSY)
+		if ((err = look(&d)) != EBUSY)
 			break;
-		result = cq_sleepers_commit_wait(&q->drains, &me, deadline);
+		d.result = cq_sleepers_commit_wait(&q->drains, &me, deadline);
 	}
 	cq_sleepers_cancel_wait(&q->drains, &me);
 	pthread_mutex_lock(&q->lock);
@@ -112,6 +148,7 @@ struct giver {
 static void give(struct giver *g, cq_callback_t c)
 {
 	const cq_cleanup_t *outer = giving_back;
+	int saved = errno;
 
 	/* Pairs with the acquire in sum (cleanup_stats.c): what is handed back was queued. Before the call, as
 	   a child that is forked in it doesn't give it again. */
@@ -120,6 +157,7 @@ static void give(struct giver *g, cq_callback_t c)
 	giving_back = g->q;
 	g->give_back(g->ctx, c.fn, c.arg);
 	giving_back = outer;
+	errno = saved;
 }
 
 static bool some_claimed(const cq_cleanup_t *q)

@@ -32,28 +32,42 @@ static inline bool put_pair(cq_producer_t *p, cq_callback_t *slot, cq_callback_f
 	return shown(p, slot + 1);
 }
 
+/*
+ * What is not hot, and what is refused (no slot; nothing was written): so that the hot path has one return,
+ * and neither a frame nor a register for this. Each with its arguments where the caller has them.
+ */
+static CQ_RARE int enqueue_slow(cq_producer_t *p, cq_callback_fn *fn, void *arg, void *slot)
+{
+	size_t count = 1;
+
+	return slot == NULL ? EINVAL : cq_producer_slow(p, slot, fn, arg, &count);
+}
+
+static CQ_RARE int put_slow(cq_producer_t *p, void *arg, void *slot)
+{
+	return enqueue_slow(p, p->fn, arg, slot);
+}
+
 int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
 {
 	cq_callback_t *slot = p->write;
-	size_t count = 1;
 
 	if (!CQ_LIKELY(fn != NULL && p->fn == NULL))
-		return EINVAL;
+		return enqueue_slow(p, fn, arg, NULL);
 	if (CQ_LIKELY(!put_pair(p, slot, fn, arg)))
 		return 0;
-	return cq_producer_slow(p, slot, fn, arg, &count);
+	return enqueue_slow(p, fn, arg, slot);
 }
 
 int cq_producer_put(cq_producer_t *p, void *arg)
 {
 	void **slot = p->write;
-	size_t count = 1;
 
 	if (!CQ_LIKELY(p->fn != NULL))
-		return EINVAL;
+		return put_slow(p, arg, NULL);
 	if (CQ_LIKELY(!put_arg(p, slot, arg)))
 		return 0;
-	return cq_producer_slow(p, slot, p->fn, arg, &count);
+	return put_slow(p, arg, slot);
 }
 
 /* --------------------------------------------------------------------------- spans */

@@ -61,8 +61,7 @@ static int waits_again(cq_cleanup_t *q)
 	   cq_producer_close. */
 	int err = cq_task_signal(q->task);
 
-	if (cq_u32_load_relaxed(&q->stop) != 0)
-		cq_drains_wake(q);
+	cq_drains_rely_on_it(q);
 	return err;
 }
 
@@ -88,30 +87,30 @@ static void run(cq_run_t *run, void *arg)
 		if (!cq_run_may_continue(run))
 			break;
 	}
-	/* Before anything that may call the host's spawn, which may fork: a child knows runs by their blocks. */
-	run_ends(q);
 	if (rest)
 		(void)waits_again(q);
+	run_ends(q);
 }
 
 /* A callback has ended its thread; or its thread is not there in a forked child, where cleanup_fork.c sees to its block. */
 static void lost(void *arg, void *piece)
 {
 	cq_cleanup_t *q = arg;
-	bool rest;
 
 	if (cq_cleanup_forking(q))
 		return;
-	rest = cq_block_give_up(q, piece);
-	run_ends(q);
-	if (rest)
+	if (cq_block_give_up(q, piece))
 		(void)waits_again(q);
+	run_ends(q);
 }
 
 /* Nobody is there to run what waits: drains say so. */
 static void stalled(void *arg)
 {
-	cq_drains_wake(arg);
+	cq_cleanup_t *q = arg;
+
+	cq_u32_add_relaxed(&q->stalls, 1);
+	cq_drains_wake(q);
 }
 
 const cq_task_ops_t cq_cleanup_task_ops = { run, lost, stalled };

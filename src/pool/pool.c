@@ -4,7 +4,7 @@
 
 #include "base/park.h"
 #include "base/sized.h"
-#include "pool_end.h"
+#include "pool_inside.h"
 #include "pool_priv.h"
 #include "processors.h"
 
@@ -150,6 +150,11 @@ int cq_pool_create_sized(const cq_pool_config_t *config, size_t bytes, cq_pool_t
 
 	errno = saved;
 	return err;
+}
+
+bool cq_pool_is_polled(const cq_pool_t *p)
+{
+	return cq_pool_is(p, CQ_POOL_POLLED);
 }
 
 const cq_park_ops_t *cq_pool_park(const cq_pool_t *p)
@@ -313,14 +318,16 @@ int cq_pool_wake(cq_pool_t *p)
 	}
 	if (waiting == 0)
 		return 0;
-	/* Pairs with the fence in cq_workers_arrive: who is being made will see what waits. */
+	/* Pairs with the fence in cq_workers_arrive: who is being made will see what waits. Without it
+	   one could be taken for a worker to come that has looked already, and nobody is woken. */
 	cq_fence_full();
 	making = counts_making(cq_u64_load_relaxed(&p->counts));
 	waiting = waiting > making ? waiting - making : 0;
 	cq_workers_ensure(p, waiting < UINT32_MAX ? (uint32_t)waiting : UINT32_MAX);
 	if ((err = cq_workers_make(p, false)) != 0)
 		return err;
-	/* Pairs with the fence in cq_workers_nobody_serves. */
+	/* Pairs with the fence in cq_workers_nobody_serves. Without it the last thread of the host's
+	   could leave unseen, and miss what waits: who waits for it would be told by neither. */
 	cq_fence_full();
 	return cq_pool_is(p, CQ_POOL_HOSTED) && cq_u32_load_relaxed(&p->serving) == 0 &&
 	    cq_pool_waiting(p) != 0 ? EAGAIN : 0;

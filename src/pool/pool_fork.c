@@ -107,6 +107,7 @@ static void in_child(cq_pool_t *p)
 	settle_tasks(p);
 	settle_members(p);
 	p->failed = 0;
+	p->telling = 0;
 	p->destroyer = NULL;
 	p->fork_wakes = false;
 	p->fork = (struct cq_fork){ 0 };
@@ -145,4 +146,4 @@ static void fork_make_up(struct cq_fork_client *client)
 	}
 }
 
-const struct cq_fork_ops cq_pool_fork_ops = { fork_phase, NULL, fork_make_up };
+const struct cq_fork_ops cq_pool_fork_ops = { fork_phase, fork_make_up };

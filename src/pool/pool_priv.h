@@ -56,13 +56,14 @@ CQ_NODE_CONTAINER(struct cq_task, node, cq_task_of)
 
 /*
  * A thread that runs tasks of a pool: a worker, or the caller of a run_some. To the task's function
- * it is the run that goes on. Its own thread writes; a forked child reads.
+ * it is the run that goes on. Its own thread writes; statistics and a forked child read.
  */
 struct cq_run {
 	cq_pool_t *pool;
 	cq_task_t *task;		/* in its function; NULL: between two runs, or in a hook */
 	void *piece;			/* in hand */
 	bool is_worker;			/* no run_some: the record was allocated */
+	bool managed;			/* on a thread that the pool made, which a piece may end */
 	bool serves;			/* a thread of the host's, in run_some of the pool or work */
 	uint64_t count;			/* what it adds to the pool's counts */
 	size_t pieces, budget;		/* taken so far; of a run_some: how many it may */
@@ -112,6 +113,7 @@ struct cq_pool {
 	uint32_t last_errno;		/* the same, never taken back */
 	uint32_t serving;		/* threads of the host in run_some or work */
 	cq_sleepers_t closers CQ_ALIGNED(CQ_LINE); /* threads in cq_task_close */
+	uint32_t telling;		/* threads in `stalled` of tasks: close waits for them too */
 
 	/* Statistics, on rare paths. */
 	uint64_t created CQ_ALIGNED(CQ_LINE);
@@ -161,7 +163,6 @@ static inline bool cq_pool_forking(const cq_pool_t *p)
 }
 
 /* workers.c */
-bool cq_workers_nobody_left(cq_pool_t *p, uint64_t counts);
 bool cq_workers_could_make(cq_pool_t *p, uint64_t *counts);
 int cq_workers_make(cq_pool_t *p, bool producer);
 int cq_workers_make_min(cq_pool_t *p);
@@ -176,6 +177,7 @@ void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err);
 int cq_workers_stall_error(const cq_pool_t *p);
 bool cq_workers_unserved(cq_pool_t *p);
 void cq_workers_nobody_serves(cq_pool_t *p);
+void cq_workers_left_waiting(cq_pool_t *p);
 cq_run_t *cq_member_new(cq_pool_t *p);
 void cq_member_join(cq_run_t *m);
 void cq_member_leave(cq_run_t *m);

@@ -225,6 +225,9 @@ static void end(cq_run_t *run, cq_task_t *t)
 			cq_workers_ensure(p, 1);
 			(void)cq_workers_make(p, true);
 		}
+		/* Nor may he serve the pool: what was signalled at the limit of runs told nobody. */
+		if (run->budget != 0)
+			cq_workers_left_waiting(p);
 	}
 	if ((next & TASK_CLOSED) != 0 && next / TASK_RUN == 0)
 		cq_sleepers_wake(&p->closers, UINT32_MAX);
@@ -344,6 +347,43 @@ static void run_in_caller(cq_run_t *run, cq_task_t *t)
 	while (run_once(run, t) && run->pieces < run->budget && (t == NULL || run->pieces != before));
 }
 
+static void begin_run_some(cq_run_t *run)
+{
+	cq_member_join(run);
+	if (run->serves)
+		cq_u32_add_relaxed(&run->pool->serving, 1);
+}
+
+static void end_run_some(cq_run_t *run)
+{
+	if (run->serves)
+		cq_workers_nobody_serves(run->pool);
+	cq_member_leave(run);
+}
+
+/* Is the thread a managed worker, within a run? Then what it runs may end it. */
+static bool may_be_ended(void)
+{
+	for (const cq_run_t *r = runs; r != NULL; r = r->outer)
+		if (r->managed)
+			return true;
+	return false;
+}
+
+/* A piece has ended the thread, which is on its way to the handler of its worker: worker_life.c. */
+static void run_some_is_ended(void *run)
+{
+	cq_task_abort(run);
+	end_run_some(run);
+}
+
+static void run_where_it_may_end(cq_run_t *run, cq_task_t *t)
+{
+	pthread_cleanup_push(run_some_is_ended, run);
+	run_in_caller(run, t);
+	pthread_cleanup_pop(0);
+}
+
 static size_t run_some(cq_pool_t *p, cq_task_t *t, size_t pieces)
 {
 	cq_run_t run = { .pool = p, .serves = t == NULL, .budget = pieces };
@@ -351,13 +391,12 @@ static size_t run_some(cq_pool_t *p, cq_task_t *t, size_t pieces)
 
 	if (pieces == 0 || cq_pool_forking(p))
 		return 0;
-	cq_member_join(&run);
-	if (t == NULL)
-		cq_u32_add_relaxed(&p->serving, 1);
-	run_in_caller(&run, t);
-	if (t == NULL)
-		cq_workers_nobody_serves(p);
-	cq_member_leave(&run);
+	begin_run_some(&run);
+	if (may_be_ended())
+		run_where_it_may_end(&run, t);
+	else
+		run_in_caller(&run, t);
+	end_run_some(&run);
 	errno = saved;
 	return run.pieces;
 }
@@ -407,16 +446,17 @@ int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t p
 	t->arg = arg;
 	t->parallel = parallel;
 	p->open++;
-	cq_u64_store_relaxed(&t->word, 0);
+	/* Pairs with the acquire in tell_stalled (workers.c): ops and arg. */
+	cq_u64_store_release(&t->word, 0);
 	pthread_mutex_unlock(&p->lock);
 	*out = t;
 	return 0;
 }
 
-static bool no_run_left(const cq_task_t *t)
+static bool nobody_left_inside(const cq_task_t *t)
 {
-	/* Pairs with the release in end: all that the runs did. */
-	return cq_u64_load_acquire(&t->word) / TASK_RUN == 0;
+	/* Pair with the releases in end, of all that the runs did, and in tell_stalled (workers.c). */
+	return cq_u64_load_acquire(&t->word) / TASK_RUN == 0 && cq_u32_load_acquire(&t->pool->telling) == 0;
 }
 
 static int wait_for_runs(cq_task_t *t, uint64_t deadline)
@@ -429,7 +469,7 @@ static int wait_for_runs(cq_task_t *t, uint64_t deadline)
 	cq_sleeper_init(&me, NULL);
 	for (;;) {
 		cq_sleepers_prepare_wait(&p->closers, &me);
-		done = no_run_left(t);
+		done = nobody_left_inside(t);
 		if (done || result == CQ_TIMED_OUT)
 			break;
 		result = cq_sleepers_commit_wait(&p->closers, &me, deadline);

@@ -119,16 +119,18 @@ static void at_work(struct life *life)
 {
 	while (!cq_pool_serve(life->w, &life->me, 0) && !cq_workers_retire(life->w))
 		;
-	/* Stopped: there are no tasks, and nobody counts on it. */
-	if (life->w->count != 0)
-		cq_u64_add_relaxed(&life->w->pool->counts, 0 - life->w->count);
 }
 
 static void ending(struct life *life)
 {
+	cq_run_t *w = life->w;
+
+	/* Stopped: there are no tasks, and nobody counts on it. */
+	if (w->count != 0)
+		cq_u64_add_relaxed(&w->pool->counts, 0 - w->count);
 	life->phase = ENDING;
-	call_end(life->w);
-	cq_member_leave(life->w);
+	call_end(w);
+	cq_member_leave(w);
 }
 
 /* worker_start has refused, or ended its thread: to the pool, a worker that could not be made. */
@@ -159,8 +161,6 @@ static void goes_on(void *arg)
 		cq_task_abort(w);
 		while (!cq_workers_replace(w) && !cq_pool_serve(w, &life->me, 0))
 			;
-		if (w->count != 0)
-			cq_u64_add_relaxed(&w->pool->counts, 0 - w->count);
 		ending(life);
 		break;
 	case ENDING:
@@ -202,6 +202,7 @@ void cq_pool_worker(void *run)
 	}
 	/* Once in a life, so that tasks and pieces pay nothing for it. Not on a host's threads, which
 	   may be green: the handler would be one of the thread on which it was pushed. */
+	life.w->managed = true;
 	pthread_cleanup_push(goes_on, &life);
 	live(&life);
 	pthread_cleanup_pop(0);

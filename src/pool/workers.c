@@ -107,16 +107,31 @@ static bool makes_workers(const cq_pool_t *p)
 	return !cq_pool_is(p, CQ_POOL_HOSTED);
 }
 
-/* Those who wait for tasks learn that nobody will run them. */
+/*
+ * Those who wait for tasks learn that nobody will run them. With no lock held, as that wakes threads:
+ * a close waits for those who tell.
+ */
 static void tell_stalled(cq_pool_t *p)
 {
 	int saved = errno;
+	cq_task_t *t;
 
+	cq_u32_add_relaxed(&p->telling, 1);
+	/* Pairs with the fence in cq_sleepers_prepare_wait of a close: either it waits for this thread, or
+	   its task is seen to be closed. Without it what the task was made for could be gone. */
+	cq_fence_full();
 	pthread_mutex_lock(&p->lock);
-	for (cq_task_t *t = p->all; t != NULL; t = t->all_next)
-		if ((cq_u64_load_relaxed(&t->word) & TASK_CLOSED) == 0 && t->ops->stalled != NULL)
-			t->ops->stalled(t->arg);
+	t = p->all; /* grows here alone */
 	pthread_mutex_unlock(&p->lock);
+	for (; t != NULL; t = t->all_next)
+		/* Pairs with the release in cq_task_create: ops and arg. Without it they could be those of
+		   the task that had the record before. */
+		if ((cq_u64_load_acquire(&t->word) & TASK_CLOSED) == 0 && t->ops->stalled != NULL)
+			t->ops->stalled(t->arg);
+	/* Pairs with the acquire in nobody_left_inside (tasks.c): done with the tasks. */
+	cq_fence_release();
+	cq_u32_add_relaxed(&p->telling, (uint32_t)-1);
+	cq_sleepers_wake(&p->closers, UINT32_MAX);
 	errno = saved;
 }
 
@@ -135,6 +150,7 @@ int cq_workers_stall_error(const cq_pool_t *p)
 	case ETIMEDOUT:
 	case EDEADLK:
 	case EBUSY:
+	case ESHUTDOWN:
 		return EAGAIN;
 	}
 	return failed <= INT_MAX ? (int)failed : EAGAIN;
@@ -145,6 +161,9 @@ bool cq_workers_unserved(cq_pool_t *p)
 {
 	if (makes_workers(p))
 		return false;
+	/* Nobody, a moment ago: to say so is not wrong, and saves producers of a polled pool the fence. */
+	if (cq_u32_load_relaxed(&p->serving) == 0)
+		return true;
 	/* Pairs with the fence in cq_workers_nobody_serves: whoever has left sees the task that was
 	   signalled before, or is seen here to have left. */
 	cq_fence_full();
@@ -155,6 +174,12 @@ bool cq_workers_unserved(cq_pool_t *p)
 void cq_workers_nobody_serves(cq_pool_t *p)
 {
 	cq_u32_add_relaxed(&p->serving, (uint32_t)-1);
+	cq_workers_left_waiting(p);
+}
+
+/* Or a task waits again, and its last runner doesn't serve the pool. */
+void cq_workers_left_waiting(cq_pool_t *p)
+{
 	/* Pairs with the fence in cq_pool_wake: whoever waits sees that nobody serves, or is told. */
 	cq_fence_full();
 	if (!makes_workers(p) && cq_u32_load_relaxed(&p->serving) == 0 && cq_pool_waiting(p) != 0)
@@ -172,7 +197,7 @@ static bool nobody_comes(cq_pool_t *p)
 }
 
 /* And being made? */
-bool cq_workers_nobody_left(cq_pool_t *p, uint64_t counts)
+static bool nobody_left(cq_pool_t *p, uint64_t counts)
 {
 	return counts_making(counts) == 0 && nobody_comes(p);
 }
@@ -286,8 +311,9 @@ int cq_workers_make(cq_pool_t *p, bool producer)
 			return 0;
 	while (!cq_u64_cas_relaxed(&p->counts, &counts, counts + ONE_MORE));
 	err = make(p, counts + ONE_MORE, ONE_MORE);
-	return err != 0 && err != ESHUTDOWN && counts_live(cq_u64_load_relaxed(&p->counts)) == 0 ?
-	    cq_workers_stall_error(p) : 0;
+	/* Not the error: a host's spawn may say ESHUTDOWN too. */
+	return err != 0 && cq_u32_load_relaxed(&p->stop) == 0 &&
+	    counts_live(cq_u64_load_relaxed(&p->counts)) == 0 ? cq_workers_stall_error(p) : 0;
 }
 
 /* Up to the minimum, whoever is idle. The error of the first that could not be made. */
@@ -319,7 +345,7 @@ void cq_workers_arrive(cq_pool_t *p, uint64_t count)
 {
 	cq_u64_add_relaxed(&p->counts, 0 - count);
 	/* Pairs with the fence in cq_sleepers_waiters, with which every signal and
-	   cq_workers_nobody_left begin: who still finds this worker being made leaves its task to
+	   nobody_left begin: who still finds this worker being made leaves its task to
 	   the look that follows. Without it nobody would see that task. */
 	cq_fence_full();
 	CQ_POINT("workers.arrived");
@@ -341,7 +367,7 @@ void cq_workers_ensure(cq_pool_t *p, uint32_t n)
 bool cq_workers_missed(cq_pool_t *p, uint64_t counts)
 {
 	return cq_pool_waiting(p) != 0 || counts_made(counts) < cq_u32_load_relaxed(&p->min) ||
-	    (counts_live(counts) != 0 && cq_workers_nobody_left(p, counts));
+	    (counts_live(counts) != 0 && nobody_left(p, counts));
 }
 
 /*
@@ -372,6 +398,7 @@ bool cq_workers_retire(cq_run_t *w)
 			goto gone;
 		}
 	while (!cq_u64_cas_relaxed(&p->counts, &counts, counts + w->count));
+	note_peak(p, counts_live(counts + w->count)); /* others may have come meanwhile */
 	return false;
 gone:
 	w->count = 0;
@@ -406,7 +433,7 @@ bool cq_workers_replace(cq_run_t *w)
 	if (cq_u32_load_relaxed(&p->stop) != 0)
 		return true;
 	if (counts_made(counts) > cq_u32_load_relaxed(&p->min) && cq_pool_waiting(p) == 0 &&
-	    !cq_workers_nobody_left(p, counts))
+	    !nobody_left(p, counts))
 		return cq_workers_retire(w);
 	/* The new one takes over what this one is in the counts. */
 	counts = cq_u64_add_relaxed(&p->counts, COUNT_MAKING) + COUNT_MAKING;

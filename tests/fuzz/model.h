@@ -1,25 +1,25 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The model of a cleanup queue: who is attached, asked for and asleep, and what
- * has become of each callback. It follows the queue through its park table, its
- * spawn, its allocator, its callbacks and its schedule points, and is compared
- * with it after every call.
+ * The model of a cleanup queue: who is attached and what has become of each callback. It follows the
+ * queue through its allocator, its callbacks and its schedule points, and its pool through the park
+ * table and spawn; and is compared with both after every call. What workers do among themselves is
+ * not its business: pool.c has that.
  */
 #ifndef CQ_FUZZ_MODEL_H
 #define CQ_FUZZ_MODEL_H
 
 #include "fuzz.h"
 
-enum { PRODUCERS = 4, HANDLES = 3, BODIES = 16, CALLBACKS = 1024, FUNCTIONS = 3 };
+enum { PRODUCERS = 4, BODIES = 16, CALLBACKS = 1024, FUNCTIONS = 3 };
 
 /* What has become of a callback. Its argument is its index + 1. */
 enum life {
 	IN_FLIGHT,	/* the call of enqueue has not returned */
 	PENDING,	/* accepted */
-	DONE,		/* begun, by a worker or by cq_block_next */
+	DONE,		/* begun */
 	HANDED_BACK,
 	REFUSED,	/* by enqueue */
-	DROPPED,	/* by a fork: with CQ_FORK_DISCARD, or it was the parent's */
+	DROPPED,	/* by a fork: it discards, or it was the parent's */
 	UNSURE		/* it was in flight in another thread when the process forked */
 };
 
@@ -31,28 +31,20 @@ struct item {
 	bool accepted;	/* enqueue has returned 0 */
 };
 
-/* Functions are counted from 1. */
-enum { NONE_YET = 0, SEVERAL = -1 };
+enum { PAIRS = -1 };
 
 struct producer {
 	cq_producer_t *p;
+	int function;		/* of all its callbacks, or PAIRS */
 	bool open;		/* has it a block? */
-	int shared;		/* its function, or NONE_YET: each callback has its own */
-	int only;		/* the function of all in it so far, or NONE_YET, or SEVERAL */
-	int sole;		/* that of the last full block, or NONE_YET or SEVERAL */
 	unsigned n;		/* slots used of its open block */
-	unsigned unclaimed;	/* of those: not taken by a flush_all */
+	unsigned unclaimed;	/* of those: not collected */
 	size_t reserved;	/* enqueues that cannot fail */
 	bool busy;		/* in a call, by another thread */
 	bool orphan;		/* of a thread that a forked child doesn't have */
 };
 
-struct handle {
-	cq_worker_t *w;
-	cq_block_t *block;
-	bool busy;
-};
-
+/* A thread that was asked for by spawn. */
 struct body {
 	void (*run)(void *arg);
 	void *arg;
@@ -61,25 +53,20 @@ struct body {
 
 /* A call, or a callback, that others are nested in; innermost first. */
 struct context {
-	enum { CALLBACK, GIVE_BACK, WORKER, WAITER, POINT, LOCKED_POINT } kind;
-	void *host;			/* WORKER: what parker->host must be */
-	bool made;			/* WORKER: by spawn */
-	const cq_parker_t *parker;	/* since it was listed */
-	bool listed, granted;		/* asleep; by now woken */
-	bool woken, retiring;		/* WORKER: since it last found work */
-	uint64_t deadline;		/* WAITER */
-	unsigned before;		/* WAITER: callbacks that were begun before it */
-	bool flushes;			/* WAITER: it publishes those first */
+	enum { CALLBACK, GIVE_BACK, WORKER, WAITER, SERVER, SOME, POINT, LOCKED_POINT } kind;
+	bool parked;
+	uint64_t deadline;	/* WAITER */
+	unsigned before;	/* WAITER: callbacks that were begun before it */
 	struct context *outer;
 };
 
-enum tri { FALSE, PERHAPS, TRUE };
-
 extern struct model {
 	cq_cleanup_t *q;
+	cq_pool_t *pool;
+	cq_pool_config_t pool_config;
 	cq_cleanup_config_t config;
-	unsigned slots;
-	unsigned args;		/* in a block that shares one function; 0: none does */
+	bool own_pool;
+	unsigned slots;		/* pairs in a block; twice as many arguments */
 	bool interleaved;	/* other threads' calls fall in at schedule points */
 	bool exact;		/* calls are whole, and only flushes publish */
 	struct context *top;
@@ -90,18 +77,14 @@ extern struct model {
 	unsigned nitems, accepted, pending, handed_back;
 	unsigned unsure;	/* accepted, or not: in the child nobody knows */
 	struct producer producers[PRODUCERS];
-	struct handle handles[HANDLES];
 	struct body bodies[BODIES];
 
-	unsigned asleep, coming, live, made, peak;
-	uint64_t created, failed, retired, wakes, useless;
+	uint64_t created, failed;
 	bool last_failed;	/* the last attempt to make a worker */
-	bool forked;
 	bool uncovered;		/* a fork has left work that no wake has seen */
-	bool closed, down;
-	enum tri stopped;
+	bool forking;		/* between prepare and its end */
+	bool closed, stopped, down;
 	unsigned shutting;
-	bool hand_back_tried;
 
 	size_t live_bytes;
 	unsigned fail_in;	/* the allocation that fails: 1 is the next; 0: none */
@@ -112,31 +95,25 @@ extern struct model {
 } m;
 
 void model_begin(void);
-void model_event(const char *where);
 void check(void);
-void demand_is_met(void);
 
 void push_context(struct context *c);
 void pop_context(struct context *c);
-bool within(int kind);
+unsigned within(int kind);
 bool parked_below(void);
 
-/* A worker was made or attached, or comes back; it retires or is detached. */
-void lives(void);
-void leaves(void);
-
+unsigned capacity(const struct producer *p);
 unsigned count_producers(void);
-unsigned count_handles(void);
 unsigned count_bodies(void);
-unsigned count_held(void);
 uint64_t units(void);
+bool polled(void);
+bool nobody_serves(void);
 
 /* Callbacks: of a producer (or all) up to an index are published; one has begun. */
 void published(int producer, unsigned before);
-void gathered(void);
 unsigned item_of(cq_callback_fn *fn, void *arg);
 void ran(unsigned item, enum life life);
-cq_callback_fn *function_of(unsigned item);
+cq_callback_fn *function(unsigned f);
 
 /* cleanup.c */
 void nested_call(void);

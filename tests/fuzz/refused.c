@@ -77,17 +77,13 @@ static cq_allocator_t some_allocator(void)
 		&allocated };
 }
 
-/* By the words of cq/cleanup.h. */
+/* By the words of cq/cleanup.h. The pool's configuration is a good one. */
 static bool valid(const cq_cleanup_config_t *c)
 {
-	unsigned flags = CQ_POLLED | CQ_HANDOVER | CQ_FORK_DISCARD | CQ_NO_ATFORK;
-
-	return (c->flags | flags) == flags && c->max_workers <= CQ_MAX_WORKERS &&
+	return (c->flags | CQ_CLEANUP_FORK_DISCARD) == CQ_CLEANUP_FORK_DISCARD && c->parallel != CQ_BY_OWNER &&
 	    (c->block_bytes == 0 ||
 	    (c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX)) &&
-	    (c->name == NULL || strlen(c->name) <= 15) &&
-	    (c->park == NULL ||
-	    (c->park->now != NULL && c->park->park != NULL && c->park->unpark != NULL)) &&
+	    (c->pool == NULL || c->pool_config == NULL) &&
 	    (c->allocator == NULL || (c->allocator->alloc != NULL && c->allocator->free != NULL));
 }
 
@@ -96,50 +92,44 @@ static void check_new_queue(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	cq_cleanup_stats_t stats;
 
 	CALL(cq_cleanup_stats_sized)(q, &stats, sizeof(stats));
-	EXPECT_EQ(stats.queued | stats.executed | stats.blocks_made | stats.workers_live, 0);
-	EXPECT_EQ(stats.producers | stats.workers_peak | stats.oldest_ns, 0);
-	if (c->max_workers != 0)
-		EXPECT_EQ(stats.max_workers, c->max_workers);
-	else
-		EXPECT(stats.max_workers >= 1, "no worker may be made");
-	EXPECT(stats.block_bytes <= (c->block_bytes != 0 ? c->block_bytes : CQ_BLOCK_BYTES_DEFAULT),
+	EXPECT_EQ(stats.queued | stats.executed | stats.blocks_made, 0);
+	EXPECT_EQ(stats.producers | stats.blocks_waiting | stats.oldest_ns, 0);
+	EXPECT(stats.block_bytes <= (c->block_bytes != 0 ? c->block_bytes : CQ_BLOCK_BYTES),
 	    "a block is larger than was asked for");
+	EXPECT(c->pool == NULL || CALL(cq_cleanup_pool)(q) == c->pool, "another pool");
 }
 
 static void config(void)
 {
-	cq_park_ops_t park = some_table();
+	const cq_pool_config_t hosted = { .flags = CQ_POOL_HOSTED };
 	cq_allocator_t allocator = some_allocator();
 	cq_cleanup_config_t c = {
-		.flags = (unsigned)PICK(0, CQ_POLLED, CQ_HANDOVER, CQ_NO_ATFORK, CQ_FORK_DISCARD, 15, 16,
-		    1u << 31),
-		.max_workers = (uint32_t)PICK(0, 1, CQ_MAX_WORKERS, CQ_MAX_WORKERS + 1, UINT32_MAX),
+		.flags = (uint32_t)PICK(0, CQ_CLEANUP_FORK_DISCARD, 2, 1u << 31),
+		.parallel = (uint32_t)PICK(0, 1, CQ_BY_OWNER - 1, CQ_BY_OWNER),
 		.block_bytes = (size_t)PICK(0, 1, CQ_BLOCK_BYTES_MIN - 1, CQ_BLOCK_BYTES_MIN,
 		    CQ_BLOCK_BYTES_MIN + 1, CQ_BLOCK_BYTES_MAX, CQ_BLOCK_BYTES_MAX + 1, SIZE_MAX),
-		.idle_ns = PICK(0, 1, CQ_FOREVER - 1, CQ_FOREVER),
-		.stack_bytes = (size_t)PICK(0, 1, SIZE_MAX),
-		.name = some_name(),
-		.spawn = below(2) ? no_spawn : NULL,
-		.park = below(2) ? &park : NULL,
+		.pool_config = below(2) ? &hosted : NULL,
 		.allocator = below(2) ? &allocator : NULL,
 	};
 	cq_cleanup_t *q, **out = below(8) == 1 ? NULL : &q;
 	bool good, fails;
 	int err;
 
+	if (below(2))
+		EXPECT_EQ(CALL(cq_pool_create_sized)(&hosted, sizeof(hosted), &c.pool), 0);
 	allocated = 0;
 	fail_in = below(3);
 	good = out != NULL && valid(&c);
 	fails = fail_in == 1 && c.allocator != NULL;
 	err = CALL(cq_cleanup_create_sized)(&c, sizeof(c), out);
-	note("create(flags %#x, %u workers, block of %zu, ...) = %d", c.flags, c.max_workers,
-	    c.block_bytes, err);
+	note("create(flags %#x, parallel %u, block of %zu, ...) = %d", c.flags, c.parallel, c.block_bytes, err);
 	EXPECT_EQ(err, !good ? EINVAL : fails ? ENOMEM : 0);
 	if (err == 0) {
 		check_new_queue(q, &c);
 		EXPECT_EQ(CALL(cq_cleanup_destroy)(q), 0);
 	}
 	EXPECT_EQ(allocated, 0);
+	EXPECT_EQ(CALL(cq_pool_destroy)(c.pool, CQ_FOREVER), 0);
 }
 
 /* By the words of cq/pool.h. */
@@ -240,15 +230,21 @@ static void refused_sleepers(void)
 static void refused_cleanup(void)
 {
 	cq_cleanup_t *q;
-	cq_worker_t *w;
+	cq_producer_t *p;
+	cq_callback_t *slots;
+	size_t n;
 
 	EXPECT_EQ(CALL(cq_cleanup_destroy)(NULL), 0);
 	CALL(cq_producer_detach)(NULL);
-	CALL(cq_worker_detach)(NULL);
 	EXPECT_EQ(CALL(cq_cleanup_create_sized)(NULL, 0, NULL), EINVAL);
 	EXPECT_EQ(CALL(cq_cleanup_create_sized)(NULL, 0, &q), 0);
-	EXPECT_EQ(CALL(cq_worker_attach)(q, NULL, NULL), EINVAL);
-	EXPECT_EQ(CALL(cq_worker_attach)(NULL, NULL, &w), EINVAL);
+	EXPECT_EQ(CALL(cq_producer_attach)(NULL, NULL, &p), EINVAL);
+	EXPECT_EQ(CALL(cq_producer_attach)(q, NULL, NULL), EINVAL);
+	EXPECT_EQ(CALL(cq_producer_attach)(q, NULL, &p), 0);
+	EXPECT_EQ(CALL(cq_producer_span)(p, NULL, &n), EINVAL);
+	EXPECT_EQ(CALL(cq_producer_span)(p, &slots, NULL), EINVAL);
+	EXPECT_EQ(CALL(cq_producer_commit)(p, 0, NULL), EINVAL);
+	CALL(cq_producer_detach)(p);
 	EXPECT_EQ(CALL(cq_cleanup_shutdown)(q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, NULL, NULL),
 	    EINVAL);
 	EXPECT_EQ(CALL(cq_cleanup_destroy)(q), 0);
