@@ -174,18 +174,33 @@ Test(tasks, what_is_left_is_run_by_others_while_the_piece_runs)
 	end_spawned();
 }
 
-Test(tasks, what_is_left_wakes_two)
+Test(tasks, many_pieces_that_are_left_wake_two)
 {
 	open_spawned((cq_pool_config_t){ .workers_min = 4, .workers_max = 4 });
 	open_task(&a, 0);
 	fake_wait_blocked(&park, 4);
 	park.leave = &room.leave;
-	for (unsigned i = 0; i < 3; i++)
+	for (unsigned i = 0; i < 5; i++)
 		add(&a, NULL, NULL);
 	cr_assert_eq(cq_task_run_some(a.task, 1), 1);
 	cr_assert_eq(stats().workers_coming, 2);
 	gate_open(&room.leave);
-	AWAIT(a.done == 3);
+	AWAIT(a.done == 5);
+	end_spawned();
+}
+
+Test(tasks, few_pieces_that_are_left_wake_one)
+{
+	open_spawned((cq_pool_config_t){ .workers_min = 4, .workers_max = 4 });
+	open_task(&a, 0);
+	fake_wait_blocked(&park, 4);
+	park.leave = &room.leave;
+	for (unsigned i = 0; i < 4; i++)
+		add(&a, NULL, NULL);
+	cr_assert_eq(cq_task_run_some(a.task, 1), 1);
+	cr_assert_eq(stats().workers_coming, 1);
+	gate_open(&room.leave);
+	AWAIT(a.done == 4);
 	end_spawned();
 }
 
