@@ -12,7 +12,7 @@
 #include "workload.h"
 
 /* A batch fits the nearest caches. */
-enum { BATCH = 3000, WARM_BATCHES = 10, SPAN = 100, STEPPED = 600 };
+enum { BATCH = 3000, WARM_BATCHES = 10, SPAN = 100, STEPPED = 5000 };
 
 /* How a batch, the numbers 1 .. BATCH, is enqueued. */
 typedef void batch_fn(const struct contestant *c, void *producer);

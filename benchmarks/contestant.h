@@ -56,10 +56,10 @@ struct contestant {
 	/* Optional. Gives memory that the empty queue doesn't need back to malloc. */
 	void (*trim)(void *queue);
 
-	/* Optional. A producer all of whose callbacks are `fn`; put is its enqueue. flush
-	   and end are as for others. */
+	/* Optional. A producer all of whose callbacks are `fn`; put is its enqueue, and is given
+	   that fn, so that all are called in the same way. flush and end are as for others. */
 	void *(*begin_one)(void *queue, bench_fn *fn);
-	int (*put)(void *producer, void *arg);
+	int (*put)(void *producer, bench_fn *fn, void *arg);
 
 	/* Optional, for blocks.c. create with blocks of two callbacks, and workers that don't
 	   spin; flush for all producers at once; how many workers the calling thread has

@@ -148,8 +148,9 @@ static int cq_enqueue(void *p, bench_fn *fn, void *arg)
 	return cq_producer_enqueue(p, fn, arg);
 }
 
-static int cq_put(void *p, void *arg)
+static int cq_put(void *p, bench_fn *fn, void *arg)
 {
+	(void)fn;
 	return cq_producer_put(p, arg);
 }
 

@@ -108,7 +108,7 @@ static inline void *begin_one(const struct contestant *c, void *queue, bench_fn 
 
 static inline void put(const struct contestant *c, void *producer, bench_fn *fn, void *arg)
 {
-	int err = c->put != NULL ? c->put(producer, arg) : c->enqueue(producer, fn, arg);
+	int err = (c->put != NULL ? c->put : c->enqueue)(producer, fn, arg);
 
 	if (err != 0)
 		bench_die(c->name, err);
@@ -118,18 +118,15 @@ static inline void put(const struct contestant *c, void *producer, bench_fn *fn,
 static inline void enqueue_numbers(const struct contestant *c, void *producer, uint64_t first,
     uint64_t n)
 {
-	int (*enqueue_arg)(void *producer, void *arg) = c->put;
-	int (*enqueue_pair)(void *producer, bench_fn *fn, void *arg) = c->enqueue;
-	int err = 0;
+	int (*enqueue_one)(void *producer, bench_fn *fn, void *arg) =
+	    c->put != NULL ? c->put : c->enqueue;
 
-	if (enqueue_arg != NULL)
-		for (uint64_t number = first; number < first + n && err == 0; number++)
-			err = enqueue_arg(producer, (void *)(uintptr_t)number);
-	else
-		for (uint64_t number = first; number < first + n && err == 0; number++)
-			err = enqueue_pair(producer, count, (void *)(uintptr_t)number);
-	if (err != 0)
-		bench_die(c->name, err);
+	for (uint64_t number = first; number < first + n; number++) {
+		int err = enqueue_one(producer, count, (void *)(uintptr_t)number);
+
+		if (err != 0)
+			bench_die(c->name, err);
+	}
 }
 
 /* The even ones as count_other. */

@@ -198,19 +198,19 @@ static void stuck(void *arg)
 	run_it(arg);
 }
 
-static void *drain(void *of)
+static void *hand_back(void *unused)
 {
-	CHECK(cq_cleanup_drain(of, wait_limit()) == 0);
-	return NULL;
+	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, wait_limit(), take_back, NULL) == 0);
+	return unused;
 }
 
-static bool drain_sleeps(cq_cleanup_t *of)
+static bool shutdown_sleeps(void)
 {
 	bool sleeps;
 
-	pthread_mutex_lock(&of->drains.lock);
-	sleeps = of->drains.listed != 0;
-	pthread_mutex_unlock(&of->drains.lock);
+	pthread_mutex_lock(&q->drains.lock);
+	sleeps = q->drains.listed != 0;
+	pthread_mutex_unlock(&q->drains.lock);
 	return sleeps;
 }
 
@@ -222,9 +222,9 @@ static void let_all_finish(void *unused)
 	AWAIT(cq_u64_load_relaxed(&q->unfinished[0]) + cq_u64_load_relaxed(&q->unfinished[1]) == 1);
 }
 
-Test(atfork, who_drains_is_woken_for_what_an_earlier_handler_closes, .init = make_after_others)
+Test(atfork, who_shuts_down_is_woken_for_what_an_earlier_handler_closes, .init = make_after_others)
 {
-	pthread_t drains;
+	pthread_t closer;
 	pid_t pid;
 
 	put(second, 0, 1);
@@ -232,13 +232,13 @@ Test(atfork, who_drains_is_woken_for_what_an_earlier_handler_closes, .init = mak
 	cr_assert_eq(cq_producer_enqueue(p, stuck, (void *)1), 0);
 	cr_assert_eq(cq_producer_flush(p), 0);
 	gate_wait(&begun);
-	drains = start(drain, q);
-	AWAIT(drain_sleeps(q));
+	closer = start(hand_back, NULL);
+	AWAIT(shutdown_sleeps());
 	in_prepare = detach_second;
 	at_point("producer.counted", let_all_finish, NULL);
 	if ((pid = forked()) == 0)
 		_exit(0);
-	join(drains);
+	join(closer);
 	end_both(pid, 2);
 }
 

@@ -539,6 +539,41 @@ Test(tasks, close_waits_for_the_runs_of_its_task)
 	end_spawned();
 }
 
+static gate_t told = GATE_INITIALIZER, may_return = GATE_INITIALIZER;
+
+static void hang_in_stalled(void *unused)
+{
+	(void)unused;
+	gate_open(&told);
+	gate_wait(&may_return);
+}
+
+static void *signal_to_nobody(void *unused)
+{
+	CHECK(signal_jobs(&a, 1) == EAGAIN);
+	return unused;
+}
+
+Test(tasks, close_waits_for_who_tells_it_that_the_pool_is_stalled)
+{
+	static const cq_task_ops_t ops = { run_jobs, NULL, hang_in_stalled };
+	pthread_t signaller;
+
+	open_spawned((cq_pool_config_t){ 0 });
+	host.err = EAGAIN;
+	cr_assert_eq(cq_task_create(pool, &ops, &a, 0, &a.task), 0);
+	signaller = start(signal_to_nobody, NULL);
+	gate_wait(&told);
+	cr_assert_eq(cq_task_close(a.task, park.now), ETIMEDOUT);
+	closer = start(close_a, NULL);
+	fake_wait_blocked(&park, 1);
+	gate_open(&may_return);
+	join(signaller);
+	join(closer);
+	a.task = NULL;
+	end_spawned();
+}
+
 Test(tasks, close_waits_for_no_other_tasks_runs)
 {
 	open_spawned((cq_pool_config_t){ .workers_max = 1 });

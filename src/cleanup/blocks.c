@@ -104,23 +104,6 @@ cq_block_t *cq_blocks_take(cq_cleanup_t *q)
 	return NULL;
 }
 
-/* The next callback of a block in hand. False: there is none. */
-bool cq_block_next(cq_block_t *b, cq_callback_t *callback)
-{
-	uint16_t i = b->begin;
-
-	if (i == b->end)
-		return false;
-	if (b->fn != NULL)
-		*callback = (cq_callback_t){ b->fn, block_args(b)[i] };
-	else
-		*callback = b->callbacks[i];
-	b->begin = (uint16_t)(i + 1);
-	/* Pairs with the copy that a fork takes: before the call, as a child must not run again what has begun. */
-	cq_fence_compiler();
-	return true;
-}
-
 /* Gives up a block in hand. True: it had some left, and waits again: the caller signals. */
 bool cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 {
@@ -177,4 +160,15 @@ void cq_drains_wake(cq_cleanup_t *q)
 		q->fork_wakes = true;
 	else
 		cq_sleepers_wake(&q->drains, UINT32_MAX);
+}
+
+/*
+ * A block was published and signalled, so with a full fence between, which a drain or shutdown may have found on its
+ * way, or in a hand, and sleep. In a stopped queue nobody else takes it. In a polled pool the signal wakes nobody, but
+ * who waits for the block does.
+ */
+void cq_drains_rely_on_it(cq_cleanup_t *q)
+{
+	if (q->polled || cq_u32_load_relaxed(&q->stop) != 0)
+		cq_drains_wake(q);
 }

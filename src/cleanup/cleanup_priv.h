@@ -118,6 +118,7 @@ struct cq_cleanup {
 	const cq_park_ops_t *park;	/* the pool's */
 	cq_allocator_t allocator;
 	bool own_pool, discards;
+	bool polled;			/* a signal wakes nobody: drains are to */
 	bool fences;			/* no asymmetric barrier: each enqueue has a fence */
 	uint32_t slots;			/* callbacks per block, each with its function */
 	size_t block_bytes;
@@ -200,6 +201,57 @@ static inline void cq_cleanup_unlock(cq_cleanup_t *q)
 
 static inline uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
+/* --------------------------------------------------------- hot, and so in a header */
+
+/* The next callback of a block in hand. False: there is none. */
+static inline bool cq_block_next(cq_block_t *b, cq_callback_t *callback)
+{
+	uint16_t i = b->begin;
+
+	if (i == b->end)
+		return false;
+	if (b->fn != NULL)
+		*callback = (cq_callback_t){ b->fn, block_args(b)[i] };
+	else
+		*callback = b->callbacks[i];
+	b->begin = (uint16_t)(i + 1);
+	/* Pairs with the copy that a fork takes: before the call, as a child must not run again what has begun. */
+	cq_fence_compiler();
+	return true;
+}
+
+/*
+ * How many slots of the block `b` are below `write`. Senseless, and harmless, when they don't belong
+ * together or `b` is NULL: `state` tells, when it is read again.
+ */
+static inline uint32_t cq_slots_below(const cq_block_t *b, cq_callback_fn *fn, const void *write)
+{
+	uintptr_t bytes = (uintptr_t)write - (uintptr_t)b - offsetof(cq_block_t, callbacks);
+
+	return (uint32_t)(bytes / (fn != NULL ? sizeof(void *) : sizeof(cq_callback_t)));
+}
+
+/* Callbacks that a block of this producer has room for. */
+static inline uint32_t cq_producer_slots(const cq_producer_t *p)
+{
+	return p->fn != NULL ? p->q->slots * (uint32_t)(sizeof(cq_callback_t) / sizeof(void *)) :
+	    p->q->slots;
+}
+
+/* Where the nth is, or would be. */
+static inline void *cq_producer_slot(const cq_producer_t *p, cq_block_t *b, uint32_t n)
+{
+	return p->fn != NULL ? (void *)(block_args(b) + n) : (void *)(b->callbacks + n);
+}
+
+/* By the owner, of the open block. */
+static inline uint32_t cq_producer_written(const cq_producer_t *p)
+{
+	return cq_slots_below(p->block, p->fn, p->write);
+}
+
+/* ------------------------------------------------------------- which file has what */
+
 /* blocks.c */
 cq_block_t *cq_block_get(cq_cleanup_t *q);
 void cq_block_put(cq_cleanup_t *q, cq_block_t *b);
@@ -207,19 +259,15 @@ void cq_block_clear(cq_block_t *b);
 void cq_blocks_push(cq_cleanup_t *q, cq_block_t *first, cq_block_t *last, uint64_t n);
 cq_block_t *cq_blocks_take(cq_cleanup_t *q);
 uint64_t cq_blocks_waiting(const cq_cleanup_t *q);
-bool cq_block_next(cq_block_t *b, cq_callback_t *callback);
 bool cq_block_give_up(cq_cleanup_t *q, cq_block_t *b);
 void cq_blocks_counted(cq_cleanup_t *q, unsigned parity);
 bool cq_blocks_last_finished(cq_cleanup_t *q, unsigned parity);
 void cq_blocks_finished(cq_cleanup_t *q, unsigned parity);
 bool cq_blocks_all_finished(const cq_cleanup_t *q);
 void cq_drains_wake(cq_cleanup_t *q);
+void cq_drains_rely_on_it(cq_cleanup_t *q);
 
 /* producer_block.c */
-uint32_t cq_slots_below(const cq_block_t *b, cq_callback_fn *fn, const void *write);
-void *cq_producer_slot(const cq_producer_t *p, cq_block_t *b, uint32_t n);
-uint32_t cq_producer_slots(const cq_producer_t *p);
-uint32_t cq_producer_written(const cq_producer_t *p);
 uint64_t cq_producer_accepted(const cq_producer_t *p);
 void cq_producer_no_block(cq_producer_t *p);
 int cq_producer_open(cq_producer_t *p, bool fetch);

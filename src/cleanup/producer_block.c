@@ -10,36 +10,6 @@
 
 /* ------------------------------------------------------------ what a block holds */
 
-/*
- * How many slots of the block `b` are below `write`. Senseless, and harmless, when they don't belong
- * together or `b` is NULL: `state` tells, when it is read again.
- */
-uint32_t cq_slots_below(const cq_block_t *b, cq_callback_fn *fn, const void *write)
-{
-	uintptr_t bytes = (uintptr_t)write - (uintptr_t)b - offsetof(cq_block_t, callbacks);
-
-	return (uint32_t)(bytes / (fn != NULL ? sizeof(void *) : sizeof(cq_callback_t)));
-}
-
-/* Callbacks that a block of this producer has room for. */
-uint32_t cq_producer_slots(const cq_producer_t *p)
-{
-	return p->fn != NULL ? p->q->slots * (uint32_t)(sizeof(cq_callback_t) / sizeof(void *)) :
-	    p->q->slots;
-}
-
-/* Where the nth is, or would be. */
-void *cq_producer_slot(const cq_producer_t *p, cq_block_t *b, uint32_t n)
-{
-	return p->fn != NULL ? (void *)(block_args(b) + n) : (void *)(b->callbacks + n);
-}
-
-/* By the owner, of the open block. */
-uint32_t cq_producer_written(const cq_producer_t *p)
-{
-	return cq_slots_below(p->block, p->fn, p->write);
-}
-
 static bool is_full(const cq_producer_t *p)
 {
 	return p->write == p->block->callbacks + p->q->slots;
@@ -251,8 +221,7 @@ CQ_RARE int cq_producer_close(cq_producer_t *p)
 	   sees this block, or the queue is seen to be stopped here. Without it the block could be handed back
 	   by nobody. */
 	err = cq_task_signal(q->task);
-	if (cq_u32_load_relaxed(&q->stop) != 0)
-		cq_drains_wake(q);
+	cq_drains_rely_on_it(q);
 	return err;
 }
 

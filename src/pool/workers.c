@@ -161,6 +161,9 @@ bool cq_workers_unserved(cq_pool_t *p)
 {
 	if (makes_workers(p))
 		return false;
+	/* Nobody, a moment ago: to say so is not wrong, and saves producers of a polled pool the fence. */
+	if (cq_u32_load_relaxed(&p->serving) == 0)
+		return true;
 	/* Pairs with the fence in cq_workers_nobody_serves: whoever has left sees the task that was
 	   signalled before, or is seen here to have left. */
 	cq_fence_full();
