@@ -12,7 +12,7 @@
 #include <errno.h>
 
 #include "cleanup_priv.h"
-#include "pool/pool_end.h"
+#include "pool/pool_inside.h"
 
 /* The queue whose give_back the thread is in. */
 static __thread const cq_cleanup_t *giving_back;

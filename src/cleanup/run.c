@@ -61,8 +61,7 @@ static int waits_again(cq_cleanup_t *q)
 	   cq_producer_close. */
 	int err = cq_task_signal(q->task);
 
-	if (cq_u32_load_relaxed(&q->stop) != 0)
-		cq_drains_wake(q);
+	cq_drains_rely_on_it(q);
 	return err;
 }
 
