@@ -237,20 +237,6 @@ Test(cleanup, destroy_is_refused_while_anyone_or_anything_is_left, .init = make)
 	finish(1);
 }
 
-static void is_refused(void *unused)
-{
-	(void)unused;
-	CHECK(cq_cleanup_destroy(q) == EDEADLK);
-	CHECK(cq_cleanup_trim(q, NULL) == EBUSY);
-	run_it(0);
-}
-
-Test(cleanup, destroy_from_a_callback_is_refused, .init = make)
-{
-	cr_assert_eq(cq_producer_enqueue(p, is_refused, NULL), 0);
-	finish(1);
-}
-
 /* Trim would free the block that is being given back. */
 Test(cleanup, destroy_and_trim_are_refused_while_a_shutdown_gives_back, .init = make)
 {
@@ -266,26 +252,17 @@ Test(cleanup, destroy_and_trim_are_refused_while_a_shutdown_gives_back, .init = 
 
 Test(cleanup, a_queue_has_a_pool_of_its_own_or_the_one_that_it_is_given)
 {
-	cq_pool_config_t pool_config = { .name = "mine" };
-	cq_pool_t *pool;
+	cq_cleanup_config_t config = { .pool_config = &by_hand };
 
-	cr_assert_eq(cq_pool_create(NULL, &pool), 0);
-	cr_assert_eq(CREATE(.pool = pool, .pool_config = &pool_config), EINVAL);
-
-	make_with((cq_cleanup_config_t){ .pool = pool }, by_hand);
-	cr_assert_eq(cq_cleanup_pool(q), pool);
-	cr_assert_eq(cq_pool_destroy(pool, CQ_FOREVER), EBUSY);
+	cr_assert_eq(cq_pool_create(NULL, &config.pool), 0);
+	cr_assert_eq(cq_cleanup_create(&config, &q), EINVAL, "both");
+	make_with((cq_cleanup_config_t){ .pool = config.pool }, by_hand);
+	cr_assert_eq(cq_cleanup_pool(q), config.pool);
+	cr_assert_eq(cq_pool_destroy(config.pool, CQ_FOREVER), EBUSY);
 	finish(0);
-	cr_assert_eq(cq_pool_destroy(pool, CQ_FOREVER), 0, "it outlives the queue");
-
-	cr_assert_eq(cq_cleanup_create(NULL, &q), 0);
-	cr_assert_str_eq(cq_cleanup_pool(q)->config.name, "cq-cleanup");
-	cr_assert_eq(cq_cleanup_destroy(q), 0);
-	make_with((cq_cleanup_config_t){ 0 }, pool_config);
-	cr_assert_str_eq(cq_cleanup_pool(q)->config.name, "mine");
-	finish(0);
-	make_with((cq_cleanup_config_t){ 0 }, by_hand);
-	cr_assert_str_eq(cq_cleanup_pool(q)->config.name, "cq-cleanup");
+	cr_assert_eq(cq_pool_destroy(config.pool, CQ_FOREVER), 0, "it outlives the queue");
+	make();
+	cr_assert_eq(cq_cleanup_pool(q)->config.flags, by_hand.flags);
 	finish(0);
 }
 
@@ -347,84 +324,36 @@ static void note_end(void *unused)
 
 static const cq_pool_config_t with_two = { .workers_min = 2, .workers_max = 2, .worker_end = note_end };
 
-Test(cleanup, the_workers_of_its_own_pool_end_with_the_queue)
+static void run_a_block(void)
 {
-	make_with((cq_cleanup_config_t){ 0 }, with_two);
 	put(p, 0, SLOTS);
 	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
 	cr_assert_eq(pool_stats().workers_live, 2);
 	cq_producer_detach(p);
-	cr_assert_eq(cq_cleanup_destroy(q), 0, "without a shutdown");
+	cr_assert_eq(ended, 0);
+	cr_assert_eq(cq_cleanup_destroy(q), 0);
+}
+
+/* Also without a shutdown. */
+Test(cleanup, destroy_ends_the_workers_of_its_own_pool)
+{
+	make_with((cq_cleanup_config_t){ 0 }, with_two);
+	run_a_block();
 	cr_assert_eq(ended, 2);
 	cr_assert_eq(mem.live_bytes, 0);
-
-	make_with((cq_cleanup_config_t){ 0 }, with_two);
-	put(p, SLOTS, SLOTS);
-	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
-	cr_assert_eq(ended, 4);
-	cr_assert_eq(pool_stats().workers_live, 0);
-	finish(2 * SLOTS);
 }
 
-/* One of them has a callback that hangs. */
-Test(cleanup, queues_on_one_pool_share_its_workers_and_end_without_each_other)
+Test(cleanup, destroy_leaves_the_workers_of_a_pool_that_it_was_given)
 {
-	cq_pool_config_t pool_config = { .workers_max = 2, .worker_end = note_end };
-	cq_cleanup_config_t config = { 0 };
-	cq_cleanup_t *other;
-	cq_producer_t *to_other;
+	cq_pool_t *pool;
 
-	cr_assert_eq(cq_pool_create(&pool_config, &config.pool), 0);
-	make_with(config, by_hand);
-	cr_assert_eq(cq_cleanup_create(&config, &other), 0);
-	cr_assert_eq(cq_producer_attach(other, NULL, &to_other), 0);
-	put_to_stay(p, 0, 1);
-	cr_assert_eq(cq_producer_flush(p), 0);
-	AWAIT(inside == 1);
-	put(to_other, 1, 1);
-	cq_producer_detach(to_other);
-	cr_assert_eq(cq_cleanup_drain(other, CQ_FOREVER), 0);
-	cr_assert_eq(runs, 1);
-	cr_assert_eq(pool_stats().tasks, 2);
-	cr_assert_eq(cq_cleanup_destroy(other), 0);
-	cr_assert_eq(pool_stats().tasks, 1);
-	gate_open(&leave);
-	finish(2);
-	cr_assert_eq(ended, 0, "a given pool keeps its workers");
-	cr_assert_eq(cq_pool_destroy(config.pool, CQ_FOREVER), 0);
+	cr_assert_eq(cq_pool_create(&with_two, &pool), 0);
+	make_with((cq_cleanup_config_t){ .pool = pool }, by_hand);
+	run_a_block();
+	cr_assert_eq(ended, 0);
+	cr_assert_eq(mem.live_bytes, 0);
+	cr_assert_eq(cq_pool_destroy(pool, CQ_FOREVER), 0);
 	cr_assert_eq(ended, 2);
-}
-
-Test(cleanup, no_more_of_its_blocks_run_at_once_than_its_limit)
-{
-	make_with((cq_cleanup_config_t){ .parallel = 2 }, (cq_pool_config_t){ .workers_max = 3 });
-	put_to_stay(p, 0, 4 * SLOTS);
-	AWAIT(inside == 2);
-	fake_wait_blocked(&park, 1); /* the third has found nothing to do */
-	cr_assert_eq(waiting(), 2);
-	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 0);
-	cr_assert_eq(inside, 2);
-	gate_open(&leave);
-	finish(4 * SLOTS);
-}
-
-static atomic_uint at_work;
-
-static void run_alone(void *arg)
-{
-	CHECK(at_work++ == 0);
-	CHECK(cq_cleanup_run_some(q, SIZE_MAX) == 0);
-	run_it(arg);
-	at_work--;
-}
-
-Test(cleanup, with_a_limit_of_one_callbacks_run_one_after_the_other)
-{
-	make_with((cq_cleanup_config_t){ .parallel = 1 }, (cq_pool_config_t){ .workers_max = 3 });
-	for (uintptr_t i = 0; i < 100 * SLOTS; i++)
-		cr_assert_eq(cq_producer_enqueue(p, run_alone, (void *)i), 0);
-	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
-	finish(100 * SLOTS);
 }
 
 /* ------------------------------------------------------- failing allocations */

@@ -13,10 +13,21 @@ TestSuite(drain, .timeout = 60);
 
 enum { STEPS = 1000 };
 
+/* Nothing runs but in run_some, and a signal finds that out. */
+static void make_parallel(unsigned parallel)
+{
+	make_with((cq_cleanup_config_t){ .parallel = parallel }, (cq_pool_config_t){ .flags = CQ_POOL_HOSTED });
+}
+
+static void make_hosted(void)
+{
+	make_parallel(0);
+}
+
 /* As if another thread were in cq_pool_run_some all the time: scripts are what it does. */
 static void make_served(void)
 {
-	make();
+	make_hosted();
 	q->pool->serving = 1;
 }
 
@@ -445,7 +456,7 @@ Test(drain, of_its_own_queue_is_refused_to_a_callback)
 
 /* ------------------------------------------------------------ nobody is there */
 
-Test(drain, of_a_hosted_pool_that_nobody_serves_says_so, .init = make)
+Test(drain, of_a_hosted_pool_that_nobody_serves_says_so, .init = make_hosted)
 {
 	cr_assert_eq(drain(), 0);
 	put(p, 0, SLOTS + 1);
@@ -488,7 +499,7 @@ Test(drain, who_serves_a_hosted_pool_itself_loops_with_run_some)
 Test(drain, asleep_in_a_hosted_pool_is_told_of_a_block_that_comes_to_nobody)
 {
 	for (size_t i = 0; i < sizeof(publishing) / sizeof(*publishing); i++) {
-		make();
+		make_hosted();
 		park.script = let_go;
 		stop_at(publishing[i], put_a_block, NULL);
 		cr_assert_eq(drain(), EAGAIN);
@@ -521,7 +532,7 @@ static void hang_in(void *(*body)(void *unused))
 	park.script = let_stuck_end;
 }
 
-Test(drain, asleep_in_a_hosted_pool_ends_as_the_last_one_leaves_with_work_left, .init = make)
+Test(drain, asleep_in_a_hosted_pool_ends_as_the_last_one_leaves_with_work_left, .init = make_hosted)
 {
 	put(p, 1, SLOTS);
 	put_stuck(0); /* in the newer block, which is taken first */
@@ -532,19 +543,13 @@ Test(drain, asleep_in_a_hosted_pool_ends_as_the_last_one_leaves_with_work_left, 
 	finish(2 * SLOTS);
 }
 
-Test(drain, asleep_in_a_hosted_pool_succeeds_as_the_last_one_leaves_with_all_done, .init = make)
+Test(drain, asleep_in_a_hosted_pool_succeeds_as_the_last_one_leaves_with_all_done, .init = make_hosted)
 {
 	put_stuck(0);
 	put(p, 1, SLOTS - 1);
 	hang_in(run_one_piece);
 	cr_assert_eq(drain(), 0);
 	finish(SLOTS);
-}
-
-static void make_parallel(unsigned parallel)
-{
-	make_with((cq_cleanup_config_t){ .parallel = parallel },
-	    (cq_pool_config_t){ .flags = CQ_POOL_HOSTED | CQ_POOL_POLLED });
 }
 
 /* A block in hand is waited for, whoever has it; its rest goes back, and nobody is there. */
@@ -599,6 +604,38 @@ Test(drain, asleep_in_a_hosted_pool_ends_as_a_run_some_at_the_limit_leaves_a_blo
 	finish(2 * SLOTS);
 }
 
+/* Asleep, as the block is on its way, whose signal wakes nobody: the drain does, which nobody else may. */
+static void *drain_really(void *unused)
+{
+	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
+	return unused;
+}
+
+static bool asleep_in(cq_sleepers_t *set)
+{
+	bool asleep;
+
+	pthread_mutex_lock(&set->lock);
+	asleep = set->listed != 0;
+	pthread_mutex_unlock(&set->lock);
+	return asleep;
+}
+
+Test(drain, asleep_in_a_polled_pool_wakes_a_worker_for_a_block_that_comes)
+{
+	pthread_t drains;
+
+	make_with((cq_cleanup_config_t){ 0 },
+	    (cq_pool_config_t){ .flags = CQ_POOL_POLLED, .park = cq_park_default() });
+	stop_at("producer.counted", put_a_block, NULL);
+	drains = start(drain_really, NULL);
+	AWAIT(asleep_in(&q->drains));
+	gate_open(&go_on);
+	join(other);
+	join(drains);
+	finish(SLOTS);
+}
+
 static int spawn_error;
 
 static int no_workers(void *unused, void (*body)(void *), void *arg)
@@ -628,7 +665,10 @@ Test(drain, of_a_stalled_pool_says_so)
 
 static int refuse_to_start(void *unused)
 {
+	static atomic_uint starts;
+
 	(void)unused;
+	CHECK(++starts < 10); /* each attempt is a thread */
 	return spawn_error;
 }
 
@@ -875,7 +915,7 @@ Test(drain, shutdown_runs_all_and_ends_the_workers)
 	finish(10 * SLOTS + 1);
 }
 
-Test(drain, hand_back_gives_all_back_that_did_not_run, .init = make)
+Test(drain, hand_back_gives_all_back_that_did_not_run, .init = make_hosted)
 {
 	cq_producer_t *of_one;
 
@@ -892,7 +932,7 @@ Test(drain, hand_back_gives_all_back_that_did_not_run, .init = make)
 	finish(4 * SLOTS + 4);
 }
 
-Test(drain, hand_back_needs_no_memory, .init = make)
+Test(drain, hand_back_needs_no_memory, .init = make_hosted)
 {
 	cq_producer_t *third;
 
@@ -940,7 +980,7 @@ static void take_back_and_look(void *ctx, cq_callback_fn *fn, void *arg)
 	take_back(ctx, fn, arg);
 }
 
-Test(drain, give_back_is_called_by_the_caller_with_no_lock_held_and_may_not_wait, .init = make)
+Test(drain, give_back_is_called_by_the_caller_with_no_lock_held_and_may_not_wait, .init = make_hosted)
 {
 	caller = pthread_self();
 	put(p, 0, SLOTS + 2);
@@ -950,7 +990,7 @@ Test(drain, give_back_is_called_by_the_caller_with_no_lock_held_and_may_not_wait
 	finish(SLOTS + 2);
 }
 
-Test(drain, hand_back_to_nobody_is_refused, .init = make)
+Test(drain, hand_back_to_nobody_is_refused, .init = make_hosted)
 {
 	put(p, 0, 1);
 	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, NULL, NULL), EINVAL);
@@ -1178,7 +1218,7 @@ Test(drain, of_a_queue_that_was_shut_down_has_nothing_to_miss, .init = make_serv
 }
 
 /* An enqueue that is going to be refused, a flush beside it, and nobody who would run it. */
-Test(drain, nothing_is_accepted_after_the_last_collection, .init = make)
+Test(drain, nothing_is_accepted_after_the_last_collection, .init = make_hosted)
 {
 	put(p, 0, 1);
 	cr_assert_eq(shut_down(CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER), 0);

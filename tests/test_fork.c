@@ -35,8 +35,8 @@ static bool hosted(void)
 	return (q->pool->config.flags & CQ_POOL_HOSTED) != 0;
 }
 
-/* Ends the queue after all has run: the sums agree, no run is left, and no block is forgotten. */
-static void end_queue(void)
+/* All that is left runs, or is given back if a shutdown has begun with that; and the sums agree. */
+static void shut_down(void)
 {
 	cq_cleanup_stats_t s;
 
@@ -50,6 +50,12 @@ static void end_queue(void)
 	    wait_limit(), take_back, NULL) == 0);
 	s = stats();
 	CHECK(s.executed + s.handed_back == s.queued && s.blocks_waiting == 0);
+}
+
+/* And no run is left, and no block forgotten. */
+static void end_queue(void)
+{
+	shut_down();
 	AWAIT(cq_cleanup_trim(q, NULL) == 0); /* a worker may have yet to find that nothing is left */
 	CHECK(stats().blocks_made == 0);
 	CHECK(cq_cleanup_destroy(q) == 0);
@@ -129,7 +135,7 @@ static void is_prepared(void)
 static void make_workers_and_run_all_once(void)
 {
 	CHECK(child != 0 || pool_stats().workers_live == 0);
-	put(p, QUEUED - 1, 1);
+	put(p, QUEUED - 2, 2);
 	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
 	run_all_once();
 	CHECK(mem.live_bytes == 0); /* that of its parent's worker, too */
@@ -141,8 +147,8 @@ Test(fork, managed_child_makes_workers_of_its_own_and_needs_no_call)
 	make_managed();
 	put(p, 0, SLOTS + 1);
 	cr_assert_eq(cq_cleanup_drain(q, wait_limit()), 0);
-	/* Less than a block: none of it is in a worker's hand at the fork. */
-	put(p, SLOTS + 1, SLOTS - 1);
+	/* Less than fills the open block: none of it is in a worker's hand at the fork. */
+	put(p, SLOTS + 1, SLOTS - 2);
 	in_a_child(make_workers_and_run_all_once);
 	make_workers_and_run_all_once();
 	q = NULL;
@@ -455,6 +461,7 @@ static bool sealed_at_the_start;
 /* Works on, if the queue is open, and ends. */
 static void goes_on_as_if_alone(void)
 {
+	cq_cleanup_stats_t s;
 	cq_producer_t *one;
 
 	nfates += fate[nfates] == BEING_PUT;
@@ -463,14 +470,16 @@ static void goes_on_as_if_alone(void)
 		CHECK(cq_producer_reserve(one, 3 * SLOTS) == 0);
 	for (cq_producer_t *to = q->closed == 0 ? q->producers : NULL; to != NULL; to = to->next)
 		put_some(to, SLOTS + 1);
+	s = stats();
+	if (q->stop != 0 && s.queued != s.executed + s.handed_back) { /* what is left can only be given back */
+		CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL) == EINVAL);
+		CHECK(cq_cleanup_destroy(q) == EBUSY);
+	}
 	while (q->producers != NULL)
 		cq_producer_detach(q->producers);
-	if (hosted())
-		run_all(NULL);
-	if (q->stop == 0)
-		CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
-	CHECK(cq_cleanup_shutdown(q, q->stop != 0 ? CQ_SHUTDOWN_HAND_BACK : CQ_SHUTDOWN_DRAIN,
-	    wait_limit(), take_back, NULL) == 0);
+	if (q->claimed.begin != q->claimed.end) /* also where that is all */
+		CHECK(cq_cleanup_destroy(q) == EBUSY);
+	shut_down();
 	check_fates();
 	for (unsigned i = 0; sealed_at_the_start && i < 64; i++)
 		CHECK(fate[i] != BEING_PUT || ran[i] == 0);
@@ -944,6 +953,7 @@ Test(fork, in_a_callback_of_a_thread_in_work_goes_on_in_both, .init = make_manag
 static void *end_after_its_retirement(void *unused)
 {
 	AWAIT(pool_stats().workers_live == 0);
+	q->pool->config.idle_ns = CQ_FOREVER;
 	put(p, FORKING, SLOTS);
 	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
 	CHECK(pool_stats().workers_created == 2);
@@ -967,6 +977,9 @@ static void forks_and_is_to_retire(void *arg)
 
 Test(fork, worker_that_forked_retires_in_the_child_and_another_follows, .init = make_managed)
 {
+#ifndef __GLIBC__
+	cr_skip("with musl 1.2.3 no thread of the child can end once the one that forked has");
+#endif
 	put_block_that(forks_and_is_to_retire);
 	end_in_the_parent();
 }
@@ -975,6 +988,7 @@ static int start_forks(void *unused)
 {
 	(void)unused;
 	if (child == -1) {
+		gate_wait(&may_end);
 		forker = pthread_self();
 		if (forked())
 			start(end_in_the_child, NULL);
@@ -987,8 +1001,8 @@ Test(fork, in_worker_start_goes_on_in_both)
 {
 	make_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .workers_max = 1,
 	    .idle_ns = CQ_FOREVER, .park = cq_park_default(), .worker_start = start_forks });
-	put(p, 0, SLOTS - 1);
-	put(p, SLOTS - 1, FORKING - SLOTS + 1); /* the first full block makes it */
+	put(p, 0, FORKING); /* the full block makes it */
+	gate_open(&may_end);
 	AWAIT(runs >= SLOTS);
 	end_with(FORKING);
 	cr_assert(child_ended());
@@ -1101,7 +1115,7 @@ Test(fork, while_drains_are_told_that_no_worker_could_be_made)
 	end_with(1);
 }
 
-static void *shut_down(void *how)
+static void *shut_down_as(void *how)
 {
 	CHECK(cq_cleanup_shutdown(q, *(cq_shutdown_how_t *)how, wait_limit(), take_back, NULL) == 0);
 	return NULL;
@@ -1120,7 +1134,7 @@ static void fork_in_a_shutdown(cq_shutdown_how_t how)
 	CHECK(cq_producer_enqueue(p, stuck, NULL) == 0);
 	put(p, 1, SLOTS);
 	gate_wait(&began);
-	other = start(shut_down, &how);
+	other = start(shut_down_as, &how);
 	AWAIT(drain_sleeps());
 	in_a_child(shuts_down_by_itself);
 	gate_open(&may_end);
@@ -1167,7 +1181,7 @@ Test(fork, in_a_callback_while_others_hand_back_goes_on_in_both, .init = make_ma
 
 	put_block_that(forks_when_others_hand_back);
 	AWAIT(ran[0] == 1); /* the block is in a worker's hand */
-	other = start(shut_down, &how);
+	other = start(shut_down_as, &how);
 	gate_open(&may_end);
 	join(other);
 	CHECK(given_back == FORKING - 2);

@@ -180,26 +180,6 @@ Test(producer, enqueue_allocates_one_block_at_most_and_a_full_block_needs_none)
 	}
 }
 
-static int make_none(void *unused, void (*body)(void *), void *arg)
-{
-	(void)unused, (void)body, (void)arg;
-	return EMFILE;
-}
-
-Test(producer, what_nobody_can_be_made_to_run_is_accepted_and_the_flush_says_so)
-{
-	make_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .spawn = make_none });
-	put(p, 0, SLOTS + 1);
-	cr_assert_eq(cq_producer_flush(p), EMFILE);
-	cr_assert_eq(waiting(), 2);
-	put(p, SLOTS + 1, 1);
-	cr_assert_eq(cq_cleanup_flush(q), EMFILE);
-	cr_assert_eq(waiting(), 3);
-	cr_assert_eq(pool_stats().workers_failed, 3, "each tries again");
-	run_all(NULL);
-	finish(SLOTS + 2);
-}
-
 Test(producer, after_a_shutdown_all_is_refused)
 {
 	BOTH_KINDS {

@@ -161,3 +161,14 @@ void cq_drains_wake(cq_cleanup_t *q)
 	else
 		cq_sleepers_wake(&q->drains, UINT32_MAX);
 }
+
+/*
+ * A block was published and signalled, so with a full fence between, which a drain or shutdown may have found on its
+ * way, or in a hand, and sleep. In a stopped queue nobody else takes it. In a polled pool the signal wakes nobody, but
+ * who waits for the block does.
+ */
+void cq_drains_rely_on_it(cq_cleanup_t *q)
+{
+	if (q->polled || cq_u32_load_relaxed(&q->stop) != 0)
+		cq_drains_wake(q);
+}

@@ -5,6 +5,7 @@
 #include "base/barrier.h"
 #include "base/sized.h"
 #include "cleanup_priv.h"
+#include "pool/pool_inside.h"
 #include "workq/stack.h"
 
 /* ---------------------------------------------------------------------------- making */
@@ -53,6 +54,7 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	if ((err = make_pool(q, c)) != 0)
 		return err;
 	q->park = cq_pool_park(q->pool);
+	q->polled = cq_pool_is_polled(q->pool);
 	/* If one fails: a mutex of the default kind has nothing to undo, nor has a set. */
 	if ((err = cq_workq_init(&q->waiting[0].queue)) == 0 &&
 	    (err = cq_workq_init(&q->waiting[1].queue)) == 0 &&

@@ -118,6 +118,7 @@ struct cq_cleanup {
 	const cq_park_ops_t *park;	/* the pool's */
 	cq_allocator_t allocator;
 	bool own_pool, discards;
+	bool polled;			/* a signal wakes nobody: drains are to */
 	bool fences;			/* no asymmetric barrier: each enqueue has a fence */
 	uint32_t slots;			/* callbacks per block, each with its function */
 	size_t block_bytes;
@@ -264,6 +265,7 @@ bool cq_blocks_last_finished(cq_cleanup_t *q, unsigned parity);
 void cq_blocks_finished(cq_cleanup_t *q, unsigned parity);
 bool cq_blocks_all_finished(const cq_cleanup_t *q);
 void cq_drains_wake(cq_cleanup_t *q);
+void cq_drains_rely_on_it(cq_cleanup_t *q);
 
 /* producer_block.c */
 uint64_t cq_producer_accepted(const cq_producer_t *p);

@@ -12,7 +12,7 @@
 #include <errno.h>
 
 #include "cleanup_priv.h"
-#include "pool/pool_end.h"
+#include "pool/pool_inside.h"
 
 /* The queue whose give_back the thread is in. */
 static __thread const cq_cleanup_t *giving_back;
@@ -218,7 +218,9 @@ static int hand_back_all(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *gi
 
 	cq_sleeper_init(&me, NULL);
 	for (;;) {
-		if (give_back == NULL && (cq_blocks_waiting(q) != 0 || some_claimed(q)))
+		/* In a child of a HAND_BACK that had not come so far, open blocks have some too. */
+		if (give_back == NULL &&
+		    (cq_blocks_waiting(q) != 0 || some_claimed(q) || claim_some_or_seal(q)))
 			return EINVAL;
 		if (give_back != NULL)
 			give_what_lies_there(&g);

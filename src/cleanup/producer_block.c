@@ -221,8 +221,7 @@ CQ_RARE int cq_producer_close(cq_producer_t *p)
 	   sees this block, or the queue is seen to be stopped here. Without it the block could be handed back
 	   by nobody. */
 	err = cq_task_signal(q->task);
-	if (cq_u32_load_relaxed(&q->stop) != 0)
-		cq_drains_wake(q);
+	cq_drains_rely_on_it(q);
 	return err;
 }
 

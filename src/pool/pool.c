@@ -4,7 +4,7 @@
 
 #include "base/park.h"
 #include "base/sized.h"
-#include "pool_end.h"
+#include "pool_inside.h"
 #include "pool_priv.h"
 #include "processors.h"
 
@@ -150,6 +150,11 @@ int cq_pool_create_sized(const cq_pool_config_t *config, size_t bytes, cq_pool_t
 
 	errno = saved;
 	return err;
+}
+
+bool cq_pool_is_polled(const cq_pool_t *p)
+{
+	return cq_pool_is(p, CQ_POOL_POLLED);
 }
 
 const cq_park_ops_t *cq_pool_park(const cq_pool_t *p)

@@ -5,20 +5,22 @@ int make_one(int forks, uint32_t workers, cq_cleanup_t **q)
 {
 #ifdef __cplusplus
 	cq_cleanup_config_t config = cq_cleanup_config_t();
+	cq_pool_config_t pool = cq_pool_config_t();
 #else
 	cq_cleanup_config_t config = { 0 };
+	cq_pool_config_t pool = { 0 };
 #endif
 	cq_cleanup_stats_t stats;
 	int err;
 
-	config.flags = CQ_POLLED | CQ_HANDOVER;
-	config.flags |= forks ? CQ_FORK_DISCARD : 0;
-	config.flags &= ~CQ_HANDOVER;
-	config.max_workers = workers < CQ_MAX_WORKERS ? workers : CQ_MAX_WORKERS;
+	config.flags = CQ_CLEANUP_FORK_DISCARD;
+	config.flags &= forks ? ~CQ_CLEANUP_FORK_DISCARD : CQ_CLEANUP_FORK_DISCARD;
+	config.parallel = workers;
 	config.block_bytes = forks ? CQ_BLOCK_BYTES_MIN : CQ_BLOCK_BYTES_MAX;
-	config.spin_ns = forks ? CQ_NO_SPIN : CQ_SPIN_NS_MAX;
+	config.pool_config = &pool;
+	pool.workers_max = workers < CQ_WORKERS_MAX ? workers : CQ_WORKERS_MAX;
 	if ((err = cq_cleanup_create(&config, q)) != 0)
 		return err;
 	cq_cleanup_stats(*q, &stats);
-	return stats.max_workers == config.max_workers;
+	return stats.block_bytes == CQ_BLOCK_BYTES && cq_pool_needs_wake(cq_cleanup_pool(*q));
 }

@@ -384,9 +384,9 @@ const struct scenario cleanup_scenarios[] = {
 	{ "cleanup_statistics_against_the_flush_of_a_producer",
 	    statistics_against_the_flush_of_a_producer, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_statistics_against_a_run", statistics_against_a_run, SOME(1, 2), SOME(2, 3) },
-	{ "cleanup_trim_against_runs", trim_against_runs, SOME(1, 1), SOME(3, 2) },
-	{ "cleanup_trim_against_a_worker", trim_against_a_worker, SOME(1, 1), SOME(3, 2) },
-	{ "cleanup_trim_against_pops", trim_against_pops, SOME(1, 1), SOME(3, 2) },
-	{ "cleanup_trim_against_statistics", trim_against_statistics, SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_trim_against_runs", trim_against_runs, SOME(1, 2), SOME(3, 2) },
+	{ "cleanup_trim_against_a_worker", trim_against_a_worker, SOME(1, 2), SOME(3, 2) },
+	{ "cleanup_trim_against_pops", trim_against_pops, SOME(1, 2), SOME(3, 2) },
+	{ "cleanup_trim_against_statistics", trim_against_statistics, SOME(2, 2), SOME(4, 3) },
 	{ 0 }
 };

@@ -1,26 +1,29 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Drain (src/cleanup/drain.c) beside producers and a worker, with the blocks of two
- * parities. A block holds two callbacks, and a callback is a bit, so that a drain
- * knows which of them came before it. How the worker sleeps is in crew.pml, how a
- * claim is made in shutdown.pml: a claim is one step here, and so is a look at
- * whether a drain sleeps, but each term of the sums is loaded alone.
+ * Drain (src/cleanup/drain.c) beside producers, a collector and a worker: the counts of
+ * unfinished blocks of two epochs. A block holds two callbacks, and a callback is a bit, so that
+ * a drain knows which of them came before it. How a claim is made is in shutdown.pml: it is one
+ * step here. Which stack a block waits in has no part in it: the worker takes any. That
+ * nobody may be there to run blocks is in pool.pml.
  *
  *   holds short safety CALLBACKS=2 DRAINS=1
- *   holds full  safety CALLBACKS=1 DRAINS=2
+ *   holds short safety CALLBACKS=1 DRAINS=2 COLLECTORS=0
+ *   holds short safety PRODUCERS=2 CALLBACKS=1 DRAINS=1 COLLECTORS=0
  *   holds full  safety CALLBACKS=3 DRAINS=1
- *   holds full  safety PRODUCERS=2 CALLBACKS=1 DRAINS=1
+ *   holds full  safety CALLBACKS=1 DRAINS=2
  *   holds full  safety CALLBACKS=2 DRAINS=2
+ *   holds full  safety PRODUCERS=2 CALLBACKS=1 DRAINS=1
  *
- *   fails short assertion BUG_DRAIN_WITHOUT_ITS_OWN_FLUSH
- *   fails short assertion BUG_DRAIN_IGNORES_CLOSED_BLOCKS
- *   fails short assertion BUG_EXECUTED_COUNTED_BEFORE_THE_RUN
- *   fails short assertion BUG_PUBLISHED_SUMMED_FIRST
- *   fails short assertion BUG_TURNS_BEFORE_THE_OLD_EPOCH_IS_DONE
- *   fails short deadlock  BUG_CLOSE_OF_A_CLAIMED_BLOCK_WAKES_NOBODY
- *   fails short deadlock  BUG_SLEEP_WITHOUT_SECOND_LOOK
+ *   fails short assertion BUG_COUNTED_AFTER_THE_CLOSE
+ *   fails short assertion BUG_COLLECTED_BEFORE_IT_IS_COUNTED
+ *   fails short assertion BUG_DRAIN_WITHOUT_ITS_OWN_COLLECTION
+ *   fails short assertion BUG_EPOCH_ADVANCED_TOO_EARLY
+ *   fails short assertion BUG_NEXT_EPOCH_IS_ENOUGH
+ *   fails short assertion BUG_FINISHED_BEFORE_THE_RUN
+ *   fails short deadlock  BUG_EMPTY_BLOCK_STAYS_COUNTED
+ *   fails short deadlock  BUG_LOOKS_BEFORE_IT_PREPARES
  */
-#ifdef BUG_TURNS_BEFORE_THE_OLD_EPOCH_IS_DONE
+#ifdef BUG_EPOCH_ADVANCED_TOO_EARLY
 #define DRAINS 2
 #endif
 
@@ -33,168 +36,135 @@
 #ifndef DRAINS		/* threads that drain once */
 #define DRAINS 1
 #endif
+#ifndef COLLECTORS	/* threads that flush once: cq_cleanup_flush */
+#define COLLECTORS 1
+#endif
 
 #define SLOTS 2
-#define BLOCKS 5	/* that can wait in one queue */
 
-byte epoch;
-bool registry;
-/* full[parity]: a stack of blocks, each the set of its callbacks */
-byte full0[BLOCKS], full1[BLOCKS];
-byte units[2];
-/* Sums, each written by one thread alone: producers', the gatherers', the worker's */
-byte published0[PRODUCERS], published1[PRODUCERS], gathered[2], executed[2];
-/* Each producer's state and open block: callbacks that are not claimed, and how many were */
-mtype = { VOID, OPEN, CLOSED };
-mtype state[PRODUCERS] = VOID;
-bool state_parity[PRODUCERS];
-byte block[PRODUCERS];
-/* the sleeper set `drainers`: a drain between its announcement and its wake */
-byte drainers;
-bool permit[DRAINS], asleep[DRAINS];
+byte epoch, unfinished[2];
+bool lock_held;
+/* Each producer's open block: the set of what is written and not claimed, and how much was written */
+bool is_open[PRODUCERS];
+byte block[PRODUCERS], written[PRODUCERS];
+chan waiting = [PRODUCERS * CALLBACKS + COLLECTORS + DRAINS] of { bit, byte };
+/* the event count `drains` */
+byte waiters, wakes;
 
 /* What the library doesn't have, for the properties. */
 byte accepted, ran;
 
-#define count(set) (((set) & 1) + (((set) >> 1) & 1) + (((set) >> 2) & 1) + \
-	(((set) >> 3) & 1))
+inline lock() { atomic { !lock_held -> lock_held = true } }
+inline unlock() { lock_held = false }
 
-/* cq_blocks_publish */
-inline publish(parity, set)
+/* cq_drains_wake: whoever has prepared looks again. Its hold of the set's lock is one step. */
+inline wake()
 {
-	d_step {
+	atomic {
 		if
-		:: parity == 0 -> full0[units[0]] = set
-		:: else -> full1[units[1]] = set
-		fi;
-		units[parity] = units[parity] + 1
+		:: waiters != 0 -> wakes++
+		:: else
+		fi
 	}
 }
 
-/* cq_sleepers_wake_all(&q->drainers); taken and unparked in one step */
-inline wake_drainers()
+/* cq_blocks_finished */
+inline finish(which)
 {
-	d_step {
-		i = 0;
-		do
-		:: i < DRAINS ->
-			if
-			:: asleep[i] -> asleep[i] = false; permit[i] = true; drainers--
-			:: else
-			fi;
-			i++
-		:: else -> break
-		od;
-		i = 0
-	}
+	atomic { unfinished[which] = unfinished[which] - 1; last = (unfinished[which] == 0) }
+	if
+	:: last -> wake()
+	:: else
+	fi;
+	last = false
 }
 
-/* ------------------------------------------------------ producers: src/cleanup/open.c */
-
-inline open_block()
-{
-	parity = epoch % 2;
-	atomic { state_parity[me] = parity; state[me] = OPEN; n = 0 }
-}
+/* ----------------------------------------------------- producers: producer_block.c */
 
 inline close_block()
 {
-	atomic { state[me] = CLOSED; set = block[me]; block[me] = 0 }
+	parity = epoch % 2;
+#ifndef BUG_COUNTED_AFTER_THE_CLOSE
+	unfinished[parity] = unfinished[parity] + 1;
+#endif
+	/* the closing step */
+	atomic { is_open[me] = false; set = block[me]; block[me] = 0; written[me] = 0 }
+#ifdef BUG_COUNTED_AFTER_THE_CLOSE
+	unfinished[parity] = unfinished[parity] + 1;
+#endif
 	if
-	:: parity == 0 -> published0[me] = published0[me] + count(set)
-	:: else -> published1[me] = published1[me] + count(set)
-	fi;
-	state[me] = VOID;
-	if
-	:: set == 0 ->
-#ifndef BUG_CLOSE_OF_A_CLAIMED_BLOCK_WAKES_NOBODY
-		wake_drainers()
+	:: set != 0 -> waiting!parity,set
+	:: else ->
+#ifndef BUG_EMPTY_BLOCK_STAYS_COUNTED
+		finish(parity)
 #else
 		skip
 #endif
-	:: else -> publish(parity, set)
 	fi;
-	atomic { set = 0; n = 0; parity = 0 }
+	atomic { set = 0; parity = 0 }
 }
 
 active [PRODUCERS] proctype producer()
 {
-	byte me = _pid, parity, set, n, i, done;
+	byte me = _pid, set, done;
+	bit parity;
+	bool last;
 
 	do
 	:: done == CALLBACKS -> break
 	:: done < CALLBACKS ->
-		if
-		:: state[me] == VOID -> open_block()
-		:: else
-		fi;
+		/* open, if it is not, and enqueue */
 		atomic {
+			is_open[me] = true;
 			block[me] = block[me] | (1 << (me * CALLBACKS + done));
 			accepted = accepted | (1 << (me * CALLBACKS + done));
-			n++;
+			written[me] = written[me] + 1;
 			done++
 		}
 		if
-		:: n == SLOTS -> close_block()
-		:: n < SLOTS
-		:: n < SLOTS -> close_block()		/* cq_producer_flush */
+		:: written[me] == SLOTS -> close_block()
+		:: written[me] < SLOTS
+		:: written[me] < SLOTS -> close_block()	/* cq_producer_flush */
 		fi
 	od
 }
 
 /* ------------------------------------------------------------------- worker */
 
-/* Takes the older queue first, runs, counts, tells the drains. */
 active proctype worker()
 {
-	byte set, i, parity;
+	byte set;
+	bit parity;
+	bool last;
 
 end:	do
-	:: units[0] + units[1] > 0 ->
-		parity = 1 - epoch % 2;
-		atomic {
-			if
-			:: units[parity] > 0
-			:: else -> parity = 1 - parity
-			fi;
-			units[parity] = units[parity] - 1;
-			if
-			:: parity == 0 -> set = full0[units[0]]; full0[units[0]] = 0
-			:: else -> set = full1[units[1]]; full1[units[1]] = 0
-			fi
-		}
-#ifdef BUG_EXECUTED_COUNTED_BEFORE_THE_RUN
-		executed[parity] = executed[parity] + count(set);
+	:: waiting?parity,set ->
+#ifdef BUG_FINISHED_BEFORE_THE_RUN
+		finish(parity);
 		ran = ran | set;
 #else
 		ran = ran | set;
-		executed[parity] = executed[parity] + count(set);	/* cq_worker_finish */
+		finish(parity);
 #endif
-		if	/* cq_notify_drainers */
-		:: drainers != 0 ->
-			if
-			:: units[parity] == 0 -> wake_drainers()
-			:: else
-			fi
-		:: else
-		fi;
 		atomic { set = 0; parity = 0 }
 	od
 }
 
-/* ------------------------------------------------------------------- drains */
+/* --------------------------------------------------------- collectors: collect.c */
 
-inline lock() { atomic { !registry -> registry = true } }
-
-inline cq_gather()
+/* Under the lock. All that is claimed fills one block, of any size here. */
+inline cq_collect()
 {
+	parity = epoch % 2;
+#ifndef BUG_COLLECTED_BEFORE_IT_IS_COUNTED
+	unfinished[parity] = unfinished[parity] + 1;	/* before the first claim */
+#endif
 	i = 0;
 	do
 	:: i < PRODUCERS ->
-		/* claim; all that is claimed fills one block, of any size here */
 		atomic {
 			if
-			:: state[i] == OPEN -> mine = mine | block[i]; block[i] = 0
+			:: is_open[i] -> set = set | block[i]; block[i] = 0
 			:: else
 			fi;
 			i++
@@ -203,117 +173,92 @@ inline cq_gather()
 	od;
 	i = 0;
 	if
-	:: mine == 0
-	:: else ->
-		parity = epoch % 2;
-		gathered[parity] = gathered[parity] + count(mine);
-		publish(parity, mine);
-		mine = 0
-	fi
-}
-
-inline sum_executed() { sum = sum + executed[p] }
-
-inline sum_published()
-{
-	sum = sum - gathered[p];
-	i = 0;
-	do
-	:: i < PRODUCERS ->
-		atomic {
-			closed = (state[i] == CLOSED && state_parity[i] == p);
-		}
-#ifdef BUG_DRAIN_IGNORES_CLOSED_BLOCKS
-		closed = false;
+	:: set != 0 ->
+#ifdef BUG_COLLECTED_BEFORE_IT_IS_COUNTED
+		unlock();
+		lock();
+		unfinished[parity] = unfinished[parity] + 1;
 #endif
-		if
-		:: closed -> sum = 100; break
-		:: else
-		fi;
-		if
-		:: p == 0 -> sum = sum - published0[i]
-		:: else -> sum = sum - published1[i]
-		fi;
-		i++
-	:: else -> break
-	od;
-	closed = false;
-	i = 0
+		waiting!parity,set
+	:: else ->
+#ifndef BUG_COLLECTED_BEFORE_IT_IS_COUNTED
+		finish(parity)
+#else
+		skip
+#endif
+	fi;
+	atomic { set = 0; parity = 0 }
 }
+
+active [COLLECTORS] proctype collector()
+{
+	byte set, i;
+	bit parity;
+	bool last;
+
+	lock();
+	cq_collect();
+	unlock()
+}
+
+/* ------------------------------------------------------------------- drains */
 
 /* In `yes` */
-inline parity_done(which)
-{
-	p = which;
-	sum = 0;
-#ifdef BUG_PUBLISHED_SUMMED_FIRST
-	sum_published();
-	sum_executed();
-#else
-	sum_executed();
-	sum_published();
-#endif
-	atomic { yes = (sum == 0); sum = 0; p = 0 }
-}
-
 inline drained()
 {
 	lock();
 	if
-	:: epoch == mine_epoch ->
-#ifdef BUG_TURNS_BEFORE_THE_OLD_EPOCH_IS_DONE
-		epoch = mine_epoch + 1;
+	:: epoch == mine ->
+#ifdef BUG_EPOCH_ADVANCED_TOO_EARLY
+		epoch = mine + 1
 #else
-		parity_done((mine_epoch + 1) % 2);
 		if
-		:: yes -> epoch = mine_epoch + 1
+		:: unfinished[(mine + 1) % 2] == 0 -> epoch = mine + 1
 		:: else
 		fi
 #endif
 	:: else
 	fi;
-	yes = false;
+#ifdef BUG_NEXT_EPOCH_IS_ENOUGH
+	yes = (epoch >= mine + 1);
+#else
 	if
-	:: epoch >= mine_epoch + 2 -> yes = true
-	:: epoch == mine_epoch + 1 -> parity_done(mine_epoch % 2)
+	:: epoch >= mine + 2 -> yes = true
+	:: epoch == mine + 1 -> yes = (unfinished[mine % 2] == 0)
 	:: else
 	fi;
-	registry = false
+#endif
+	unlock()
 }
 
 active [DRAINS] proctype drain()
 {
-	byte me = _pid - PRODUCERS - 1, before, mine, mine_epoch, i, parity, p;
-	short sum;
-	bool yes, closed;
+	byte before, mine, set, i, seen;
+	bit parity;
+	bool yes, last;
 
 	before = accepted;
 	lock();
-#ifndef BUG_DRAIN_WITHOUT_ITS_OWN_FLUSH
-	cq_gather();
+#ifndef BUG_DRAIN_WITHOUT_ITS_OWN_COLLECTION
+	cq_collect();
 #endif
-	mine_epoch = epoch;
-	registry = false;
-	drained();
+	mine = epoch;
+	unlock();
 	do
 	:: yes -> break
 	:: else ->
-		/* cq_sleepers_sleep: nobody but a waker sees the list */
-		atomic { drainers++; asleep[me] = true }
-#ifndef BUG_SLEEP_WITHOUT_SECOND_LOOK
+#ifdef BUG_LOOKS_BEFORE_IT_PREPARES
+		drained();
+		atomic { waiters++; seen = wakes };
+#else
+		atomic { waiters++; seen = wakes };
 		drained();
 #endif
 		if
-		:: yes -> atomic {
-				if
-				:: asleep[me] -> asleep[me] = false; drainers--
-				:: else -> permit[me] = false
-				fi
-			}
-		:: else ->
-			permit[me] -> permit[me] = false;
-			drained()
-		fi
+		:: yes
+		:: else -> wakes != seen	/* commit_wait */
+		fi;
+		waiters--
 	od;
 	/* All that was enqueued before the call has run. */
 	assert((before & ~ran) == 0)

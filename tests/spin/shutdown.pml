@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The gatherer's claims (src/cleanup/open.c, src/cleanup/gather.c) and shutdown (src/cleanup/drain.c):
- * one producer, a gatherer beside it (flush_all), a worker, and a shutdown. Blocks
- * are reused, so a slow gatherer may read one that has a new owner. Every callback
- * must run or be handed back, once, if its enqueue returned 0, and never if not.
- * How threads sleep, and the sums of a drain, are in sleepers.pml and drain.pml: here
- * a thread waits for what it waits for. n is the number of callbacks below `write`, and
- * each enqueue looks at the gate, as in a queue whose ends are always NULL: that an end
- * follows the gate, and spans, are for the model check (tests/model).
+ * Claim, retract, close (src/cleanup/collect.c, producer_block.c) and shutdown (drain.c): one
+ * producer, a collector beside it, a run, and a shutdown. Blocks are reused, so a slow collector may
+ * read one that has a new owner. Every callback must run or be handed back, once, if its enqueue
+ * returned 0, and never if not; none when the shutdown has returned. The two epochs of
+ * unfinished blocks are in drain.pml: one count here. n is the number of callbacks below `write`,
+ * and each enqueue looks at `closed`, as in a queue whose limits are always NULL: that a limit
+ * follows it, and spans, are for the model check (tests/model).
  *
  *   holds short safety CALLBACKS=2
  *   holds short safety CALLBACKS=2 DRAIN=1
@@ -20,14 +19,15 @@
  *   fails short assertion BUG_RETRACT_WITHOUT_SEQ
  *   fails short assertion BUG_RETRACT_OF_A_CLAIMED_CALLBACK
  *   fails short assertion BUG_SHUTDOWN_DROPS_WHAT_IS_UNPUBLISHED
- *   fails short assertion BUG_GATHERING_AFTER_THE_LAST
- *   fails short assertion BUG_HAND_BACK_IGNORES_BLOCKS_IN_FLIGHT
+ *   fails short assertion BUG_COLLECTING_AFTER_THE_SEAL
+ *   fails short assertion BUG_COUNTED_AFTER_THE_CLOSE
+ *   fails short assertion BUG_HAND_BACK_IGNORES_UNFINISHED_BLOCKS
+ *   fails short deadlock  BUG_PUBLISHED_WITHOUT_A_WAKE
+ *   fails short deadlock  BUG_REST_WAKES_NOBODY
+ *   fails short deadlock  BUG_LOOKS_BEFORE_IT_PREPARES
  */
 #ifndef CALLBACKS
-#define CALLBACKS 3
-#endif
-#ifndef GATHERERS
-#define GATHERERS 1
+#define CALLBACKS 2
 #endif
 #ifndef DRAIN		/* CQ_SHUTDOWN_DRAIN, else CQ_SHUTDOWN_HAND_BACK */
 #define DRAIN 0
@@ -36,25 +36,37 @@
 #define SLOTS 2
 #define BLOCKS (CALLBACKS + 2)	/* each callback alone, one open, one being filled */
 
-bool closed_gate, stop, sealed, registry, worker_gone;
+bool closed, stop, sealed, lock_held;
 /* cq_producer_t */
-mtype = { VOID, OPEN, CLOSED };
-mtype phase = VOID;
-byte seq, claimed;		/* state, with phase: one word */
-byte n;
-byte block;
-/* Blocks, each with the callbacks that it was given by; free ones are not `used`. */
+bool is_open;
+byte seq, claimed;		/* state, with is_open: one word */
+byte n, block;
+/* Blocks, with the callbacks that they hold; free ones are not `used`. */
 byte slots[BLOCKS * SLOTS];
 byte begin[BLOCKS], end_of[BLOCKS];
 bool used[BLOCKS];
-chan queue = [BLOCKS] of { byte };	/* any order will do */
-byte published, executed;		/* sums */
+chan waiting = [BLOCKS] of { byte };	/* any order will do */
+byte unfinished;
+/* the event count `drains`, on which the shutdown alone sleeps */
+bool waits, woken;
 
 /* What the library doesn't have, for the properties. */
-byte accepted, ran;		/* sets of callbacks */
-bool finished;
+byte accepted, ran;		/* sets of callbacks; one that is handed back has run */
+bool enqueued, finished;
 
-inline lock() { atomic { !registry -> registry = true } }
+inline lock() { atomic { !lock_held -> lock_held = true } }
+inline unlock() { lock_held = false }
+
+/* cq_drains_wake */
+inline wake()
+{
+	atomic {
+		if
+		:: waits -> woken = true
+		:: else
+		fi
+	}
+}
 
 inline get_block(b)
 {
@@ -72,8 +84,19 @@ inline get_block(b)
 
 inline run_one(c)
 {
-	assert((ran & (1 << c)) == 0);
+	assert(!finished && (ran & (1 << c)) == 0);
 	ran = ran | (1 << c)
+}
+
+/* cq_blocks_finished */
+inline finish()
+{
+	atomic { unfinished--; last = (unfinished == 0) }
+	if
+	:: last -> wake()
+	:: else
+	fi;
+	last = false
 }
 
 /* ----------------------------------------------------------------- producer */
@@ -83,27 +106,39 @@ inline open_block()
 	get_block(b);
 	n = 0;
 	block = b;
-	atomic { seq++; claimed = 0; phase = OPEN }
+	atomic { seq++; claimed = 0; is_open = true }
 }
 
 inline close_block()
 {
-	atomic { phase = CLOSED; s_claimed = claimed }
-#ifdef BUG_CLOSE_PUBLISHES_WHAT_IS_CLAIMED
-	s_claimed = 0;
+#ifndef BUG_COUNTED_AFTER_THE_CLOSE
+	unfinished++;
 #endif
-	atomic { begin[b] = s_claimed; end_of[b] = n }
-	published = published + n - s_claimed;
-	atomic { claimed = 0; phase = VOID }
+	/* the closing step */
+	atomic { is_open = false; begin[b] = claimed; end_of[b] = n }
+#ifdef BUG_COUNTED_AFTER_THE_CLOSE
+	unfinished++;
+#endif
+#ifdef BUG_CLOSE_PUBLISHES_WHAT_IS_CLAIMED
+	begin[b] = 0;
+#endif
 	if
-	:: s_claimed == n -> used[b] = false	/* a spare */
-	:: else -> queue!b
-	fi;
-	s_claimed = 0
+	:: begin[b] == end_of[b] ->
+		used[b] = false;
+		finish()
+	:: else ->
+		waiting!b;
+#ifndef BUG_PUBLISHED_WITHOUT_A_WAKE
+		if
+		:: stop -> wake()
+		:: else
+		fi
+#endif
+	fi
 }
 
 /* In `refused` */
-inline gated()
+inline retract()
 {
 	n = i;
 	atomic { s_claimed = claimed; s_seq = seq }
@@ -133,15 +168,15 @@ inline gated()
 active proctype producer()
 {
 	byte c, i, b, s_claimed, s_seq;
-	bool refused;
+	bool refused, last;
 
 	do
 	:: c == CALLBACKS -> break
 	:: else ->
 		if
-		:: phase == VOID ->
+		:: !is_open ->
 			if
-			:: closed_gate -> refused = true
+			:: closed -> refused = true
 			:: else -> open_block()
 			fi
 		:: else
@@ -149,185 +184,227 @@ active proctype producer()
 		if
 		:: refused
 		:: else ->
-			i = n;
-			slots[b * SLOTS + i] = c;
+			atomic { i = n; slots[b * SLOTS + i] = c }
 			n = i + 1;
 			if
-			:: closed_gate -> gated()
+			:: closed -> retract()
 			:: else
 			fi;
 			if
-			:: refused
+			:: refused -> close_block()
 			:: else ->
 				accepted = accepted | (1 << c);
 				if
 				:: n == SLOTS -> close_block()
 				:: n < SLOTS
+				:: n < SLOTS -> close_block()	/* cq_producer_flush */
 				fi
 			fi
 		fi;
 		atomic { refused = false; i = 0; c++ }
-	od
+	od;
+	enqueued = true
 }
 
-/* ---------------------------------------------------- gatherers: src/cleanup/gather.c */
+/* --------------------------------------------------------- collectors: collect.c */
 
-/* With the registry lock held: claims what is open, into one block. */
-inline cq_gather()
+/* Under the lock: claims up to `fit` of what is open into the block `to`. fit 0: there is nothing. */
+inline claim()
 {
-	get_block(to);
 	do
 	::
-		atomic { g_phase = phase; g_seq = seq; g_claimed = claimed };
-		if
-		:: g_phase != OPEN -> break
-		:: else
-		fi;
-		from = block;
+		atomic { g_open = is_open; g_seq = seq; g_claimed = claimed };
+		atomic { from = block; fit = 0 };
 		g_n = n;
 		if
-		:: g_n <= g_claimed -> break
+		:: !g_open || g_n <= g_claimed -> break
 		:: else
 		fi;
-		fit = (g_n - g_claimed < SLOTS - end_of[to] ->
-			g_n - g_claimed : SLOTS - end_of[to]);
-		if
-		:: fit == 0 -> full_to(); get_block(to)
-		:: else ->
+		fit = g_n - g_claimed;
+		j = 0;
+		do
+		:: j < fit ->
+			slots[to * SLOTS + j] = slots[from * SLOTS + g_claimed + j];
+			j++
+		:: else -> break
+		od;
+		atomic {
 			j = 0;
-			do
-			:: j < fit ->
-				slots[to * SLOTS + end_of[to] + j] =
-					slots[from * SLOTS + g_claimed + j];
-				j++
-			:: else -> break
-			od;
-			j = 0;
-			atomic {
-				if
+			if
 #if defined(BUG_CLAIM_WITHOUT_COMPARE)
-				:: true ->
+			:: true ->
 #elif defined(BUG_CLAIM_WITHOUT_SEQ)
-				:: phase == OPEN && claimed == g_claimed ->
+			:: is_open && claimed == g_claimed ->
 #else
-				:: phase == OPEN && seq == g_seq && claimed == g_claimed ->
+			:: is_open && seq == g_seq && claimed == g_claimed ->
 #endif
-					claimed = g_claimed + fit;
-					end_of[to] = end_of[to] + fit
-				:: else
-				fi
-			}
-		fi
+				claimed = g_claimed + fit;
+				end_of[to] = fit;
+				break
+			:: else
+			fi
+		}
 	od;
-	full_to();
-	atomic { to = 0; from = 0; g_phase = 0; g_seq = 0; g_claimed = 0; g_n = 0; fit = 0 }
+	atomic { from = 0; g_open = false; g_seq = 0; g_claimed = 0; g_n = 0 }
 }
 
-/* Several blocks are one chain in the library, pushed at the end. */
-inline full_to()
+/* cq_collect. What is written meanwhile is for another */
+inline collect()
 {
+	get_block(to);
+	unfinished++;
+	claim();
 	if
-	:: end_of[to] == 0 -> used[to] = false
-	:: else -> published = published + end_of[to]; queue!to
-	fi
+	:: fit == 0 -> used[to] = false; finish()
+	:: else -> waiting!to
+	fi;
+	atomic { to = 0; fit = 0 }
 }
 
-active [GATHERERS] proctype gatherer()
+active proctype collector()
 {
 	byte to, from, g_seq, g_claimed, g_n, fit, j;
-	mtype g_phase;
+	bool g_open, last;
 
-	do
-	:: finished -> break
-	:: true ->
-		lock();
-		if
-		:: sealed
-		:: else -> cq_gather()
-		fi;
-		registry = false
-	od
+	lock();
+	if
+	:: sealed
+	:: else -> collect()
+	fi;
+	unlock()
 }
 
-/* ------------------------------------------------------------------- worker */
+/* -------------------------------------------------------------------- runs: run.c */
 
 active proctype worker()
 {
-	byte w, ran_here;
+	byte w;
+	bool last;
 
-	do
-	:: stop -> break
-	:: queue?w ->
+end:	do
+	:: !stop && waiting?[_] ->
+		if
+		:: waiting?w
+		:: empty(waiting) -> goto end
+		fi;
 		do
 		:: !stop && begin[w] < end_of[w] ->
 			atomic {
 				run_one(slots[w * SLOTS + begin[w]]);
-				begin[w] = begin[w] + 1;
-				ran_here++
+				begin[w] = begin[w] + 1
 			}
 		:: else -> break
 		od;
-		executed = executed + ran_here;
-		ran_here = 0;
+		/* cq_block_give_up */
 		if
-		:: begin[w] < end_of[w] -> queue!w	/* requeue */
-		:: else -> used[w] = false
-		fi
-	od;
-	worker_gone = true
+		:: begin[w] < end_of[w] ->
+			waiting!w;
+#ifndef BUG_REST_WAKES_NOBODY
+			if
+			:: stop -> wake()
+			:: else
+			fi
+#endif
+		:: else -> used[w] = false; finish()
+		fi;
+		w = 0
+	od
 }
 
 /* ----------------------------------------------------------------- shutdown */
 
-#define nothing_left (phase != CLOSED && executed == published)
-
 inline seal()
 {
-	lock();
-#ifndef BUG_SHUTDOWN_DROPS_WHAT_IS_UNPUBLISHED
-	if
-	:: sealed
-	:: else -> cq_gather()
-	fi;
+#ifndef BUG_COLLECTING_AFTER_THE_SEAL
+	sealed = true
+#else
+	skip
 #endif
-#ifndef BUG_GATHERING_AFTER_THE_LAST
-	sealed = true;
-#endif
-	registry = false
+}
+
+inline give(b)
+{
+	do
+	:: begin[b] < end_of[b] ->
+		atomic {
+			run_one(slots[b * SLOTS + begin[b]]);
+			begin[b] = begin[b] + 1
+		}
+	:: else -> break
+	od;
+	used[b] = false
+}
+
+/* give_what_lies_there. What is claimed lies in a block here, which is not counted. */
+inline give_what_lies_there()
+{
+	do
+	:: waiting?to -> give(to); finish()
+	:: empty(waiting) -> break
+	od;
+	do
+	::
+		lock();
+		get_block(to);
+		claim();
+		if
+		:: fit == 0 -> seal()
+		:: else
+		fi;
+		unlock();
+		give(to);
+		if
+		:: fit == 0 -> break
+		:: else
+		fi
+	od;
+	atomic { to = 0; fit = 0 }
 }
 
 active proctype shutdown()
 {
-	byte to, from, g_seq, g_claimed, g_n, fit, j, w;
-	mtype g_phase;
+	byte to, from, g_seq, g_claimed, g_n, fit, j;
+	bool g_open, last;
 
-	closed_gate = true;	/* and cq_barrier_heavy: fences.pml */
-	if
-	:: DRAIN -> seal(); nothing_left
-	:: else
-	fi;
-	stop = true;
-	worker_gone;
-	/* give_back_rest */
-	seal();
-	do
-	:: queue?w ->
-		do
-		:: begin[w] < end_of[w] ->
-			atomic {
-				run_one(slots[w * SLOTS + begin[w]]);
-				begin[w] = begin[w] + 1;
-				executed = executed + 1
-			}
-		:: else -> break
-		od;
-		used[w] = false
-#ifdef BUG_HAND_BACK_IGNORES_BLOCKS_IN_FLIGHT
-	:: empty(queue) -> break
-#else
-	:: atomic { empty(queue) && nothing_left -> break }
+	closed = true;		/* and cq_producers_see: fences.pml */
+#if DRAIN
+	lock();
+#ifndef BUG_SHUTDOWN_DROPS_WHAT_IS_UNPUBLISHED
+	collect();
 #endif
+	seal();
+	unlock();
+	unfinished == 0;
+#else
+	stop = true;
+	do
+	::
+#ifndef BUG_SHUTDOWN_DROPS_WHAT_IS_UNPUBLISHED
+		give_what_lies_there();
+#else
+		do
+		:: waiting?to -> give(to); finish()
+		:: empty(waiting) -> break
+		od;
+#endif
+#ifdef BUG_HAND_BACK_IGNORES_UNFINISHED_BLOCKS
+		break;
+#endif
+#ifndef BUG_LOOKS_BEFORE_IT_PREPARES
+		atomic { waits = true; woken = false }
+#endif
+		if
+		:: unfinished == 0 && empty(waiting) -> break
+		:: nempty(waiting)
+		:: unfinished != 0 && empty(waiting) ->
+#ifdef BUG_LOOKS_BEFORE_IT_PREPARES
+			atomic { waits = true; woken = false }
+#endif
+			woken
+		fi;
+		waits = false
 	od;
+#endif
 	finished = true
 }
 
@@ -337,7 +414,7 @@ active proctype shutdown()
 active proctype properties()
 {
 	atomic {
-		producer[0]:c == CALLBACKS && finished ->
+		enqueued && finished ->
 		assert(accepted == ran)
 	}
 }
