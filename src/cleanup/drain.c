@@ -219,7 +219,9 @@ static int hand_back_all(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *gi
 
 	cq_sleeper_init(&me, NULL);
 	for (;;) {
-		if (give_back == NULL && (cq_blocks_waiting(q) != 0 || some_claimed(q)))
+		/* In a child of a HAND_BACK that had not come so far, open blocks have some too. */
+		if (give_back == NULL &&
+		    (cq_blocks_waiting(q) != 0 || some_claimed(q) || claim_some_or_seal(q)))
 			return EINVAL;
 		if (give_back != NULL)
 			give_what_lies_there(&g);
