@@ -24,6 +24,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -833,6 +834,7 @@ static void create(rng_t *chance)
 {
 	static const size_t bytes[] = { CQ_BLOCK_BYTES_MIN, 100, CQ_BLOCK_BYTES };
 	bool shared = rng_below(chance, 2) == 0;
+	int err;
 
 	r->pool = NULL;
 	if (shared)
@@ -849,7 +851,9 @@ static void create(rng_t *chance)
 			.pool_config = shared ? NULL : &r->pool_config,
 			.allocator = &r->alloc.allocator
 		};
-		CHECK(cq_cleanup_create(&q->config, &q->q) == 0);
+		if ((err = cq_cleanup_create(&q->config, &q->q)) != 0)
+			fprintf(stderr, "create: %s\n", strerror(err));
+		CHECK(err == 0);
 	}
 }
 

@@ -461,6 +461,7 @@ static bool sealed_at_the_start;
 /* Works on, if the queue is open, and ends. */
 static void goes_on_as_if_alone(void)
 {
+	cq_cleanup_stats_t s;
 	cq_producer_t *one;
 
 	nfates += fate[nfates] == BEING_PUT;
@@ -469,12 +470,15 @@ static void goes_on_as_if_alone(void)
 		CHECK(cq_producer_reserve(one, 3 * SLOTS) == 0);
 	for (cq_producer_t *to = q->closed == 0 ? q->producers : NULL; to != NULL; to = to->next)
 		put_some(to, SLOTS + 1);
-	while (q->producers != NULL)
-		cq_producer_detach(q->producers);
-	if (q->claimed.begin != q->claimed.end) { /* which can only be given back */
+	s = stats();
+	if (q->stop != 0 && s.queued != s.executed + s.handed_back) { /* what is left can only be given back */
 		CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL) == EINVAL);
 		CHECK(cq_cleanup_destroy(q) == EBUSY);
 	}
+	while (q->producers != NULL)
+		cq_producer_detach(q->producers);
+	if (q->claimed.begin != q->claimed.end) /* also where that is all */
+		CHECK(cq_cleanup_destroy(q) == EBUSY);
 	shut_down();
 	check_fates();
 	for (unsigned i = 0; sealed_at_the_start && i < 64; i++)

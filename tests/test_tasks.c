@@ -878,3 +878,36 @@ Test(tasks, what_was_done_before_a_signal_is_seen_in_the_run_and_what_that_did_a
 	}
 	end_spawned();
 }
+
+/* ------------------------------------------------------------------ in two pools at once */
+
+static void check_both_pools(void *unused)
+{
+	(void)unused;
+	CHECK(cq_pool_is_current(other_pool) && cq_pool_is_current(pool));
+}
+
+static void run_within_another_pool(void *unused)
+{
+	CHECK(!cq_pool_is_current(other_pool) && cq_pool_is_current(pool));
+	CHECK(signal_job(&other, check_both_pools, NULL) == 0);
+	CHECK(cq_pool_run_some(other_pool, 1) == 1);
+	CHECK(!cq_pool_is_current(other_pool) && cq_pool_is_current(pool));
+	(void)unused;
+}
+
+Test(tasks, a_run_within_one_of_another_pool_is_in_both)
+{
+	cq_pool_config_t config = { .flags = CQ_POOL_POLLED };
+
+	open_spawned((cq_pool_config_t){ 0 });
+	open_task(&a, 0);
+	cr_assert_eq(cq_pool_create(&config, &other_pool), 0);
+	cr_assert_eq(cq_task_create(other_pool, &job_ops, &other, 0, &other.task), 0);
+	cr_assert_not(cq_pool_is_current(pool));
+	cr_assert_eq(signal_job(&a, run_within_another_pool, NULL), 0);
+	AWAIT(a.done == 1);
+	cr_assert_eq(cq_task_close(other.task, CQ_FOREVER), 0);
+	cr_assert_eq(cq_pool_destroy(other_pool, CQ_FOREVER), 0);
+	end_spawned();
+}

@@ -223,7 +223,7 @@ CQ_API bool cq_pool_is_current(const cq_pool_t *pool);
 CQ_API const cq_park_ops_t *cq_pool_park(const cq_pool_t *pool);
 
 /** Runs up to `pieces` pieces of this task in the caller, within its limit, also from within a run.
-    Returns how many; none of a task that is closed. Memory: as cq_pool_run_some. */
+    Returns how many; none of a task that is closed. */
 CQ_API size_t cq_task_run_some(cq_task_t *task, size_t pieces);
 
 /** My task has so many pieces more than the one that I am about to run, 1 or more, by a look that may

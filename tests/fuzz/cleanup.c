@@ -815,7 +815,10 @@ static bool in_own_callback(void)
 /* Or could the calls below be those of other threads, though they are on this one's stack? */
 static bool may_be_others(void)
 {
-	return m.frames == 0 && within(SOME) == 0 && !CALL(cq_pool_is_current)(m.pool);
+	for (const struct context *c = m.top; c != NULL; c = c->outer)
+		if (c->has_memory)
+			return false;
+	return m.frames == 0 && within(SOME) == 0 && m.shutting == 0 && !in_a_run();
 }
 
 static void calls_in_fork(void)
@@ -945,6 +948,7 @@ static void step_of_another(const char *where)
 	if (locked() || (kind = point_kind()) < 0 || byte() % 4 != 3)
 		return;
 	c.kind = kind == POINT ? POINT : LOCKED_POINT;
+	c.has_memory = strcmp(where, "workers.making") == 0;
 	note("at %s:", where);
 	push_context(&c);
 	nested_call();

@@ -55,6 +55,7 @@ struct body {
 struct context {
 	enum { CALLBACK, GIVE_BACK, WORKER, WAITER, SERVER, SOME, POINT, LOCKED_POINT } kind;
 	bool parked;
+	bool has_memory;	/* a POINT: which a child without this thread loses */
 	uint64_t deadline;	/* WAITER */
 	unsigned before;	/* WAITER: callbacks that were begun before it */
 	struct context *outer;
