@@ -254,7 +254,7 @@ static void run_again(cq_run_t *run, void *arg)
 	if (p.began == 0)
 		p.began = now();
 	if (--p.left != 0) {
-		cq_run_more(run);
+		cq_run_more(run, p.left);
 		return;
 	}
 	p.ended = now();

@@ -30,7 +30,7 @@ static void run_jobs(cq_run_t *run, void *arg)
 		take_off(job, JOB_BEGUN);
 		pthread_mutex_unlock(&list->lock);
 		if (job->next != &list->ends) /* there are more */
-			cq_run_more(run);
+			cq_run_more(run, UINT64_MAX); /* how many, nobody counts */
 		cq_run_piece(run, job);
 		kept = job->function(job);
 		cq_run_piece(run, NULL);

@@ -548,18 +548,11 @@ Test(run, a_shutdown_waits_for_worker_end_until_its_deadline)
 	finish(SLOTS);
 }
 
-static gate_t cancelled = GATE_INITIALIZER;
-
-static void cancel_who_parks(void *unused)
-{
-	(void)unused;
-	CHECK(pthread_cancel(pthread_self()) == 0);
-	gate_open(&cancelled);
-}
-
+/* It has been cancelled, and nobody wakes it. */
 static void *drain_and_test(void *result)
 {
-	*(int *)result = cq_cleanup_drain(q, CQ_FOREVER);
+	CHECK(pthread_cancel(pthread_self()) == 0);
+	*(int *)result = cq_cleanup_drain(q, cq_deadline_in(10000000));
 	pthread_testcancel();
 	CHECK(false);
 	return result;
@@ -568,19 +561,14 @@ static void *drain_and_test(void *result)
 Test(run, a_thread_that_is_cancelled_in_a_drain_leaves_it_first)
 {
 	int result = -1;
-	pthread_t drainer;
 
 	open_really(1);
 	enqueue(stay, 0);
 	cr_assert_eq(cq_producer_flush(p), 0);
 	AWAIT(room.inside == 1);
-	AWAIT(pool_stats().workers_coming == 0);
-	at_point("park.parking", cancel_who_parks, NULL);
-	drainer = start(drain_and_test, &result);
-	gate_wait(&cancelled);
+	cr_assert_eq(join(start(drain_and_test, &result)), PTHREAD_CANCELED);
+	cr_assert_eq(result, ETIMEDOUT);
 	gate_open(&room.leave);
-	cr_assert_eq(join(drainer), PTHREAD_CANCELED);
-	cr_assert_eq(result, 0);
 	finish(1);
 }
 
@@ -799,4 +787,48 @@ Test(run, conforms_when_the_host_asks_and_wakes)
 Test(run, conforms_when_the_host_polls)
 {
 	conforms((cq_pool_config_t){ .flags = CQ_POOL_POLLED | CQ_POOL_HOSTED }, poll);
+}
+
+/* ------------------------------------------------- the pool of a queue that is shut down */
+
+static pthread_key_t key;
+static atomic_bool returned;
+static atomic_uint destroyed;
+
+/* Long enough to be seen by a shutdown that doesn't wait for it. */
+static void destroy_slowly(void *unused)
+{
+	(void)unused;
+	for (int i = 0; i < 1000 && !returned; i++)
+		sched_yield();
+	destroyed++;
+}
+
+static void set_value(void *arg)
+{
+	CHECK(pthread_setspecific(key, &key) == 0);
+	run_it(arg);
+}
+
+Test(run, a_shutdown_waits_for_the_destructors_of_its_workers_threads)
+{
+	cr_assert_eq(pthread_key_create(&key, destroy_slowly), 0);
+	open_really(1);
+	enqueue(set_value, 0);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	returned = true;
+	cr_assert_eq(destroyed, 1);
+	finish(1);
+	pthread_key_delete(key);
+}
+
+Test(run, new_limits_make_nobody_once_the_queue_is_shut_down)
+{
+	open_managed(1);
+	put(p, 0, SLOTS);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	cr_assert_eq(cq_pool_set_workers(cq_cleanup_pool(q), 2, 3), ESHUTDOWN);
+	cr_assert_eq(pool_stats().workers_max, 3);
+	cr_assert_eq(pool_stats().workers_live, 0);
+	finish(SLOTS);
 }

@@ -174,18 +174,33 @@ Test(tasks, what_is_left_is_run_by_others_while_the_piece_runs)
 	end_spawned();
 }
 
-Test(tasks, what_is_left_wakes_two)
+Test(tasks, many_pieces_that_are_left_wake_two)
 {
 	open_spawned((cq_pool_config_t){ .workers_min = 4, .workers_max = 4 });
 	open_task(&a, 0);
 	fake_wait_blocked(&park, 4);
 	park.leave = &room.leave;
-	for (unsigned i = 0; i < 3; i++)
+	for (unsigned i = 0; i < 5; i++)
 		add(&a, NULL, NULL);
 	cr_assert_eq(cq_task_run_some(a.task, 1), 1);
 	cr_assert_eq(stats().workers_coming, 2);
 	gate_open(&room.leave);
-	AWAIT(a.done == 3);
+	AWAIT(a.done == 5);
+	end_spawned();
+}
+
+Test(tasks, few_pieces_that_are_left_wake_one)
+{
+	open_spawned((cq_pool_config_t){ .workers_min = 4, .workers_max = 4 });
+	open_task(&a, 0);
+	fake_wait_blocked(&park, 4);
+	park.leave = &room.leave;
+	for (unsigned i = 0; i < 4; i++)
+		add(&a, NULL, NULL);
+	cr_assert_eq(cq_task_run_some(a.task, 1), 1);
+	cr_assert_eq(stats().workers_coming, 1);
+	gate_open(&room.leave);
+	AWAIT(a.done == 4);
 	end_spawned();
 }
 
@@ -861,5 +876,38 @@ Test(tasks, what_was_done_before_a_signal_is_seen_in_the_run_and_what_that_did_a
 		close_task(&a);
 		cr_assert_eq(plain.in_run, i * (i + 1) / 2);
 	}
+	end_spawned();
+}
+
+/* ------------------------------------------------------------------ in two pools at once */
+
+static void check_both_pools(void *unused)
+{
+	(void)unused;
+	CHECK(cq_pool_is_current(other_pool) && cq_pool_is_current(pool));
+}
+
+static void run_within_another_pool(void *unused)
+{
+	CHECK(!cq_pool_is_current(other_pool) && cq_pool_is_current(pool));
+	CHECK(signal_job(&other, check_both_pools, NULL) == 0);
+	CHECK(cq_pool_run_some(other_pool, 1) == 1);
+	CHECK(!cq_pool_is_current(other_pool) && cq_pool_is_current(pool));
+	(void)unused;
+}
+
+Test(tasks, a_run_within_one_of_another_pool_is_in_both)
+{
+	cq_pool_config_t config = { .flags = CQ_POOL_POLLED };
+
+	open_spawned((cq_pool_config_t){ 0 });
+	open_task(&a, 0);
+	cr_assert_eq(cq_pool_create(&config, &other_pool), 0);
+	cr_assert_eq(cq_task_create(other_pool, &job_ops, &other, 0, &other.task), 0);
+	cr_assert_not(cq_pool_is_current(pool));
+	cr_assert_eq(signal_job(&a, run_within_another_pool, NULL), 0);
+	AWAIT(a.done == 1);
+	cr_assert_eq(cq_task_close(other.task, CQ_FOREVER), 0);
+	cr_assert_eq(cq_pool_destroy(other_pool, CQ_FOREVER), 0);
 	end_spawned();
 }

@@ -21,10 +21,11 @@
  *     {
  *             struct jobs *jobs = (struct jobs *)arg;
  *             cq_node_t *node;
+ *             uint64_t more;
  *
  *             while ((node = cq_workq_try_pop(&jobs->waiting)) != NULL) {
- *                     if (cq_workq_units(&jobs->waiting) != 0)
- *                             cq_run_more(run);
+ *                     if ((more = cq_workq_units(&jobs->waiting)) != 0)
+ *                             cq_run_more(run, more);
  *                     cq_run_piece(run, node);
  *                     job_of(node)->function(job_of(node));
  *                     cq_run_piece(run, NULL);
@@ -222,12 +223,13 @@ CQ_API bool cq_pool_is_current(const cq_pool_t *pool);
 CQ_API const cq_park_ops_t *cq_pool_park(const cq_pool_t *pool);
 
 /** Runs up to `pieces` pieces of this task in the caller, within its limit, also from within a run.
-    Returns how many; none of a task that is closed. Memory: as cq_pool_run_some. */
+    Returns how many; none of a task that is closed. */
 CQ_API size_t cq_task_run_some(cq_task_t *task, size_t pieces);
 
-/** My task has more than the piece that I am about to run: so that others come for it. Wakes, and
-    makes no worker; may be called with locks of the caller's held, as the next two. */
-CQ_API void cq_run_more(cq_run_t *run);
+/** My task has so many pieces more than the one that I am about to run, 1 or more, by a look that may
+    be too old: so that others come for them. Wakes one, or two where there are many pieces (UINT64_MAX, if
+    nobody counts them); makes no worker. May be called with locks of the caller's held, as the next two. */
+CQ_API void cq_run_more(cq_run_t *run, uint64_t pieces);
 
 /** What is in hand, for `lost`, run_some's count, and the statistics; NULL when it has run, or
     before it frees itself. The end of the function is NULL too. */

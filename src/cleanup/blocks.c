@@ -149,8 +149,8 @@ void cq_blocks_finished(cq_cleanup_t *q, unsigned parity)
 
 bool cq_blocks_all_finished(const cq_cleanup_t *q)
 {
-	/* Pairs with the release in cq_blocks_finished. */
-	return cq_u64_load_acquire(&q->unfinished[0]) == 0 && cq_u64_load_acquire(&q->unfinished[1]) == 0;
+	/* Pairs with the release in cq_blocks_last_finished. The last fence is that of both. */
+	return cq_u64_load_relaxed(&q->unfinished[0]) == 0 && cq_u64_load_acquire(&q->unfinished[1]) == 0;
 }
 
 /* Whoever waits in drain or shutdown looks again. Begins with a full fence. */

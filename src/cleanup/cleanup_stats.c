@@ -8,10 +8,11 @@ static void sum(cq_cleanup_t *q, cq_cleanup_stats_t *out)
 	out->executed = q->executed;
 	/* Pairs with the release in make (blocks.c): the fields of the blocks. */
 	for (cq_block_t *b = cq_ptr_load_acquire(&q->all); b != NULL; b = b->all_next)
-		/* Pairs with the release in cq_block_give_up: what has run is seen as queued below. */
-		out->executed += cq_u64_load_acquire(&b->executed);
-	/* Pairs with the release in give (drain.c), likewise. */
-	out->handed_back = cq_u64_load_acquire(&q->handed_back);
+		out->executed += cq_u64_load_relaxed(&b->executed);
+	out->handed_back = cq_u64_load_relaxed(&q->handed_back);
+	/* Pairs with the releases in cq_block_give_up (blocks.c) and give (drain.c): what has left is seen as
+	   queued below. */
+	cq_fence_acquire();
 	out->queued = q->queued;
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
 		out->queued += cq_producer_accepted(p);

@@ -42,13 +42,14 @@ static int drained(const struct drain *d)
 	bool done;
 
 	pthread_mutex_lock(&q->lock);
-	/* Pair with the release in cq_blocks_last_finished: what the callbacks did. */
-	if (q->epoch == e && cq_u64_load_acquire(&q->unfinished[(e + 1) & 1]) == 0)
+	if (q->epoch == e && cq_u64_load_relaxed(&q->unfinished[(e + 1) & 1]) == 0)
 		cq_u64_store_relaxed(&q->epoch, e + 1);
+	/* Pairs with the release in cq_blocks_last_finished: what the callbacks did. Its fence is also that of the
+	   load before, since whoever advances the epoch comes here. */
 	done = q->epoch >= e + 2 ||
 	    (q->epoch == e + 1 && cq_u64_load_acquire(&q->unfinished[e & 1]) == 0);
 	pthread_mutex_unlock(&q->lock);
-	/* To the counts, what was handed back is finished. Behind those acquires: the queue was stopped before. */
+	/* To the counts, what was handed back is finished. Behind that acquire, or the lock: the queue was stopped before. */
 	if (cq_u32_load_relaxed(&q->stop) != d->stopped)
 		return ESHUTDOWN;
 	return done ? 0 : EBUSY;

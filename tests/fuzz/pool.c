@@ -179,7 +179,7 @@ static void take_pieces(struct server *s, cq_run_t *run, struct task *t)
 		t->pieces--;
 		if (t->pieces != 0 && below(4) != 3) {
 			t->signalled = true;
-			CALL(cq_run_more)(run);
+			CALL(cq_run_more)(run, t->pieces);
 		}
 		s->taken++;
 		CALL(cq_run_piece)(run, t);

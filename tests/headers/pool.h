@@ -31,7 +31,7 @@ int use_pool(cq_task_ops_t *ops, uint32_t workers, void *job)
 void run_one(cq_run_t *run, void *piece);
 void run_one(cq_run_t *run, void *piece)
 {
-	cq_run_more(run);
+	cq_run_more(run, 1);
 	cq_run_piece(run, piece);
 	(void)cq_run_may_continue(run);
 }

@@ -84,7 +84,7 @@ static void run_work(cq_run_t *run, void *arg)
 		CHECK(cq_u64_add_relaxed(&w->running, 1) < w->limit);
 	while (take(w, &left)) {
 		if (left != 0)
-			cq_run_more(run);
+			cq_run_more(run, left);
 		cq_run_piece(run, w);
 		run_piece(w);
 		cq_run_piece(run, NULL);

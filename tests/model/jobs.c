@@ -10,7 +10,7 @@
 
 struct job jobs[JOBS];
 int others_from = JOBS;
-int first_waits_for;
+uint32_t first_waits_for;
 cq_cleanup_t *q;
 cq_producer_t *producers[2];
 
@@ -18,8 +18,8 @@ static unsigned made_how;
 static bool shut;	/* plain: behind the return of a shutdown */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t ran = PTHREAD_COND_INITIALIZER;
-static uint32_t nran;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static uint32_t nran, nbegun;
 
 /* ---------------------------------------------------------------- its threads */
 
@@ -105,20 +105,34 @@ void grow_old(void)
 
 /* --------------------------------------------------------------------- jobs */
 
+static void add_to(uint32_t *count)
+{
+	pthread_mutex_lock(&lock);
+	(*count)++;
+	pthread_cond_broadcast(&changed);
+	pthread_mutex_unlock(&lock);
+}
+
+static void wait_for(const uint32_t *count, uint32_t n)
+{
+	pthread_mutex_lock(&lock);
+	while (*count < n)
+		pthread_cond_wait(&changed, &lock);
+	pthread_mutex_unlock(&lock);
+}
+
 static void run(struct job *j)
 {
 	CHECK(!shut);
 	CHECK(j->payload == (int)(j - jobs) + 1);
 	CHECK(j->ran == 0 && j->given_back == 0);
 	j->ran = 1;
-	if (j == &jobs[0] && first_waits_for != 0)
-		wait_for_jobs(first_waits_for);
-	if ((made_how & AWAITED) != 0) {
-		pthread_mutex_lock(&lock);
-		nran++;
-		pthread_cond_broadcast(&ran);
-		pthread_mutex_unlock(&lock);
+	if (j == &jobs[0] && first_waits_for != 0) {
+		add_to(&nbegun);
+		wait_for(&nran, first_waits_for);
 	}
+	if ((made_how & AWAITED) != 0)
+		add_to(&nran);
 }
 
 static void run_job(void *arg)
@@ -200,12 +214,15 @@ void flusher(void *unused)
 	CHECK(cq_cleanup_flush(q) == 0);
 }
 
-void wait_for_jobs(int n)
+void wait_for_jobs(uint32_t n)
 {
-	pthread_mutex_lock(&lock);
-	while (nran < (uint32_t)n)
-		pthread_cond_wait(&ran, &lock);
-	pthread_mutex_unlock(&lock);
+	wait_for(&nran, n);
+}
+
+void let_the_first_go(void)
+{
+	wait_for(&nbegun, 1);
+	add_to(&nran);
 }
 
 /* ------------------------------------------------------- the queue's beginning, end */

@@ -26,7 +26,7 @@ enum { JOBS = 8, ONE_BLOCK = 2 /* callbacks, with the smallest blocks; arguments
 extern struct job jobs[JOBS];
 extern int others_from;		/* jobs from this one on have a function of their own: JOBS,
 				   unless the scenario says otherwise */
-extern int first_waits_for;	/* the first job returns when so many others have run; 0: at once */
+extern uint32_t first_waits_for;	/* the first job returns when so many others have run; 0: at once */
 extern cq_cleanup_t *q;
 extern cq_producer_t *producers[2];	/* attached by begin */
 
@@ -69,7 +69,9 @@ void run_beside(void (*body)(void *arg), void *arg);
 void join_beside(void);
 
 /* In an AWAITED queue: waits until n jobs have run. Wakes nobody: a lost wake-up is a deadlock. */
-void wait_for_jobs(int n);
+void wait_for_jobs(uint32_t n);
+/* The first job, which waits for one other, has begun, and returns as if that had run. */
+void let_the_first_go(void);
 
 /* Shuts down, without a limit; what is handed back is noted in jobs[]. What nobody else runs of a
    drain, the caller does. */
