@@ -126,7 +126,6 @@ struct cq_cleanup {
 	uint32_t closed;		/* enqueue refuses */
 	uint32_t stop;			/* runs take no more: what is left is handed back */
 	uint32_t draining;		/* drains that wait */
-	uint32_t stalls;		/* calls of stalled (run.c): a drain that sees one more tries again, once */
 	uint64_t epoch CQ_ALIGNED(8);	/* unfinished[epoch & 1] counts the blocks that are closed now */
 
 	/*

@@ -105,13 +105,10 @@ static void lost(void *arg, void *piece)
 	run_ends(q);
 }
 
-/* Nobody is there to run what waits: drains say so. */
+/* Nobody comes for what waits: drains wake somebody, or say that they can't. */
 static void stalled(void *arg)
 {
-	cq_cleanup_t *q = arg;
-
-	cq_u32_add_relaxed(&q->stalls, 1);
-	cq_drains_wake(q);
+	cq_drains_wake(arg);
 }
 
 const cq_task_ops_t cq_cleanup_task_ops = { run, lost, stalled };
