@@ -147,7 +147,6 @@ struct cq_cleanup {
 	 * count. - 1 when the last callback has returned. Too high for a moment: a drain waits that long.
 	 */
 	uint64_t unfinished[2] CQ_ALIGNED(CQ_LINE);
-	uint32_t running;		/* runs that may touch a stack */
 	cq_sleepers_t drains CQ_ALIGNED(CQ_LINE); /* who waits for unfinished blocks */
 
 	cq_block_t *all CQ_ALIGNED(CQ_LINE);	/* every block, by all_next */

@@ -221,8 +221,7 @@ static int hand_back_all(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *gi
 		if (give_back != NULL)
 			give_what_lies_there(&g);
 		cq_sleepers_prepare_wait(&q->drains, &me);
-		/* In this order: who finishes nothing more has published all. */
-		if (cq_blocks_all_finished(q) && cq_blocks_waiting(q) == 0)
+		if (cq_blocks_all_finished(q))
 			break;
 		if (cq_blocks_waiting(q) != 0) {
 			cq_sleepers_cancel_wait(&q->drains, &me);
