@@ -636,6 +636,35 @@ Test(drain, asleep_in_a_polled_pool_wakes_a_worker_for_a_block_that_comes)
 	finish(SLOTS);
 }
 
+/* What came at the limit of runs is a caller's business, and he looks for no other block. */
+static void a_polled_run_some_leaves_a_block(void *(*body)(void *unused))
+{
+	pthread_t drains;
+
+	make_with((cq_cleanup_config_t){ .parallel = 1 },
+	    (cq_pool_config_t){ .flags = CQ_POOL_POLLED, .park = cq_park_default() });
+	put_stuck(0);
+	flush(NULL);
+	stuck[0].thread = start(body, NULL);
+	gate_wait(&stuck[0].began);
+	put(p, 1, SLOTS);
+	drains = start(drain_really, NULL);
+	AWAIT(asleep_in(&q->drains) && pool_stats().tasks_waiting == 0);
+	let_end(0);
+	join(drains);
+	finish(SLOTS + 1);
+}
+
+Test(drain, asleep_in_a_polled_pool_wakes_a_worker_for_what_a_run_some_at_the_limit_leaves)
+{
+	a_polled_run_some_leaves_a_block(run_one_callback);
+}
+
+Test(drain, asleep_in_a_polled_pool_wakes_a_worker_for_what_a_run_some_of_the_pool_leaves)
+{
+	a_polled_run_some_leaves_a_block(run_one_piece);
+}
+
 static int spawn_error;
 
 static int no_workers(void *unused, void (*body)(void *), void *arg)

@@ -200,9 +200,9 @@ CQ_API int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t 
 CQ_API size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t callbacks);
 
 /**
- * Frees the blocks that nobody uses; *freed_bytes, if not NULL: how many bytes. EBUSY: a worker runs a
- * block or looks for one, as it does for a moment after a drain, or work is waiting. EDEADLK. The allocator
- * may keep what it is given back, as malloc's does. One that unmaps: examples/hugepages.c.
+ * Frees the blocks that nobody uses; *freed_bytes, if not NULL: how many bytes. EBUSY: a block waits, or
+ * its callbacks run or are being given back; EDEADLK: from a fork handler. The allocator may keep what it
+ * is given back, as malloc's does. One that unmaps: examples/hugepages.c.
  */
 CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
 

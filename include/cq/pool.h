@@ -131,10 +131,11 @@ typedef struct cq_task_ops {
 	    the task's own as they were at the fork, no call of the library but signal). NULL: nothing
 	    is done. */
 	void (*lost)(void *arg, void *piece);
-	/** For those who wait for work to be done: no worker could be made and none lives; or nobody serves a
-	    hosted pool, as the last thread of the host's leaves it while tasks wait, or the task is signalled.
-	    Called before the signal that met it returns, by that thread or another, with no lock of the
-	    pool's held. The task's close waits for it: wake, and return. */
+	/** Nobody comes for tasks that wait: no worker could be made and none lives; or nobody serves a hosted
+	    pool, as the last thread of the host's leaves it, or the task is signalled; or in a polled pool a
+	    run_some ends, which a limit of runs had kept others from. Whoever waits for a task's work then
+	    calls cq_pool_wake again. Called before the signal that met it returns, by that thread or another,
+	    with no lock of the pool's held. The task's close waits for it: wake, and return. */
 	void (*stalled)(void *arg);
 } cq_task_ops_t;
 

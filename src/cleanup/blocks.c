@@ -149,7 +149,8 @@ void cq_blocks_finished(cq_cleanup_t *q, unsigned parity)
 
 bool cq_blocks_all_finished(const cq_cleanup_t *q)
 {
-	/* Pairs with the release in cq_blocks_last_finished. The last fence is that of both. */
+	/* Pairs with the release in cq_blocks_last_finished: what the callbacks did, and all that was done with
+	   blocks and stacks. The last fence is that of both. */
 	return cq_u64_load_relaxed(&q->unfinished[0]) == 0 && cq_u64_load_acquire(&q->unfinished[1]) == 0;
 }
 

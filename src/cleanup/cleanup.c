@@ -151,20 +151,6 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 
 /* --------------------------------------------------------------------------- trimming */
 
-/* Is no thread touching a stack, or inside of a block? Under the lock. */
-static bool quiescent(cq_cleanup_t *q)
-{
-	if (cq_blocks_waiting(q) != 0 || q->shutting_down != NULL)
-		return false;
-	/* Pairs with the release in run_begins (run.c): who has taken the last unit is seen to run. */
-	cq_fence_acquire();
-	if (cq_u32_load_relaxed(&q->running) != 0)
-		return false;
-	/* Pairs with the release in run_ends (run.c): what the runs did. */
-	cq_fence_acquire();
-	return true;
-}
-
 /* Unlinks the blocks of `all` that are not kept, and frees them. */
 static size_t sweep(cq_cleanup_t *q)
 {
@@ -191,11 +177,12 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 	if (cq_cleanup_forking(q))
 		return EDEADLK;
 	pthread_mutex_lock(&q->lock);
-	if (!quiescent(q)) {
+	/* Whoever pops a block, or has one in hand, has one that is not finished. A block that is finished is
+	   free, or a producer's. */
+	if (!cq_blocks_all_finished(q)) {
 		pthread_mutex_unlock(&q->lock);
 		return EBUSY;
 	}
-	/* Nothing is published, so every block that is not free is a producer's. */
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next) {
 		if (p->block != NULL)
 			p->block->kept = true;

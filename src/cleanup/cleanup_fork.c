@@ -92,7 +92,6 @@ static void settle_block_in_hand(cq_cleanup_t *q, cq_block_t *b, struct sums *su
 	b->first = b->begin;
 	b->parity = 0;
 	q->unfinished[0]++;
-	q->running += q->shutting_down == NULL; /* else it gives back, which is no run */
 	sums->published += (uint64_t)(b->end - b->begin);
 }
 
@@ -144,7 +143,7 @@ static void in_child(cq_cleanup_t *q)
 	cq_stack_clear(&q->free);
 	cq_stack_fork_child(&q->free);
 	q->page = q->epoch = 0;
-	q->running = q->draining = 0;
+	q->draining = 0;
 	q->blocks_made = 0; /* whoever has linked one may not have counted it */
 	for (cq_block_t *b = q->all; b != NULL; b = b->all_next, q->blocks_made++)
 		settle_block(q, b, &sums);

@@ -126,7 +126,6 @@ struct cq_cleanup {
 	uint32_t closed;		/* enqueue refuses */
 	uint32_t stop;			/* runs take no more: what is left is handed back */
 	uint32_t draining;		/* drains that wait */
-	uint32_t stalls;		/* calls of stalled (run.c): a drain that sees one more tries again, once */
 	uint64_t epoch CQ_ALIGNED(8);	/* unfinished[epoch & 1] counts the blocks that are closed now */
 
 	/*
@@ -148,7 +147,6 @@ struct cq_cleanup {
 	 * count. - 1 when the last callback has returned. Too high for a moment: a drain waits that long.
 	 */
 	uint64_t unfinished[2] CQ_ALIGNED(CQ_LINE);
-	uint32_t running;		/* runs that may touch a stack */
 	cq_sleepers_t drains CQ_ALIGNED(CQ_LINE); /* who waits for unfinished blocks */
 
 	cq_block_t *all CQ_ALIGNED(CQ_LINE);	/* every block, by all_next */

@@ -29,8 +29,7 @@ struct drain {
 	cq_cleanup_t *q;
 	uint64_t epoch;		/* of what it covers, and all before */
 	uint32_t stopped;	/* stop, when it began: a HAND_BACK had given back all */
-	uint32_t stalls;	/* seen so far */
-	bool tried;		/* to have a worker made after one */
+	uint64_t failed;	/* attempts to make a worker, before it began */
 	cq_wait_result_t result; /* of its last wait */
 };
 
@@ -55,34 +54,30 @@ static int drained(const struct drain *d)
 	return done ? 0 : EBUSY;
 }
 
-static bool nobody_lives(const cq_cleanup_t *q)
+static cq_pool_stats_t pool_stats(const cq_cleanup_t *q)
 {
 	cq_pool_stats_t s;
 
 	cq_pool_stats(q->pool, &s);
-	return s.workers_live == 0;
+	return s;
 }
 
 /*
  * Something waits. 0: somebody comes for it; or STALLED. Most attempts to make a worker fail here and now, and
- * say why. One that fails later, in worker_start, tells by stalled, and the next would do the same.
+ * say why. One that fails later, in worker_start, is tried once more; after that the next would do the same.
  */
-static int wake_somebody(struct drain *d)
+static int wake_somebody(const struct drain *d)
 {
 	cq_cleanup_t *q = d->q;
-	uint32_t stalls = cq_u32_load_relaxed(&q->stalls);
+	cq_pool_stats_t s = pool_stats(q);
 
-	if (stalls != d->stalls) {
-		d->stalls = stalls;
-		if (d->tried && nobody_lives(q))
-			return EAGAIN;
-		d->tried = true;
-	}
+	if (s.workers_live == 0 && s.workers_failed > d->failed + 1)
+		return EAGAIN;
 	return cq_pool_wake(q->pool);
 }
 
 /* One look of a drain that is about to sleep. EBUSY: it sleeps; else why it ends. */
-static int look(struct drain *d)
+static int look(const struct drain *d)
 {
 	int err = drained(d), wake;
 
@@ -118,7 +113,7 @@ static int drain_until(cq_cleanup_t *q, uint64_t deadline, bool seal)
 		(void)cq_task_signal(q->task);
 	if (err != 0)
 		return err;
-	d.stalls = cq_u32_load_relaxed(&q->stalls);
+	d.failed = pool_stats(q).workers_failed;
 	cq_sleeper_init(&me, NULL);
 	for (;;) {
 		cq_sleepers_prepare_wait(&q->drains, &me);
@@ -226,8 +221,7 @@ static int hand_back_all(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *gi
 		if (give_back != NULL)
 			give_what_lies_there(&g);
 		cq_sleepers_prepare_wait(&q->drains, &me);
-		/* In this order: who finishes nothing more has published all. */
-		if (cq_blocks_all_finished(q) && cq_blocks_waiting(q) == 0)
+		if (cq_blocks_all_finished(q))
 			break;
 		if (cq_blocks_waiting(q) != 0) {
 			cq_sleepers_cancel_wait(&q->drains, &me);

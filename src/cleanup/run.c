@@ -10,24 +10,6 @@ static __thread struct {
 	size_t left;
 } budget;
 
-/* ------------------------------------------------------------------------ a run's life */
-
-/* The run may touch a stack, and blocks, until run_ends. */
-static void run_begins(cq_cleanup_t *q)
-{
-	cq_u32_add_relaxed(&q->running, 1);
-	/* Pairs with the acquire in quiescent (cleanup.c): who sees the last unit taken sees this. Without it trim could
-	   free a block under the pop. */
-	cq_fence_release();
-}
-
-static void run_ends(cq_cleanup_t *q)
-{
-	/* Pairs with the acquire in quiescent (cleanup.c): done with the stacks. */
-	cq_fence_release();
-	cq_u32_add_relaxed(&q->running, (uint32_t)-1);
-}
-
 /* ------------------------------------------------------------------------------ blocks */
 
 /* Runs the callbacks of a block in hand, until the queue stops. */
@@ -72,7 +54,6 @@ static void run(cq_run_t *run, void *arg)
 	cq_block_t *b;
 	uint64_t more;
 
-	run_begins(q);
 	while (!rest && (!limited || budget.left != 0) && cq_u32_load_relaxed(&q->stop) == 0 &&
 	    (b = cq_blocks_take(q)) != NULL) {
 		/* The task's chain, before the block runs: a callback that hangs holds back no other block. */
@@ -90,7 +71,6 @@ static void run(cq_run_t *run, void *arg)
 	}
 	if (rest)
 		(void)waits_again(q);
-	run_ends(q);
 }
 
 /* A callback has ended its thread; or its thread is not there in a forked child, where cleanup_fork.c sees to its block. */
@@ -102,20 +82,17 @@ static void lost(void *arg, void *piece)
 		return;
 	if (cq_block_give_up(q, piece))
 		(void)waits_again(q);
-	run_ends(q);
 }
 
-/* Nobody is there to run what waits: drains say so. */
+/* Nobody comes for what waits: drains wake somebody, or say that they can't. */
 static void stalled(void *arg)
 {
 	cq_cleanup_t *q = arg;
 
 	/* Each signal to a pool that nobody serves comes here, behind a full fence as all do: a drain that isn't seen
 	   asks the pool by itself. */
-	if (cq_u32_load_relaxed(&q->draining) == 0 && cq_u32_load_relaxed(&q->stop) == 0)
-		return;
-	cq_u32_add_relaxed(&q->stalls, 1);
-	cq_drains_wake(q);
+	if (cq_u32_load_relaxed(&q->draining) != 0 || cq_u32_load_relaxed(&q->stop) != 0)
+		cq_drains_wake(q);
 }
 
 const cq_task_ops_t cq_cleanup_task_ops = { run, lost, stalled };

@@ -225,11 +225,6 @@ static void end(cq_run_t *run, cq_task_t *t)
 	if ((next & TASK_IN) != 0 && (word & TASK_IN) == 0) {
 		cq_task_push(t);
 		/* A worker looks for tasks before it sleeps. The caller of a run_some may not. */
-		if (run->budget != 0 && !cq_pool_is(p, CQ_POOL_POLLED)) {
-			cq_workers_ensure(p, 1);
-			(void)cq_workers_make(p, true);
-		}
-		/* Nor may he serve the pool: what was signalled at the limit of runs told nobody. */
 		if (run->budget != 0)
 			cq_workers_left_waiting(p);
 	}

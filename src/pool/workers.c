@@ -170,20 +170,19 @@ bool cq_workers_unserved(cq_pool_t *p)
 	return cq_u32_load_relaxed(&p->serving) == 0;
 }
 
-/* A thread of the host's runs tasks no longer. */
-void cq_workers_nobody_serves(cq_pool_t *p)
-{
-	cq_u32_add_relaxed(&p->serving, (uint32_t)-1);
-	cq_workers_left_waiting(p);
-}
-
-/* Or a task waits again, and its last runner doesn't serve the pool. */
-void cq_workers_left_waiting(cq_pool_t *p)
+static void tell_if_unserved(cq_pool_t *p)
 {
 	/* Pairs with the fence in cq_pool_wake: whoever waits sees that nobody serves, or is told. */
 	cq_fence_full();
 	if (!makes_workers(p) && cq_u32_load_relaxed(&p->serving) == 0 && cq_pool_waiting(p) != 0)
 		tell_stalled(p);
+}
+
+/* A thread of the host's runs tasks no longer. */
+void cq_workers_nobody_serves(cq_pool_t *p)
+{
+	cq_u32_add_relaxed(&p->serving, (uint32_t)-1);
+	tell_if_unserved(p);
 }
 
 /* ----------------------------------------------------------------------- making */
@@ -359,6 +358,21 @@ void cq_workers_ensure(cq_pool_t *p, uint32_t n)
 
 	if (woken != 0)
 		cq_u64_add_relaxed(&p->wakes, woken);
+}
+
+/*
+ * A task that was signalled at its limit of runs waits again: its last run was in a caller, who may look
+ * for no other. In a polled pool those who wait for the task wake somebody for it.
+ */
+void cq_workers_left_waiting(cq_pool_t *p)
+{
+	if (cq_pool_is(p, CQ_POOL_POLLED)) {
+		tell_stalled(p);
+		return;
+	}
+	cq_workers_ensure(p, 1);
+	(void)cq_workers_make(p, true);
+	tell_if_unserved(p);
 }
 
 /* --------------------------------------------------------------------- retiring */
