@@ -237,6 +237,25 @@ Test(cleanup, destroy_is_refused_while_anyone_or_anything_is_left, .init = make)
 	finish(1);
 }
 
+static void run_nothing(cq_run_t *run, void *unused)
+{
+	(void)run;
+	(void)unused;
+}
+
+Test(cleanup, destroy_is_refused_while_its_own_pool_has_another_task, .init = make)
+{
+	static const cq_task_ops_t ops = { .run = run_nothing };
+	cq_task_t *task;
+
+	cr_assert_eq(cq_task_create(cq_cleanup_pool(q), &ops, NULL, 0, &task), 0);
+	cq_producer_detach(p);
+	cr_assert_eq(cq_cleanup_destroy(q), EBUSY);
+	cr_assert_eq(cq_producer_attach(q, NULL, &p), 0, "nothing happened");
+	cr_assert_eq(cq_task_close(task, CQ_FOREVER), 0);
+	finish(0);
+}
+
 /* Trim would free the block that is being given back. */
 Test(cleanup, destroy_and_trim_are_refused_while_a_shutdown_gives_back, .init = make)
 {

@@ -138,12 +138,13 @@ static inline CQ_MUST_CHECK int cq_cleanup_create(const cq_cleanup_config_t *con
 
 /**
  * Frees a queue that nobody uses, all its memory, and its own pool, whose workers it ends if no shutdown
- * has. EBUSY, and nothing happened: a producer is attached, or callbacks are left: shut it down first. EDEADLK:
- * from a run of its pool, or a fork handler. NULL: 0.
+ * has. EBUSY, and nothing happened: a producer is attached, or callbacks are left (shut it down first), or its
+ * own pool has a task that is not the queue's. EDEADLK: from a run of its pool, or a fork handler. NULL: 0.
  */
 CQ_API int cq_cleanup_destroy(cq_cleanup_t *q);
 
-/** The queue's pool: to wake or poll it, lend it threads, change its limits, ask for its statistics. */
+/** The queue's pool: to wake or poll it, lend it threads, change its limits, ask for its statistics. If it is
+    the queue's own, shutdown ends its workers: tasks and queues that are to go on share a pool of yours. */
 CQ_API cq_pool_t *cq_cleanup_pool(const cq_cleanup_t *q);
 
 /**

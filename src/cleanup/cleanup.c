@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include <cq/stats.h>
 #include <errno.h>
 #include <string.h>
 
@@ -122,6 +123,17 @@ static void free_queue(cq_cleanup_t *q)
 	cq_release(&allocator, q, sizeof(*q));
 }
 
+/* Tasks on its own pool that are not the queue's. */
+static bool lends_its_pool(const cq_cleanup_t *q)
+{
+	cq_pool_stats_t s;
+
+	if (!q->own_pool)
+		return false;
+	cq_pool_stats(q->pool, &s);
+	return s.tasks > 1;
+}
+
 int cq_cleanup_destroy(cq_cleanup_t *q)
 {
 	int saved = errno, err = 0;
@@ -137,7 +149,7 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 	    q->claimed.begin != q->claimed.end ||
 	    cq_sleepers_waiters(&q->drains, NULL) != 0;
 	pthread_mutex_unlock(&q->lock);
-	if (busy)
+	if (busy || lends_its_pool(q))
 		return EBUSY;
 	/* Runs may go on, which find nothing. */
 	if ((err = cq_task_close(q->task, CQ_FOREVER)) != 0)
