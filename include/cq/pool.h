@@ -236,7 +236,8 @@ CQ_API void cq_run_more(cq_run_t *run, uint64_t pieces);
     before it frees itself. The end of the function is NULL too. */
 CQ_API void cq_run_piece(cq_run_t *run, void *piece);
 
-/** May I take another piece at once? Yes, while no other task waits and the pool goes on. */
+/** May I take another piece at once? Yes, while no other task waits, and the worker is not above the maximum.
+    A run_some: as far as it was asked to. */
 CQ_API bool cq_run_may_continue(cq_run_t *run);
 
 CQ_END_DECLS
