@@ -749,3 +749,20 @@ Test(cleanup, trim_goes_on_beside_parked_workers)
 	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
 	finish(3 * SLOTS);
 }
+
+/* ------------------------------------------------------- what has run, within a block */
+
+static void look_and_run(void *arg)
+{
+	CHECK(stats().executed == 0);
+	run_it(arg);
+}
+
+Test(cleanup, callbacks_are_counted_as_their_block_ends, .init = make)
+{
+	for (uintptr_t i = 0; i < SLOTS; i++)
+		cr_assert_eq(cq_producer_enqueue(p, look_and_run, (void *)i), 0);
+	run_all(NULL);
+	cr_assert_eq(stats().executed, SLOTS);
+	finish(SLOTS);
+}

@@ -27,9 +27,9 @@ CQ_BEGIN_DECLS
 
 /** The version of these headers; cq_version() is that of the library in use. */
 #define CQ_VERSION_MAJOR 0
-#define CQ_VERSION_MINOR 1
+#define CQ_VERSION_MINOR 2
 #define CQ_VERSION_PATCH 0
-#define CQ_VERSION_STRING "0.1.0"
+#define CQ_VERSION_STRING "0.2.0"
 
 CQ_API const char *cq_version(void);
 

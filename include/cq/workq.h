@@ -7,16 +7,14 @@
  * work there is without touching the stack: it is what a scheduler looks at,
  * and what a consumer claims before it pops.
  *
- * LIFETIME, FIRST OF ALL. Nodes are type-stable: a pop that is under way may
- * read the link of a node that another thread has just popped. The memory of a
- * node may be used again as a node of any queue at once, but must not be
- * unmapped, freed or given another type until the queue is destroyed or no
+ * LIFETIME, FIRST OF ALL. Nodes are type-stable: a pop that is under way may read the link of a node
+ * that another thread has just popped. The memory of a node may be used again as a node of any queue at
+ * once, but must not be unmapped, freed or given another type until the queue is destroyed or no
  * pop is under way (all poppers are quiescent).
  *
  * INVARIANT W1:  units <= linked nodes,  at every instant.
- * A node is linked first and counted after; a unit is taken first and its node
- * popped after. So whoever has taken a unit pops a node: never NULL, and no
- * retry because the stack was empty.
+ * A node is linked first and counted after; a unit is taken first and its node popped after. So
+ * whoever has taken a unit pops a node: never NULL, and no retry because the stack was empty.
  *
  * NO ORDER can be built from it, not by one producer and one consumer either. Take and pop
  * are two steps, and nodes are pushed between them: who takes n units and pops n nodes has
@@ -34,11 +32,10 @@
  * node happens before the return of the pop that gives the node out.
  * A take or add_work alone orders nothing that is of use to the caller.
  *
- * Nothing here allocates or changes errno. Where the processor has a compare-and-swap
- * of two words, all calls are lock-free. Elsewhere (cq_build_info() says so)
- * pushes are still lock-free, and pops exclude each other: one that meets another spins
- * for a moment, then sleeps, a microsecond at first and 1 ms at most (a
- * child that is forked while another thread pops must not use the queue).
+ * Nothing here allocates or changes errno. Where the processor has a compare-and-swap of two words,
+ * all calls are lock-free. Elsewhere (cq_build_info() says so) pushes are still lock-free, and pops
+ * exclude each other: one that meets another spins for a moment, then sleeps, a microsecond at
+ * first and 1 ms at most (a child that is forked while another thread pops must not use the queue).
  *
  * Source: the stack is Treiber's with a generation count, from Concurrency Kit;
  * the counter and its protocol are those of the cleanup queue of Go's runtime
@@ -51,7 +48,6 @@
  *             int payload;
  *     };
  *     CQ_NODE_CONTAINER(struct job, node, job_of)
- *
  *     int push_and_pop(void)
  *     {
  *             static cq_workq_t q = CQ_WORKQ_INITIALIZER;
@@ -68,15 +64,12 @@
  *             struct ordered_job *later;
  *             cq_node_t *token;
  *     };
- *
  *     static cq_workq_t tokens = CQ_WORKQ_INITIALIZER;
  *     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
  *     static struct ordered_job *oldest, **end = &oldest;
  *
- *     void put(struct ordered_job *job)
+ *     void put(struct ordered_job *job, cq_node_t *token)
  *     {
- *             cq_node_t *token = job->token;
- *
  *             job->later = NULL;
  *             pthread_mutex_lock(&lock);
  *             *end = job;
@@ -94,8 +87,7 @@
  *                     return NULL;
  *             pthread_mutex_lock(&lock);
  *             job = oldest;
- *             oldest = job->later;
- *             if (oldest == NULL)
+ *             if ((oldest = job->later) == NULL)
  *                     end = &oldest;
  *             pthread_mutex_unlock(&lock);
  *             job->token = token;
@@ -113,11 +105,10 @@
 CQ_BEGIN_DECLS
 
 /**
- * What links a caller's object into a queue: put one into the object. Between
- * push and pop it belongs to the queue. Outside of that, `next` is the caller's:
- * chains for cq_workq_push_chain() are built with it. A pop_taken_n that is under
- * way may follow it, so in a node that has been in a queue it holds a node or
- * NULL, never anything else.
+ * What links a caller's object into a queue: put one into the object. Between push and pop it belongs
+ * to the queue. Outside of that, `next` is the caller's: chains for cq_workq_push_chain() are built
+ * with it. A pop_taken_n that is under way may follow it, so in a node that has been in a queue it
+ * holds a node or NULL, never anything else.
  */
 typedef struct cq_node {
 	struct cq_node *next;
@@ -175,10 +166,7 @@ typedef struct cq_workq {
 
 #define CQ_WORKQ_INITIALIZER { { NULL, NULL }, 0 }
 
-/**
- * Makes an empty queue. EINVAL: `q` is NULL, or not aligned to two pointers
- * (on such an object the pop would crash or be torn).
- */
+/** Makes an empty queue. EINVAL: `q` is NULL, or not aligned to two pointers (a pop would crash or be torn). */
 CQ_API CQ_MUST_CHECK int cq_workq_init(cq_workq_t *q);
 
 /**
@@ -189,8 +177,7 @@ CQ_API int cq_workq_destroy(cq_workq_t *q);
 
 /**
  * Links the chain from `first` by `next` to `last`, without counting it: no consumer can claim
- * it before cq_workq_add_work() does. For those who publish late, such as at the end of a
- * phase.
+ * it before cq_workq_add_work() does. For those who publish late, as at the end of a phase.
  */
 CQ_API void cq_workq_link_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last);
 
@@ -216,9 +203,9 @@ CQ_API CQ_MUST_CHECK uint64_t cq_workq_take(cq_workq_t *q, uint64_t max);
  * Pops the nodes for `n` units that the caller has taken, as a chain of exactly
  * n that ends in NULL (NULL when n is 0), newest first. One contended operation
  * for all of them, retried when another thread was faster; so keep n modest
- * (a few dozen) where many threads push and pop. Without n units it may not return; without
- * one it is an error that a checking build asserts: it gives NULL, or the node of another,
- * who is then missing it.
+ * (a few dozen) where many threads push and pop. With fewer than n units it may not
+ * return; with none it is an error that a checking build (--enable-checks) asserts: it gives NULL, or
+ * the node of another, who is then missing it.
  */
 CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_pop_taken_n(cq_workq_t *q, uint64_t n);
 

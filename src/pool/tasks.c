@@ -152,7 +152,7 @@ void cq_run_more(cq_run_t *run, uint64_t pieces)
 {
 	cq_pool_t *p = run->pool;
 
-	if (mark_signalled(run->task) && !cq_pool_is(p, CQ_POOL_POLLED))
+	if (pieces != 0 && mark_signalled(run->task) && !cq_pool_is(p, CQ_POOL_POLLED))
 		cq_workers_ensure(p, pieces < MANY_PIECES ? 1 : 2);
 }
 

@@ -21,7 +21,8 @@ struct work {
 	int letter;		/* plain: by the signaller, for the run */
 	bool one_a_run;		/* so many pieces */
 	bool closed;		/* plain: behind the return of close */
-	bool told, refused;	/* stalled was called; signal said so */
+	uint32_t told;		/* stalled was called, which several may do at once */
+	bool refused;		/* signal said so */
 };
 
 static cq_pool_t *pool;
@@ -100,7 +101,7 @@ static void tell(void *arg)
 	struct work *w = arg;
 
 	CHECK(!w->closed);
-	w->told = true; /* the pool's lock is held */
+	cq_u32_store_relaxed(&w->told, 1);
 }
 
 static const cq_task_ops_t ops = { run_work, NULL, tell };

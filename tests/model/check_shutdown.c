@@ -371,6 +371,15 @@ static void hand_back_against_a_worker(void)
 	end(CQ_SHUTDOWN_HAND_BACK);
 }
 
+/* No signal of theirs says that nobody serves: who hands back is told of a block by who puts it there. */
+static void hand_back_against_enqueue_and_a_worker(void)
+{
+	begin(HOSTED, 0, 1);
+	serve();
+	run_beside(enqueuer, producers[0]);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
 /* One puts a rest back, the other finds it, and the shutdown may do so too. */
 static void hand_back_against_two_runs(void)
 {
@@ -391,10 +400,16 @@ static void statistician(void *unused)
 	CHECK(stats.executed + stats.handed_back <= stats.queued);
 }
 
+static void enqueuer_of_2(void *arg)
+{
+	if (enqueue(arg, 0) == 0)
+		enqueue(arg, 1);
+}
+
 static void hand_back_against_statistics(void)
 {
 	begin(CALLED, 0, 1);
-	run_beside(enqueuer_of_1, producers[0]);
+	run_beside(enqueuer_of_2, producers[0]);
 	run_beside(statistician, NULL);
 	end(CQ_SHUTDOWN_HAND_BACK);
 }
@@ -514,12 +529,14 @@ const struct scenario shutdown_scenarios[] = {
 	    shutdown_against_a_span_claimed_in_halves, SOME(2, 2), SOME(4, 3) },
 	{ "shutdown_hand_back_against_the_flush_of_a_producer",
 	    hand_back_against_the_flush_of_a_producer, SOME(2, 2), SOME(3, 2) },
-	{ "shutdown_hand_back_against_flush", hand_back_against_flush, SOME(2, 2), SOME(3, 2) },
+	{ "shutdown_hand_back_against_flush", hand_back_against_flush, SOME(3, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_run_some", hand_back_against_run_some, SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_hand_back_against_a_worker", hand_back_against_a_worker, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_enqueue_and_a_worker", hand_back_against_enqueue_and_a_worker,
+	    SOME(3, 0), SOME(3, 2) },
 	{ "shutdown_hand_back_against_two_runs", hand_back_against_two_runs, SOME(1, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_statistics", hand_back_against_statistics,
-	    SOME(1, 2), SOME(3, 3) },
+	    SOME(2, 2), SOME(3, 3) },
 	{ "shutdown_hand_back_of_two_epochs", hand_back_of_two_epochs, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_against_shutdown", shutdown_against_shutdown, SOME(1, 1), SOME(3, 2) },
 	{ 0 }
