@@ -238,8 +238,8 @@ CQ_API void cq_run_more(cq_run_t *run, uint64_t pieces);
     run, or before it frees itself; the return of the task's function says that too. */
 CQ_API void cq_run_piece(cq_run_t *run, void *piece);
 
-/** May I take another piece at once? Yes, while no other task waits, the pool goes on, and the caller of a
-    run_some wants more. A function that takes several pieces asks before each. */
+/** May I take another piece at once? Yes, while no other task waits, the worker is not above the maximum, and the
+    caller of a run_some wants more. A function that takes several pieces asks before each. */
 CQ_API bool cq_run_may_continue(cq_run_t *run);
 
 CQ_END_DECLS

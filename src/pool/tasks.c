@@ -317,7 +317,9 @@ bool cq_run_may_continue(cq_run_t *run)
 
 	if ((word & TASK_CLOSED) != 0 || (run->budget != 0 && run->pieces >= run->budget))
 		return false;
-	return is_of_one_task(run) || cq_pool_waiting(p) <= own;
+	if (is_of_one_task(run))
+		return true;
+	return cq_pool_waiting(p) <= own && !cq_workers_surplus(run);
 }
 
 /* One run of the task, or, with NULL, of whichever waits. False: there is none. */
