@@ -27,8 +27,8 @@ cq_run_t *cq_member_new(cq_pool_t *p)
 	return m;
 }
 
-/* One more that destroy waits for. False: destroy has begun. */
-static bool worker_added(cq_pool_t *p)
+/* One more that the end of the pool waits for. False: that has begun. */
+bool cq_worker_added(cq_pool_t *p)
 {
 	bool stopped;
 
@@ -63,13 +63,12 @@ static void worker_removed(cq_pool_t *p)
 	removed_and_unlock(p);
 }
 
-/* The calling thread is a member from here on. One of cq_pool_work wasn't counted so far. */
+/* The calling thread is a member from here on. */
 void cq_member_join(cq_run_t *m)
 {
 	cq_pool_t *p = m->pool;
 
 	pthread_mutex_lock(&p->lock);
-	p->workers += m->is_worker && m->count < COUNT_MADE;
 	m->prev = NULL;
 	m->next = p->members;
 	if (m->next != NULL)
@@ -242,7 +241,7 @@ static int spawn(cq_pool_t *p)
 		return ENOMEM;
 	w->count = COUNT_MADE + COUNT_LIVE + COUNT_MAKING;
 	err = ESHUTDOWN;
-	if (worker_added(p)) {
+	if (cq_worker_added(p)) {
 		CQ_POINT("workers.making");
 		err = c->spawn != NULL ? c->spawn(c->host, p->body, w) :
 		    cq_threads_spawn(&p->threads, p->body, w);
@@ -376,6 +375,13 @@ void cq_workers_left_waiting(cq_pool_t *p)
 }
 
 /* --------------------------------------------------------------------- retiring */
+
+/* Made by the pool, and above its maximum, which was lowered. */
+bool cq_workers_surplus(const cq_run_t *w)
+{
+	return w->count >= COUNT_MADE && counts_made(cq_u64_load_relaxed(&w->pool->counts)) >
+	    cq_u32_load_relaxed(&w->pool->max);
+}
 
 /* Is there one too few, after a step that lowered `counts`, or raised a limit, and a full fence? */
 bool cq_workers_missed(cq_pool_t *p, uint64_t counts)
