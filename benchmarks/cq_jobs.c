@@ -129,11 +129,10 @@ static void run_jobs(cq_run_t *run, void *queue)
 {
 	struct queue *q = queue;
 	cq_node_t *node;
-	uint64_t n = 0, more;
+	uint64_t n = 0;
 
 	while ((node = cq_workq_try_pop(&q->jobs)) != NULL) {
-		if ((more = cq_workq_units(&q->jobs)) != 0)
-			cq_run_more(run, more);
+		cq_run_more(run, cq_workq_units(&q->jobs));
 		cq_run_piece(run, node);
 		run_job(q, node);
 		cq_run_piece(run, NULL);

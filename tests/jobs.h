@@ -96,13 +96,11 @@ static void run_jobs(cq_run_t *run, void *arg)
 {
 	jobs_t *q = arg, *outer = inside_of;
 	cq_node_t *node;
-	uint64_t more;
 
 	enter_jobs(q);
 	CHECK(cq_task_is_current(q->task));
 	while ((node = cq_workq_try_pop(&q->waiting)) != NULL) {
-		if ((more = cq_workq_units(&q->waiting)) != 0)
-			cq_run_more(run, more);
+		cq_run_more(run, cq_workq_units(&q->waiting));
 		cq_run_piece(run, job_of(node));
 		run_job(q, job_of(node));
 		cq_run_piece(run, NULL);

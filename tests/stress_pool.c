@@ -108,7 +108,6 @@ static void run_jobs(cq_run_t *run, void *arg)
 {
 	struct queue *q = arg;
 	cq_node_t *node;
-	uint64_t more;
 
 	CHECK(!q->closed);
 	/* In a child the count is that of threads that it hasn't, and one of them may have been
@@ -116,8 +115,7 @@ static void run_jobs(cq_run_t *run, void *arg)
 	CHECK(in_child || cq_task_is_current(q->task));
 	CHECK(atomic_fetch_add(&q->running, 1) < q->parallel || q->parallel == 0 || in_child);
 	while ((node = cq_workq_try_pop(&q->waiting)) != NULL) {
-		if ((more = cq_workq_units(&q->waiting)) != 0)
-			cq_run_more(run, more);
+		cq_run_more(run, cq_workq_units(&q->waiting));
 		cq_run_piece(run, node);
 		if (job_of(node)->kind == DEADLY)
 			q->running--;

@@ -1019,6 +1019,14 @@ Test(drain, give_back_is_called_by_the_caller_with_no_lock_held_and_may_not_wait
 	finish(SLOTS + 2);
 }
 
+Test(drain, shutdown_is_one_of_two, .init = make_hosted)
+{
+	put(p, 0, 1);
+	cr_assert_eq(cq_cleanup_shutdown(q, (cq_shutdown_how_t)2, CQ_FOREVER, take_back_and_look, NULL), EINVAL);
+	put(p, 1, 1); /* it did not even close the queue */
+	finish(2);
+}
+
 Test(drain, hand_back_to_nobody_is_refused, .init = make_hosted)
 {
 	put(p, 0, 1);

@@ -511,6 +511,30 @@ Test(pool, those_above_a_lower_maximum_end_after_their_run)
 	end_spawned();
 }
 
+static void limit_to_one(void *unused)
+{
+	(void)unused;
+	CHECK(cq_pool_set_workers(pool, 0, 1) == 0);
+}
+
+Test(pool, one_above_a_lower_maximum_takes_no_other_piece)
+{
+	open_spawned((cq_pool_config_t){ .workers_max = 2 });
+	open_task(&a, 0);
+	open_task(&b, 0);
+	come_at_once();
+	cr_assert_eq(signal_job(&b, stay, &room), 0);
+	AWAIT(room.inside == 1);
+	add(&a, NULL, NULL);
+	add(&a, limit_to_one, NULL); /* the newest comes first */
+	cr_assert_eq(cq_task_signal(a.task), 0);
+	AWAIT(workers_are(1));
+	cr_assert_eq(a.done, 1);
+	gate_open(&room.leave);
+	AWAIT(a.done == 2);
+	end_spawned();
+}
+
 Test(pool, idle_ones_above_a_lower_maximum_end_at_their_next_task)
 {
 	open_spawned((cq_pool_config_t){ .workers_min = 3, .workers_max = 3 });
@@ -536,6 +560,22 @@ Test(pool, limits_that_contradict_each_other_are_refused_and_change_nothing)
 	cr_assert_eq(stats().workers_min, 0);
 	cr_assert_eq(stats().workers_max, 2);
 	end_pool();
+}
+
+static void limit_to_two(void *unused)
+{
+	(void)unused;
+	CHECK(cq_pool_set_workers(pool, 0, 2) == 0);
+}
+
+Test(pool, limits_that_are_set_at_once_are_those_of_one_call)
+{
+	open_spawned((cq_pool_config_t){ .workers_max = 1 });
+	at_point("pool.limits", limit_to_two, NULL);
+	cr_assert_eq(cq_pool_set_workers(pool, 3, 8), 0);
+	cr_assert_eq(stats().workers_min, 3);
+	cr_assert_eq(stats().workers_max, 8);
+	end_spawned();
 }
 
 Test(pool, zero_as_a_maximum_is_the_default)

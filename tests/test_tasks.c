@@ -189,6 +189,19 @@ Test(tasks, many_pieces_that_are_left_wake_two)
 	end_spawned();
 }
 
+Test(tasks, no_piece_that_is_left_wakes_nobody)
+{
+	open_spawned((cq_pool_config_t){ .workers_min = 1, .workers_max = 1 });
+	open_task(&a, 0);
+	fake_wait_blocked(&park, 1);
+	park.leave = &room.leave;
+	add(&a, NULL, NULL);
+	cr_assert_eq(cq_task_run_some(a.task, 1), 1);
+	cr_assert_eq(stats().workers_coming, 0);
+	gate_open(&room.leave);
+	end_spawned();
+}
+
 Test(tasks, few_pieces_that_are_left_wake_one)
 {
 	open_spawned((cq_pool_config_t){ .workers_min = 4, .workers_max = 4 });

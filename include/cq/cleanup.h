@@ -3,8 +3,9 @@
  * cq/cleanup.h - layer 4, the cleanup queue: callbacks that hot threads enqueue in blocks, and
  * that the workers of a pool run in the background.
  *
- * Hot threads enqueue through producers: cq/producer.h. The queue is one task of a worker pool
- * (cq/pool.h): its own, or one that it shares with other queues and tasks, whose workers take turns.
+ * Hot threads enqueue through producers: cq/producer.h. A block of callbacks is published when it is full,
+ * when its producer flushes or detaches, or by a flush or drain of the queue: not by time. The queue is one task of a
+ * worker pool (cq/pool.h): its own, or one that it shares with other queues and tasks, whose workers take turns.
  *
  * INVARIANTS
  *   executed <= queued,  and every callback that was accepted runs exactly once, or is handed back
@@ -27,8 +28,8 @@
  * They may call everything but what waits for their own pool (drain, shutdown, destroy, of any
  * of its queues): EDEADLK. They return on the thread that called them. A callback must not wait for
  * another one of its queue: that may lie behind it in the same block, which is one worker's, however
- * many others there are. The order of callbacks is not that of their enqueues: one that waits is
- * taken when what was published 10 ms before it has been, however much is enqueued meanwhile.
+ * many others there are. The order of callbacks is not that of their enqueues; but no block
+ * waits for ever: 10 ms after it was published, those published later wait until it has been taken.
  *
  * A CALLBACK THAT ENDS ITS THREAD (pthread_exit, or a cancellation that acts in it), on a thread that
  * the pool made, costs that thread and no other callback: it counts as run, the rest of its block is
@@ -183,12 +184,11 @@ typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
  * was accepted and did not run: first for all that is in no worker's hand, without waiting and without
  * memory; then it waits for the callbacks that run. With DRAIN give_back may be NULL.
  *
- * 0: it is shut down, now or by an earlier call. Else it stays closed, and shutdown may be called again:
- * ETIMEDOUT: `deadline` has passed (after HAND_BACK what is left can only be handed back; it doesn't bound
- * the destructors of thread-specific values on workers); STALLED, EAGAIN,
- * ENOMEM: as drain, and only with DRAIN. EALREADY: another thread is at it, or give_back calls it. EDEADLK:
- * from a run of its pool, or a fork handler. EINVAL: no give_back, and HAND_BACK, or what an earlier HAND_BACK
- * has left.
+ * 0: it is shut down, now or by an earlier call. Nothing has happened: EDEADLK: from a run of its pool, or a
+ * fork handler; EALREADY: another thread is at it, or give_back calls it; EINVAL: no such `how`, or HAND_BACK without
+ * give_back. It is closed all the same, and shutdown may be called again: ETIMEDOUT: `deadline` has passed (after HAND_BACK what is left can only be handed back; it doesn't bound
+ * the destructors of thread-specific values on workers); STALLED, EAGAIN, ENOMEM: as drain, and only with DRAIN;
+ * EINVAL: DRAIN without give_back, and an earlier HAND_BACK has left some.
  *
  * Not with CQ_FOREVER in a destructor that dlclose runs: a callback that needs the dynamic linker waits
  * for the destructor. With a deadline it returns, and the callbacks' code must stay in memory.

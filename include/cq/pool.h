@@ -14,18 +14,16 @@
  *   made, so that a piece that hangs holds nothing else back.
  *   At most `parallel` runs of a task go on at once.
  *
- * A TASK'S FUNCTION takes one piece of its work. If more is left it calls cq_run_more
- * BEFORE it runs the piece; then it says what it has in hand (cq_run_piece), and runs it:
+ * A TASK'S FUNCTION takes one piece of its work. It says how many pieces are left (cq_run_more)
+ * BEFORE it runs the piece; then what it has in hand (cq_run_piece), and runs it:
  *
  *     static void run_jobs(cq_run_t *run, void *arg)
  *     {
  *             struct jobs *jobs = (struct jobs *)arg;
  *             cq_node_t *node;
- *             uint64_t more;
  *
  *             while ((node = cq_workq_try_pop(&jobs->waiting)) != NULL) {
- *                     if ((more = cq_workq_units(&jobs->waiting)) != 0)
- *                             cq_run_more(run, more);
+ *                     cq_run_more(run, cq_workq_units(&jobs->waiting));
  *                     cq_run_piece(run, node);
  *                     job_of(node)->function(job_of(node));
  *                     cq_run_piece(run, NULL);
@@ -34,6 +32,7 @@
  *             }
  *     }
  *
+ * (FIFO, and removal of one that waits: examples/jobs.c.)
  * It may return with work left, if that was signalled or cq_run_more said it.
  * It may be called when nothing is left, as others were faster. It may call everything of the
  * pool's and of other pools', but not wait for its own pool: EDEADLK. It returns on the
@@ -47,12 +46,13 @@
  * MEMORY ORDER: all that a thread did before signal happens before the run that it caused. All
  * that a run did happens before the return of a close that waited for it.
  *
- * STALLED: no worker lives and none can be made. signal then says so: EAGAIN if the next
- * attempt may succeed, or the error that it will meet again, such as EINVAL. What has been
- * signalled stays signalled; the next signal tries again.
+ * STALLED, in a list of errors, stands for: no worker lives and none can be made. signal then
+ * says so: EAGAIN if the next attempt may succeed, or the error that it will meet again, such as
+ * EINVAL. What has been signalled stays signalled; the next signal tries again.
  *
  * CANCELLATION: no call is a cancellation point but for what the task's function does. SIGNAL
- * HANDLERS call nothing of the pool. ERRORS are errno's values, returned; errno is kept.
+ * HANDLERS call nothing of the pool. ERRORS are errno's values, returned; errno is kept. Handles
+ * must not be NULL, unless the comment says so. (doc/ and examples/ are in the sources.)
  *
  * Source: the four rules by which workers are made and retire are those of Linux's
  * concurrency-managed workqueues; the two stacks that change places are libcq's own.
@@ -97,9 +97,11 @@ typedef int cq_spawn_fn(void *host, void (*body)(void *arg), void *arg);
 /** Zero in any field is the default. */
 typedef struct cq_pool_config {
 	uint32_t flags;
-	/** So many are made by create, and never retire. 0: the first signal makes the first. */
+	/** So many are made by create, and never retire; a default maximum is no less. 0: the first signal
+	    makes the first. */
 	uint32_t workers_min;
-	/** 0: a quarter of the CPUs that this process may use (affinity, cgroup), at least 1. */
+	/** 0: a quarter of the CPUs that this process may use (affinity, cgroup), at least 1: so 1 below 8
+	    CPUs, and then a piece that blocks holds back all others. Say 2 or more where pieces block. */
 	uint32_t workers_max;
 	/** A worker without work spins for so long before it parks. 0: 3 us; none with a
 	    park table or on one CPU. */
@@ -110,7 +112,7 @@ typedef struct cq_pool_config {
 	size_t stack_bytes;
 	/** Of managed threads, at most 15 bytes. NULL: "cq-worker". */
 	const char *name;
-	/** NULL: the library makes pthreads, managed workers, whose signals are blocked but for
+	/** NULL: the library makes pthreads, "managed" workers, whose signals are blocked but for
 	    those that a thread brings upon itself (doc/process.md). */
 	cq_spawn_fn *spawn;
 	/** On each managed thread before its first task, no lock held. Not 0, an errno: the
@@ -223,20 +225,21 @@ CQ_API bool cq_pool_is_current(const cq_pool_t *pool);
 /** The pool's park table, for those who wait for its tasks: its clock is that of their deadlines. */
 CQ_API const cq_park_ops_t *cq_pool_park(const cq_pool_t *pool);
 
-/** Runs up to `pieces` pieces of this task in the caller, within its limit, also from within a run.
-    Returns how many; none of a task that is closed. */
+/** Runs up to `pieces` pieces of this task in the caller, within its limit, signalled or not, also from within a
+    run. Returns how many (more, if its function doesn't ask cq_run_may_continue); none of a closed task. */
 CQ_API size_t cq_task_run_some(cq_task_t *task, size_t pieces);
 
-/** My task has so many pieces more than the one that I am about to run, 1 or more, by a look that may
-    be too old: so that others come for them. Wakes one, or two where there are many pieces (UINT64_MAX, if
-    nobody counts them); makes no worker. May be called with locks of the caller's held, as the next two. */
+/** My task has so many pieces more than the one that I am about to run: so that others come for them. 0 is
+    nothing. Others may have taken some meanwhile. Wakes one, or two where there are many (UINT64_MAX, if nobody
+    counts them); makes no worker. May be called with locks of the caller's held, as the next two. */
 CQ_API void cq_run_more(cq_run_t *run, uint64_t pieces);
 
-/** What is in hand, for `lost`, run_some's count, and the statistics; NULL when it has run, or
-    before it frees itself. The end of the function is NULL too. */
+/** What is in hand, a pointer that is not NULL: for `lost`, run_some's count, and the statistics. NULL when it has
+    run, or before it frees itself; the return of the task's function says that too. */
 CQ_API void cq_run_piece(cq_run_t *run, void *piece);
 
-/** May I take another piece at once? Yes, while no other task waits and the pool goes on. */
+/** May I take another piece at once? Yes, while no other task waits, the worker is not above the maximum, and the
+    caller of a run_some wants more. A function that takes several pieces asks before each. */
 CQ_API bool cq_run_may_continue(cq_run_t *run);
 
 CQ_END_DECLS

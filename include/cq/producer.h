@@ -74,7 +74,7 @@ CQ_API CQ_MUST_CHECK int cq_producer_put(cq_producer_t *p, void *arg);
  *
  * The slots are the rest of the producer's block (reserve says nothing of n). They are the caller's
  * until its next call on this producer, which is the commit, once: what is not committed then was
- * never there. A collector may read a slot while the caller writes it, and forgets what it read (a
+ * never there. A flush of all may read a slot while the caller writes it, and forgets what it read (a
  * race to ThreadSanitizer, unless the slots are written by relaxed atomic stores).
  *
  * 0; ENOMEM: a block was needed and could not be had; ESHUTDOWN; EDEADLK; EINVAL: a NULL, or the producer
@@ -92,8 +92,9 @@ CQ_API CQ_MUST_CHECK int cq_producer_commit(cq_producer_t *p, size_t k, size_t *
 
 /**
  * Sets blocks aside so that the next `n` enqueues of this producer cannot fail for want of memory. Not
- * cumulative: it is "n from now". ENOMEM: fewer could be had (those stay with the queue), and the earlier
- * reservation stands. EINVAL: n is absurd (its blocks would not fit the address space); ESHUTDOWN; EDEADLK.
+ * cumulative: it is "n from now". Asks for all the memory that this takes, however much. ENOMEM: fewer blocks could be
+ * had (those stay with the queue until it is trimmed), and the earlier reservation stands. EINVAL: they would not
+ * fit the address space; ESHUTDOWN; EDEADLK.
  */
 CQ_API CQ_MUST_CHECK int cq_producer_reserve(cq_producer_t *p, size_t n);
 

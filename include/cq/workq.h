@@ -203,9 +203,9 @@ CQ_API CQ_MUST_CHECK uint64_t cq_workq_take(cq_workq_t *q, uint64_t max);
  * Pops the nodes for `n` units that the caller has taken, as a chain of exactly
  * n that ends in NULL (NULL when n is 0), newest first. One contended operation
  * for all of them, retried when another thread was faster; so keep n modest
- * (a few dozen) where many threads push and pop. Without n units it may not return; without
- * one it is an error that a checking build asserts: it gives NULL, or the node of another,
- * who is then missing it.
+ * (a few dozen) where many threads push and pop. With fewer than n units it may not
+ * return; with none it is an error that a checking build (--enable-checks) asserts: it gives NULL, or
+ * the node of another, who is then missing it.
  */
 CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_pop_taken_n(cq_workq_t *q, uint64_t n);
 

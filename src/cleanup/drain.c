@@ -263,7 +263,7 @@ int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadlin
 	bool done;
 	int err;
 
-	if (give_back == NULL && how != CQ_SHUTDOWN_DRAIN)
+	if (how != CQ_SHUTDOWN_DRAIN && (how != CQ_SHUTDOWN_HAND_BACK || give_back == NULL))
 		return EINVAL;
 	if (would_deadlock(q))
 		return giving_back == q ? EALREADY : EDEADLK;

@@ -52,13 +52,11 @@ static void run(cq_run_t *run, void *arg)
 	cq_cleanup_t *q = arg;
 	bool limited = budget.q == q, rest = false;
 	cq_block_t *b;
-	uint64_t more;
 
 	while (!rest && (!limited || budget.left != 0) && cq_u32_load_relaxed(&q->stop) == 0 &&
 	    (b = cq_blocks_take(q)) != NULL) {
 		/* The task's chain, before the block runs: a callback that hangs holds back no other block. */
-		if ((more = cq_blocks_waiting(q)) != 0)
-			cq_run_more(run, more);
+		cq_run_more(run, cq_blocks_waiting(q));
 		cq_run_piece(run, b);
 		if (limited)
 			run_block_within_budget(q, b);

@@ -252,8 +252,12 @@ int cq_pool_set_workers(cq_pool_t *p, uint32_t min, uint32_t max)
 		return EINVAL;
 	if (cq_pool_forking(p))
 		return EDEADLK;
+	CQ_POINT("pool.limits");
+	/* Both of one call: of two that cross, a minimum could stay above the maximum. */
+	pthread_mutex_lock(&p->lock);
 	cq_u32_store_relaxed(&p->min, min);
 	cq_u32_store_relaxed(&p->max, max);
+	pthread_mutex_unlock(&p->lock);
 	/* Those who sleep may be too many now, or have no deadline yet. Begins with a full fence: whoever
 	   needs one more, and still finds the old maximum, is seen below to be neither idle nor coming. */
 	cq_sleepers_wake(&p->idle, UINT32_MAX);

@@ -95,7 +95,7 @@ static inline uint32_t counts_making(uint64_t counts) { return (uint32_t)counts 
 
 /* Words that different threads write are on different cache lines. */
 struct cq_pool {
-	/* Read by all, written at create, and by set_workers: min, max. */
+	/* Read by all, written at create, and by set_workers under the lock: min, max. */
 	cq_pool_config_t config;	/* with the defaults filled in */
 	cq_allocator_t allocator;
 	char name[16];
@@ -171,6 +171,7 @@ void cq_workers_join(cq_pool_t *p, uint64_t count);
 bool cq_workers_missed(cq_pool_t *p, uint64_t counts);
 void cq_workers_host_leaves(cq_run_t *worker);
 void cq_workers_arrive(cq_pool_t *p, uint64_t count);
+bool cq_workers_surplus(const cq_run_t *worker);
 bool cq_workers_retire(cq_run_t *worker);
 bool cq_workers_replace(cq_run_t *worker);
 void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err);

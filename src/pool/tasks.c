@@ -152,7 +152,7 @@ void cq_run_more(cq_run_t *run, uint64_t pieces)
 {
 	cq_pool_t *p = run->pool;
 
-	if (mark_signalled(run->task) && !cq_pool_is(p, CQ_POOL_POLLED))
+	if (pieces != 0 && mark_signalled(run->task) && !cq_pool_is(p, CQ_POOL_POLLED))
 		cq_workers_ensure(p, pieces < MANY_PIECES ? 1 : 2);
 }
 
@@ -317,7 +317,9 @@ bool cq_run_may_continue(cq_run_t *run)
 
 	if ((word & TASK_CLOSED) != 0 || (run->budget != 0 && run->pieces >= run->budget))
 		return false;
-	return is_of_one_task(run) || cq_pool_waiting(p) <= own;
+	if (is_of_one_task(run))
+		return true;
+	return cq_pool_waiting(p) <= own && !cq_workers_surplus(run);
 }
 
 /* One run of the task, or, with NULL, of whichever waits. False: there is none. */

@@ -20,13 +20,6 @@ static bool stopped(const cq_pool_t *p)
 	return cq_u32_load_relaxed(&p->stop) != 0;
 }
 
-/* Made by the pool, and above its maximum, which was lowered. */
-static bool surplus(const cq_run_t *w)
-{
-	return w->count >= COUNT_MADE && counts_made(cq_u64_load_relaxed(&w->pool->counts)) >
-	    cq_u32_load_relaxed(&w->pool->max);
-}
-
 /* Until when a worker that idles since then may sleep. */
 static uint64_t idle_until(const cq_run_t *w, uint64_t since)
 {
@@ -70,7 +63,7 @@ bool cq_pool_serve(cq_run_t *w, cq_sleeper_t *me, uint64_t deadline)
 		result = CQ_AGAIN;
 		since = 0;
 		cq_task_run(w, t);
-		if (surplus(w))
+		if (cq_workers_surplus(w))
 			return false;
 	}
 }

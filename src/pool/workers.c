@@ -376,6 +376,13 @@ void cq_workers_left_waiting(cq_pool_t *p)
 
 /* --------------------------------------------------------------------- retiring */
 
+/* Made by the pool, and above its maximum, which was lowered. */
+bool cq_workers_surplus(const cq_run_t *w)
+{
+	return w->count >= COUNT_MADE && counts_made(cq_u64_load_relaxed(&w->pool->counts)) >
+	    cq_u32_load_relaxed(&w->pool->max);
+}
+
 /* Is there one too few, after a step that lowered `counts`, or raised a limit, and a full fence? */
 bool cq_workers_missed(cq_pool_t *p, uint64_t counts)
 {
