@@ -8,6 +8,10 @@ _Thread_local bool load_managed;
 
 /* ------------------------------------------------------------ what may fail */
 
+static const fault_set_t no_threads = FAULT_BIT(FAULT_ALLOC) | FAULT_BIT(FAULT_THREAD) |
+    FAULT_BIT(FAULT_THREAD_BURST) | FAULT_BIT(FAULT_THREAD_NEVER) | FAULT_BIT(FAULT_THREAD_LIMIT) |
+    FAULT_BIT(FAULT_START);
+
 bool load_has(const load_t *l, enum fault kind)
 {
 	return (l->faults & FAULT_BIT(kind)) != 0;
@@ -20,18 +24,16 @@ bool load_memory_fails(const load_t *l)
 
 bool load_threads_fail(const load_t *l)
 {
-	return load_memory_fails(l) || load_has(l, FAULT_THREAD) || load_has(l, FAULT_THREAD_BURST) ||
-	    load_has(l, FAULT_THREAD_NEVER) || load_has(l, FAULT_THREAD_LIMIT) || load_has(l, FAULT_START);
+	return (l->faults & no_threads) != 0;
 }
 
-/* What a call may return that wakes, or needs memory, or finds the queue closed. */
-bool load_check(const load_t *l, int err)
+bool load_check_under(const load_t *l, fault_set_t faults, int err)
 {
 	/* A host's crew comes and goes. */
-	bool stalls = load_threads_fail(l) || (l->pool_config.flags & CQ_POOL_HOSTED) != 0;
+	bool stalls = (faults & no_threads) != 0 || (l->pool_config.flags & CQ_POOL_HOSTED) != 0;
 
-	CHECK(err == 0 || (err == EAGAIN && stalls) || (err == ENOMEM && load_memory_fails(l)) ||
-	    (err == ESHUTDOWN && l->closing));
+	CHECK(err == 0 || (err == EAGAIN && stalls) ||
+	    (err == ENOMEM && (faults & FAULT_BIT(FAULT_ALLOC)) != 0) || (err == ESHUTDOWN && l->closing));
 	return err == 0;
 }
 
@@ -91,6 +93,7 @@ static struct record *take_record(load_t *l, struct owner *owner)
 int load_offer(load_t *l, cq_producer_t *p, struct owner *owner)
 {
 	struct record *record = take_record(l, owner);
+	fault_set_t faults = l->faults;
 	int err;
 
 	if (record == NULL)
@@ -98,7 +101,7 @@ int load_offer(load_t *l, cq_producer_t *p, struct owner *owner)
 	if ((err = cq_producer_put(p, record)) == EINVAL)
 		err = cq_producer_enqueue(p, run, record);
 	CHECK(err != EAGAIN);
-	if (load_check(l, err)) {
+	if (load_check_under(l, faults, err)) {
 		l->accepted++;
 	} else {
 		CHECK(atomic_exchange(&record->state, FREE) == OFFERED);

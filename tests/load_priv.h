@@ -90,7 +90,15 @@ extern _Thread_local bool load_managed;
 bool load_has(const load_t *l, enum fault kind);
 bool load_memory_fails(const load_t *l);
 bool load_threads_fail(const load_t *l);
-bool load_check(const load_t *l, int err);
+/* What a call may return that wakes, or needs memory, or finds the queue closed, when it began under `faults`. */
+bool load_check_under(const load_t *l, fault_set_t faults, int err);
+/* By the faults as they were before the call: they may end while a callback, or the crew, is in it. */
+#define load_check(l, call)							\
+	({									\
+		fault_set_t faults_ = (l)->faults;				\
+										\
+		load_check_under(l, faults_, call);				\
+	})
 int load_attach(load_t *l, cq_producer_t **p);
 int load_offer(load_t *l, cq_producer_t *p, struct owner *owner);
 void load_take_back(void *ctx, cq_callback_fn *fn, void *arg);

@@ -221,9 +221,10 @@ static void be_flusher(struct member *m)
 
 static void stint_as_worker(load_t *l, rng_t *chance)
 {
+	bool may_lack_memory = load_memory_fails(l);
 	int err = cq_pool_work(cq_cleanup_pool(l->q), NULL, cq_deadline_in(rng_below(chance, 3000000)));
 
-	CHECK(err == ETIMEDOUT || (err == ENOMEM && load_memory_fails(l)) ||
+	CHECK(err == ETIMEDOUT || (err == ENOMEM && may_lack_memory) ||
 	    (err == 0 && l->closing && l->given == NULL)); /* a shutdown ends its queue's own pool */
 }
 

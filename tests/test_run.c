@@ -832,3 +832,15 @@ Test(run, new_limits_make_nobody_once_the_queue_is_shut_down)
 	cr_assert_eq(pool_stats().workers_live, 0);
 	finish(SLOTS);
 }
+
+/* Nor would those that come again at once ever let the shutdown see none. */
+Test(run, who_lends_itself_once_the_queue_is_shut_down_is_no_worker)
+{
+	make();
+	put(p, 0, SLOTS);
+	run_all(NULL);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	cr_assert_eq(cq_pool_work(cq_cleanup_pool(q), NULL, CQ_FOREVER), 0);
+	cr_assert_eq(pool_stats().workers_peak, 0);
+	finish(SLOTS);
+}

@@ -172,9 +172,9 @@ CQ_API int cq_pool_destroy(cq_pool_t *pool, uint64_t deadline);
 CQ_API int cq_pool_set_workers(cq_pool_t *pool, uint32_t min, uint32_t max);
 
 /**
- * The calling thread is a worker, outside the limits: until destroy (0) or the deadline
- * (ETIMEDOUT). `host` is for the park table. ENOMEM; EDEADLK: from a run of this pool, or a fork
- * handler.
+ * The calling thread is a worker, outside the limits: until destroy (0; at once, if it is the pool
+ * of a queue that is shut down) or the deadline (ETIMEDOUT). `host` is for the park table. ENOMEM;
+ * EDEADLK: from a run of this pool, or a fork handler.
  */
 CQ_API int cq_pool_work(cq_pool_t *pool, void *host, uint64_t deadline);
 

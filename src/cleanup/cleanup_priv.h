@@ -270,7 +270,7 @@ uint64_t cq_producer_accepted(const cq_producer_t *p);
 void cq_producer_no_block(cq_producer_t *p);
 int cq_producer_open(cq_producer_t *p, bool fetch);
 int cq_producer_close(cq_producer_t *p);
-int cq_producer_slow(cq_producer_t *p, void *slot, cq_callback_fn *fn, void *arg, size_t *count);
+int cq_producer_slow(cq_producer_t *p, cq_callback_fn *fn, void *arg, void *slot, size_t count, size_t *accepted);
 int cq_producer_ensure_spares(cq_producer_t *p, uint64_t n, uint64_t room);
 void cq_producer_free_spares(cq_producer_t *p, uint64_t keep);
 void cq_producers_see(cq_cleanup_t *q);

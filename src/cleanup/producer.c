@@ -32,20 +32,10 @@ static inline bool put_pair(cq_producer_t *p, cq_callback_t *slot, cq_callback_f
 	return shown(p, slot + 1);
 }
 
-/*
- * What is not hot, and what is refused (no slot; nothing was written): so that the hot path has one return,
- * and neither a frame nor a register for this. Each with its arguments where the caller has them.
- */
-static CQ_RARE int enqueue_slow(cq_producer_t *p, cq_callback_fn *fn, void *arg, void *slot)
-{
-	size_t count = 1;
-
-	return slot == NULL ? EINVAL : cq_producer_slow(p, slot, fn, arg, &count);
-}
-
+/* Its arguments are where the hot path has them. */
 static CQ_RARE int put_slow(cq_producer_t *p, void *arg, void *slot)
 {
-	return enqueue_slow(p, p->fn, arg, slot);
+	return cq_producer_slow(p, p->fn, arg, slot, 1, NULL);
 }
 
 int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
@@ -53,10 +43,10 @@ int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
 	cq_callback_t *slot = p->write;
 
 	if (!CQ_LIKELY(fn != NULL && p->fn == NULL))
-		return enqueue_slow(p, fn, arg, NULL);
+		return cq_producer_slow(p, fn, arg, NULL, 1, NULL);
 	if (CQ_LIKELY(!put_pair(p, slot, fn, arg)))
 		return 0;
-	return enqueue_slow(p, fn, arg, slot);
+	return cq_producer_slow(p, fn, arg, slot, 1, NULL);
 }
 
 int cq_producer_put(cq_producer_t *p, void *arg)
@@ -115,7 +105,7 @@ int cq_producer_commit(cq_producer_t *p, size_t k, size_t *accepted)
 		return 0;
 	CQ_CHECK(nulls_in(slot, k) == 0);
 	*accepted = k;
-	return shown(p, slot + k) ? cq_producer_slow(p, slot, NULL, NULL, accepted) : 0;
+	return shown(p, slot + k) ? cq_producer_slow(p, NULL, NULL, slot, k, accepted) : 0;
 }
 
 /* ---------------------------------------------------------------- reserve and flush */

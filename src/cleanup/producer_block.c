@@ -274,44 +274,48 @@ static void write_one(cq_producer_t *p, cq_callback_fn *fn, void *arg)
 }
 
 /*
- * The slow path of enqueue, put and commit: `*count` callbacks from `slot` on were just written, and write has come to
- * the limit. `fn` and `arg` are the one, or NULL for a span. On return *count is how many were accepted.
+ * The slow path of enqueue, put and commit: `count` callbacks from `slot` on were just written, and write has come to
+ * the limit. `fn` and `arg` are the one, or NULL for a span, of which *accepted says how many were accepted. No slot: the call
+ * is refused, and nothing was written.
  */
-CQ_RARE int cq_producer_slow(cq_producer_t *p, void *slot, cq_callback_fn *fn, void *arg, size_t *count)
+CQ_RARE int cq_producer_slow(cq_producer_t *p, cq_callback_fn *fn, void *arg, void *slot, size_t count,
+    size_t *accepted)
 {
 	cq_cleanup_t *q = p->q;
 	size_t stay;
 	int err;
 
-	/* 1. Nothing is open, and it was the dummy: open a block, and write there. */
+	/* 1. Not of this producer's kind: here, so that the hot path has one return, and no register for this. */
+	if (slot == NULL)
+		return EINVAL;
+	/* 2. Nothing is open, and it was the dummy: open a block, and write there. */
 	if (p->block == NULL) {
 		CQ_POINT("producer.dummy");
 		cq_ptr_store_relaxed(&p->write, &p->dummy);
-		if ((err = cq_producer_open(p, true)) != 0) {
-			*count = 0;
+		if ((err = cq_producer_open(p, true)) != 0)
 			return err;
-		}
 		slot = p->write;
 		write_one(p, fn, arg);
 	}
-	/* 2. Without an asymmetric barrier: pairs with cq_barrier_heavy in cq_producers_see. Either what follows
+	/* 3. Without an asymmetric barrier: pairs with cq_barrier_heavy in cq_producers_see. Either what follows
 	   that sees these callbacks, or the closed queue is seen here. Without it one could be neither refused
 	   nor seen. */
 	if (q->fences)
 		cq_fence_full();
-	/* 3. Shut down: refused, unless a collector was faster. Closed, so that the next refused one finds no block, and
+	/* 4. Shut down: refused, unless a collector was faster. Closed, so that the next refused one finds no block, and
 	   doesn't get in the way of the claim again. */
-	if (cq_u32_load_relaxed(&q->closed) != 0 && (stay = retract(p, slot, *count)) < *count) {
-		*count = stay;
+	if (cq_u32_load_relaxed(&q->closed) != 0 && (stay = retract(p, slot, count)) < count) {
+		if (accepted != NULL)
+			*accepted = stay;
 		(void)cq_producer_close(p);
 		return ESHUTDOWN;
 	}
-	/* 4. Full: to the workers. That nobody can be made to run it is said by flush: this is accepted. */
+	/* 5. Full: to the workers. That nobody can be made to run it is said by flush: this is accepted. */
 	if (is_full(p)) {
 		p->fills = true;
 		(void)cq_producer_close(p);
 	} else if ((char *)p->write >= p->ahead) {
-		/* 5. Further. A span is written in one go, and fetched by that. */
+		/* 6. Further. A span is written in one go, and fetched by that. */
 		look_ahead(p, fn != NULL);
 	}
 	return 0;

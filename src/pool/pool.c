@@ -279,6 +279,12 @@ int cq_pool_work(cq_pool_t *p, void *host, uint64_t deadline)
 		return EDEADLK;
 	if ((w = cq_member_new(p)) == NULL)
 		return ENOMEM;
+	if (!cq_worker_added(p)) {
+		/* Not counted: the end of the pool would wait for ever for threads that come again at once. */
+		cq_release(&p->allocator, w, sizeof(*w));
+		errno = saved;
+		return 0;
+	}
 	w->count = COUNT_LIVE;
 	w->serves = true;
 	cq_sleeper_init(&me, host);

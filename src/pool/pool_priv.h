@@ -180,6 +180,7 @@ bool cq_workers_unserved(cq_pool_t *p);
 void cq_workers_nobody_serves(cq_pool_t *p);
 void cq_workers_left_waiting(cq_pool_t *p);
 cq_run_t *cq_member_new(cq_pool_t *p);
+bool cq_worker_added(cq_pool_t *p);
 void cq_member_join(cq_run_t *m);
 void cq_member_leave(cq_run_t *m);
 

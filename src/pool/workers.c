@@ -27,8 +27,8 @@ cq_run_t *cq_member_new(cq_pool_t *p)
 	return m;
 }
 
-/* One more that destroy waits for. False: destroy has begun. */
-static bool worker_added(cq_pool_t *p)
+/* One more that the end of the pool waits for. False: that has begun. */
+bool cq_worker_added(cq_pool_t *p)
 {
 	bool stopped;
 
@@ -63,13 +63,12 @@ static void worker_removed(cq_pool_t *p)
 	removed_and_unlock(p);
 }
 
-/* The calling thread is a member from here on. One of cq_pool_work wasn't counted so far. */
+/* The calling thread is a member from here on. */
 void cq_member_join(cq_run_t *m)
 {
 	cq_pool_t *p = m->pool;
 
 	pthread_mutex_lock(&p->lock);
-	p->workers += m->is_worker && m->count < COUNT_MADE;
 	m->prev = NULL;
 	m->next = p->members;
 	if (m->next != NULL)
@@ -242,7 +241,7 @@ static int spawn(cq_pool_t *p)
 		return ENOMEM;
 	w->count = COUNT_MADE + COUNT_LIVE + COUNT_MAKING;
 	err = ESHUTDOWN;
-	if (worker_added(p)) {
+	if (cq_worker_added(p)) {
 		CQ_POINT("workers.making");
 		err = c->spawn != NULL ? c->spawn(c->host, p->body, w) :
 		    cq_threads_spawn(&p->threads, p->body, w);
