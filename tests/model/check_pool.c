@@ -615,6 +615,26 @@ static void caller_and_worker_at_the_limit(void)
 	end_after(2);
 }
 
+static void ask_for_statistics(void *unused)
+{
+	cq_pool_stats_t s;
+
+	(void)unused;
+	cq_pool_stats(pool, &s);
+	CHECK(s.empty_runs <= s.runs && s.workers_live <= s.workers_peak);
+}
+
+/* A run that finds nothing is counted twice, as a run and as an empty one. */
+static void statistics_against_an_empty_run(void)
+{
+	begin(HOSTED, 0, 1);
+	make_task(&works[0], 0);
+	run_beside(ask_for_statistics, NULL);
+	run_task(&works[0]);
+	join_beside();
+	end_after(0);
+}
+
 /* The stacks change places while records are pushed and popped. */
 static void stacks_change_places(void)
 {
@@ -770,6 +790,8 @@ const struct scenario pool_scenarios[] = {
 	{ "pool_closed_record_is_used_again", closed_record_is_used_again,
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_caller_and_worker_at_the_limit", caller_and_worker_at_the_limit,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_statistics_against_an_empty_run", statistics_against_an_empty_run,
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_stacks_change_places", stacks_change_places,
 	    SOME(1, 1), SOME(2, 2) },
