@@ -619,6 +619,22 @@ Test(pool_threads, a_worker_that_can_not_be_replaced_goes_on_until_it_can)
 	cr_assert(hooks.starts == 2 && hooks.ends == 2);
 }
 
+Test(pool_threads, a_worker_that_is_ended_is_not_replaced_while_another_is_idle)
+{
+	open_with((cq_pool_config_t){ .workers_max = 2 });
+	cr_assert_eq(signal_job(&a, stay, &room), 0);
+	cr_assert_eq(signal_job(&a, stay, &room), 0);
+	AWAIT(room.inside == 2);
+	gate_open(&room.leave);
+	fake_wait_blocked(&park, 2);
+	cr_assert_eq(signal_job(&a, end_thread, NULL), 0);
+	AWAIT(hooks.ends == 1);
+	AWAIT(workers_are(1));
+	cr_assert_eq(a.lost, 1);
+	cr_assert_eq(stats().workers_created, 2);
+	end_all();
+}
+
 Test(pool_threads, a_worker_that_can_not_be_replaced_may_be_ended_again)
 {
 	open_with((cq_pool_config_t){ 0 });
