@@ -85,12 +85,8 @@ static void lost(void *arg, void *piece)
 /* Nobody comes for what waits: drains wake somebody, or say that they can't. */
 static void stalled(void *arg)
 {
-	cq_cleanup_t *q = arg;
-
-	/* Each signal to a pool that nobody serves comes here, behind a full fence as all do: a drain that isn't seen
-	   asks the pool by itself. */
-	if (cq_u32_load_relaxed(&q->draining) != 0 || cq_u32_load_relaxed(&q->stop) != 0)
-		cq_drains_wake(q);
+	/* Each signal to a pool that nobody serves comes here. */
+	cq_drains_look_again(arg);
 }
 
 const cq_task_ops_t cq_cleanup_task_ops = { run, lost, stalled };
