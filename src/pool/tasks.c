@@ -122,6 +122,12 @@ static bool mark_signalled(cq_task_t *t)
 	if ((next & TASK_IN) == 0 || by_owner(t))
 		return false;
 	cq_task_push(t);
+	if (cq_pool_is(t->pool, CQ_POOL_POLLED | CQ_POOL_HOSTED))
+		/* The record, before the caller looks who waits for the task. Pairs with the fence in
+		   cq_sleepers_prepare_wait of those: they look for the record (cq_pool_wake) before they
+		   sleep. Without it they sleep over a record of which nobody tells them. Elsewhere
+		   cq_workers_ensure begins with a full fence. */
+		cq_fence_full();
 	return true;
 }
 
