@@ -329,10 +329,16 @@ static void then_end_in_the_child(void *unused)
 		start(end_in_the_child, unused);
 }
 
+/* The other job comes after the fork, and unsignalled: for this run alone. */
+static void fork_with_a_job_to_come(void *unused)
+{
+	fork_in_the_run(unused);
+	add(&a, then_end_in_the_child, NULL);
+}
+
 Test(pool_fork, a_run_of_the_thread_that_forks_goes_on_in_both, .init = make_managed)
 {
-	add(&a, then_end_in_the_child, NULL);
-	cr_assert_eq(signal_job(&a, fork_in_the_run, NULL), 0);
+	cr_assert_eq(signal_job(&a, fork_with_a_job_to_come, NULL), 0);
 	AWAIT(a.done == 2);
 	check_child(forked);
 	cr_assert_eq(a.lost, 0);
