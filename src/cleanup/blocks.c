@@ -164,10 +164,11 @@ void cq_drains_wake(cq_cleanup_t *q)
 }
 
 /*
- * A block was published and signalled, so with a full fence between, which a drain or shutdown may have found on its
+ * A block was published and signalled, so with full fences between, which a drain or shutdown may have found on its
  * way, or in a hand, and sleep. In a stopped queue nobody else takes it. In a polled pool the signal wakes nobody, but
- * who waits for the block does. That fence pairs with the one in cq_sleepers_prepare_wait of a drain, which is among
- * those that wait before: either that sees the block, or it is seen here. So where nobody waits this is two loads.
+ * who waits for the block does. Those fences (cq_task_signal) pair with the one in cq_sleepers_prepare_wait of a drain,
+ * which is among those that wait before: either that sees the block, and its task in the pool, or it is seen here. So
+ * where nobody waits this is two loads.
  */
 void cq_drains_rely_on_it(cq_cleanup_t *q)
 {

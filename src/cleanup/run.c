@@ -87,8 +87,8 @@ static void stalled(void *arg)
 {
 	cq_cleanup_t *q = arg;
 
-	/* Each signal to a pool that nobody serves comes here, behind a full fence as all do: a drain that isn't seen
-	   asks the pool by itself. */
+	/* Each signal to a pool that nobody serves comes here, behind a full fence (cq_task_signal, workers.c): a drain
+	   that isn't seen finds the task when it wakes the pool. */
 	if (cq_u32_load_relaxed(&q->draining) != 0 || cq_u32_load_relaxed(&q->stop) != 0)
 		cq_drains_wake(q);
 }
