@@ -163,26 +163,15 @@ void cq_drains_wake(cq_cleanup_t *q)
 		cq_sleepers_wake(&q->drains, UINT32_MAX);
 }
 
-/* A task was signalled that nobody comes for, unless who waits for its blocks wakes somebody. */
-void cq_drains_look_again(cq_cleanup_t *q)
-{
-	/* Pairs with the fence in cq_sleepers_prepare_wait of a drain, which is counted before. Either that sees the
-	   task in the pool's stack, or it is seen here. The fence of the signal stands before that push: without this
-	   one the drain could find a task to be IN, and not wait in the stack, and sleep. */
-	cq_fence_full();
-	if (cq_u32_load_relaxed(&q->draining) != 0)
-		cq_drains_wake(q);
-}
-
 /*
- * A block was published and signalled, so with a full fence between, which a drain or shutdown may have found on its
+ * A block was published and signalled, so with full fences between, which a drain or shutdown may have found on its
  * way, or in a hand, and sleep. In a stopped queue nobody else takes it. In a polled pool the signal wakes nobody, but
- * who waits for the block does.
+ * who waits for the block does. Those fences (cq_task_signal) pair with the one in cq_sleepers_prepare_wait of a drain,
+ * which is among those that wait before: either that sees the block, and its task in the pool, or it is seen here. So
+ * where nobody waits this is two loads.
  */
 void cq_drains_rely_on_it(cq_cleanup_t *q)
 {
-	if (cq_u32_load_relaxed(&q->stop) != 0)
+	if ((q->polled && cq_u32_load_relaxed(&q->draining) != 0) || cq_u32_load_relaxed(&q->stop) != 0)
 		cq_drains_wake(q);
-	else if (q->polled)
-		cq_drains_look_again(q);
 }

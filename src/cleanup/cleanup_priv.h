@@ -263,7 +263,6 @@ bool cq_blocks_last_finished(cq_cleanup_t *q, unsigned parity);
 void cq_blocks_finished(cq_cleanup_t *q, unsigned parity);
 bool cq_blocks_all_finished(const cq_cleanup_t *q);
 void cq_drains_wake(cq_cleanup_t *q);
-void cq_drains_look_again(cq_cleanup_t *q);
 void cq_drains_rely_on_it(cq_cleanup_t *q);
 
 /* producer_block.c */

@@ -85,8 +85,12 @@ static void lost(void *arg, void *piece)
 /* Nobody comes for what waits: drains wake somebody, or say that they can't. */
 static void stalled(void *arg)
 {
-	/* Each signal to a pool that nobody serves comes here. */
-	cq_drains_look_again(arg);
+	cq_cleanup_t *q = arg;
+
+	/* Each signal to a pool that nobody serves comes here, behind a full fence (cq_task_signal, workers.c): a drain
+	   that isn't seen finds the task when it wakes the pool. */
+	if (cq_u32_load_relaxed(&q->draining) != 0 || cq_u32_load_relaxed(&q->stop) != 0)
+		cq_drains_wake(q);
 }
 
 const cq_task_ops_t cq_cleanup_task_ops = { run, lost, stalled };

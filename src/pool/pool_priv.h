@@ -176,7 +176,7 @@ bool cq_workers_retire(cq_run_t *worker);
 bool cq_workers_replace(cq_run_t *worker);
 void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err);
 int cq_workers_stall_error(const cq_pool_t *p);
-bool cq_workers_unserved(cq_pool_t *p);
+bool cq_workers_unserved(const cq_pool_t *p);
 void cq_workers_nobody_serves(cq_pool_t *p);
 void cq_workers_left_waiting(cq_pool_t *p);
 cq_run_t *cq_member_new(cq_pool_t *p);

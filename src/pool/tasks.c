@@ -131,6 +131,11 @@ int cq_task_signal(cq_task_t *t)
 
 	if (!mark_signalled(t))
 		return 0;
+	/* Nobody may be woken here. Pairs with the fence in cq_sleepers_prepare_wait of whoever waits for the task,
+	   and then wakes the pool: either that finds the record, or the caller sees that it waits. And with the
+	   one in tell_if_unserved (workers.c). Without it a drain could find work whose record isn't there yet, and sleep. */
+	if (cq_pool_is(p, CQ_POOL_POLLED) || cq_pool_is(p, CQ_POOL_HOSTED))
+		cq_fence_full();
 	if (t->ops->stalled != NULL && cq_workers_unserved(p))
 		t->ops->stalled(t->arg);
 	if (cq_pool_is(p, CQ_POOL_POLLED))

@@ -155,25 +155,18 @@ int cq_workers_stall_error(const cq_pool_t *p)
 	return failed <= INT_MAX ? (int)failed : EAGAIN;
 }
 
-/* Would a task that was signalled wait for a thread of the host's, of which none is there? */
-bool cq_workers_unserved(cq_pool_t *p)
+/* Would a task wait for a thread of the host's, of which none is there? Behind a fence as that in cq_task_signal. */
+bool cq_workers_unserved(const cq_pool_t *p)
 {
-	if (makes_workers(p))
-		return false;
-	/* Nobody, a moment ago: to say so is not wrong, and saves producers of a polled pool the fence. */
-	if (cq_u32_load_relaxed(&p->serving) == 0)
-		return true;
-	/* Pairs with the fence in cq_workers_nobody_serves: whoever has left sees the task that was
-	   signalled before, or is seen here to have left. */
-	cq_fence_full();
-	return cq_u32_load_relaxed(&p->serving) == 0;
+	return !makes_workers(p) && cq_u32_load_relaxed(&p->serving) == 0;
 }
 
 static void tell_if_unserved(cq_pool_t *p)
 {
-	/* Pairs with the fence in cq_pool_wake: whoever waits sees that nobody serves, or is told. */
+	/* Pairs with the fences in cq_pool_wake and cq_task_signal: whoever waits sees that nobody serves, or is
+	   told, here or by who signals. */
 	cq_fence_full();
-	if (!makes_workers(p) && cq_u32_load_relaxed(&p->serving) == 0 && cq_pool_waiting(p) != 0)
+	if (cq_workers_unserved(p) && cq_pool_waiting(p) != 0)
 		tell_stalled(p);
 }
 

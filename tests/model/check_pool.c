@@ -589,6 +589,28 @@ static void closed_record_is_used_again(void)
 	end();
 }
 
+static void run_pool_once(void *unused)
+{
+	(void)unused;
+	cq_pool_run_some(pool, 1);
+}
+
+/* The last thread of the host leaves a piece, and tells all tasks: one whose record was another's, and that
+   is gone next. */
+static void task_is_made_and_closed_while_all_are_told(void)
+{
+	begin(HOSTED, 0, 1);
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	CHECK(cq_task_close(works[1].task, CQ_FOREVER) == 0);
+	add(&works[0], 1);
+	signal_work(&works[0]);
+	run_beside(run_pool_once, NULL);
+	make_task(&works[1], 0);
+	close_work(&works[1]);
+	end();
+}
+
 /* -------------------------------------------------------------------- runs in callers */
 
 static void run_task(void *arg)
@@ -787,6 +809,8 @@ const struct scenario pool_scenarios[] = {
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_close_against_two_runs", close_against_two_runs,
 	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_task_is_made_and_closed_while_all_are_told", task_is_made_and_closed_while_all_are_told,
+	    SOME(2, 1), SOME(3, 2) },
 	{ "pool_closed_record_is_used_again", closed_record_is_used_again,
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_caller_and_worker_at_the_limit", caller_and_worker_at_the_limit,

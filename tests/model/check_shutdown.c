@@ -41,6 +41,12 @@ static void publisher_of_0(void *arg)
 	publish(arg, 0);
 }
 
+/* Publishes the block, with what was there before. */
+static void enqueuer_of_the_second(void *arg)
+{
+	enqueue_some(arg, 1, 1);
+}
+
 static void runner_of_1(void *unused)
 {
 	(void)unused;
@@ -81,6 +87,17 @@ static void drain_in_a_pool_that_makes_workers(void)
 	end_calmly();
 }
 
+/* A signal wakes nobody there, and the block may be on its way when the drain looks. */
+static void drain_in_a_polled_pool(void)
+{
+	begin(POLLED, 1, 1);
+	enqueue_some(producers[0], 0, 1);
+	run_beside(enqueuer_of_the_second, producers[0]);
+	drains(0, 1);
+	join_beside();
+	end_calmly();
+}
+
 /* Another's enqueues go on. */
 static void drain_waits_for_what_was_before(void)
 {
@@ -93,12 +110,7 @@ static void drain_waits_for_what_was_before(void)
 	end_calmly();
 }
 
-/* Another thread publishes the block, with what was there before the drain. */
-static void enqueuer_of_the_second(void *arg)
-{
-	enqueue_some(arg, 1, 1);
-}
-
+/* Another thread publishes the block. */
 static void drain_of_a_block_on_its_way(void)
 {
 	begin(HOSTED, 0, 1);
@@ -496,6 +508,7 @@ const struct scenario shutdown_scenarios[] = {
 	{ "drain_of_a_full_block", drain_of_a_full_block, SOME(2, 1), SOME(3, 2) },
 	{ "drain_in_a_pool_that_makes_workers", drain_in_a_pool_that_makes_workers,
 	    SOME(1, 1), SOME(3, 2) },
+	{ "drain_in_a_polled_pool", drain_in_a_polled_pool, SOME(2, 1), SOME(3, 2) },
 	{ "drain_waits_for_what_was_before", drain_waits_for_what_was_before, SOME(1, 1), SOME(3, 2) },
 	{ "drain_of_a_block_on_its_way", drain_of_a_block_on_its_way, SOME(1, 1), SOME(2, 2) },
 	{ "drain_against_another_drain", two_drains, SOME(1, 1), SOME(3, 2) },
@@ -534,7 +547,7 @@ const struct scenario shutdown_scenarios[] = {
 	{ "shutdown_hand_back_against_a_worker", hand_back_against_a_worker, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_enqueue_and_a_worker", hand_back_against_enqueue_and_a_worker,
 	    SOME(3, 0), SOME(3, 2) },
-	{ "shutdown_hand_back_against_two_runs", hand_back_against_two_runs, SOME(1, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_two_runs", hand_back_against_two_runs, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_statistics", hand_back_against_statistics,
 	    SOME(2, 2), SOME(3, 3) },
 	{ "shutdown_hand_back_of_two_epochs", hand_back_of_two_epochs, SOME(2, 1), SOME(3, 2) },
