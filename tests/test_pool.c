@@ -1323,6 +1323,32 @@ Test(pool, the_statistics_are_what_has_happened)
 	end_spawned();
 }
 
+static void one_more_finds_nothing(void *unused)
+{
+	(void)unused;
+	pool->members->runs++;
+	pool->members->empty_runs++;
+}
+
+Test(pool, statistics_do_not_contradict_themselves_while_they_change)
+{
+	cq_pool_stats_t s;
+
+	open_spawned((cq_pool_config_t){ .workers_min = 1 });
+	come_at_once();
+	fake_wait_blocked(&park, 1);
+	at_point("stats.summing", one_more_finds_nothing, NULL);
+	s = stats();
+	cr_assert_leq(s.empty_runs, s.runs);
+	cr_assert_eq(stats().empty_runs, 1);
+	pool->counts += COUNT_LIVE; /* a second comes, and hasn't noted the peak */
+	s = stats();
+	pool->counts -= COUNT_LIVE;
+	cr_assert_eq(s.workers_live, 2);
+	cr_assert_eq(s.workers_peak, 2);
+	end_spawned();
+}
+
 Test(pool, runs_in_callers_are_counted)
 {
 	open_polled((cq_pool_config_t){ 0 });

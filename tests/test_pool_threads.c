@@ -569,6 +569,24 @@ Test(pool_threads, a_run_that_ends_its_thread_leaves_what_came_at_the_limit_to_o
 	end_all();
 }
 
+/* It leaves that to the worker that takes its place, of whom nobody knows yet that it is none. */
+Test(pool_threads, what_counts_on_a_worker_that_is_refused_goes_to_an_idle_one)
+{
+	open_with((cq_pool_config_t){ .workers_max = 2 });
+	open_task(&b, 1);
+	cr_assert_eq(signal_job(&b, stay_and_end, NULL), 0);
+	AWAIT(room.inside == 1);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(signal_jobs(&b, 1), 0); /* at the limit */
+	hooks.err = EACCES;
+	gate_open(&room.leave);
+	AWAIT(b.done == 1);
+	cr_assert_eq(b.lost, 1);
+	cr_assert_geq(stats().workers_failed, 1); /* it makes the next, refused as well */
+	hooks.err = 0;
+	end_all();
+}
+
 static void *close_b(void *unused)
 {
 	CHECK(cq_task_close(b.task, CQ_FOREVER) == 0);
@@ -617,6 +635,22 @@ Test(pool_threads, a_worker_that_can_not_be_replaced_goes_on_until_it_can)
 	AWAIT(a.done == 5);
 	end_all();
 	cr_assert(hooks.starts == 2 && hooks.ends == 2);
+}
+
+Test(pool_threads, a_worker_that_is_ended_is_not_replaced_while_another_is_idle)
+{
+	open_with((cq_pool_config_t){ .workers_max = 2 });
+	cr_assert_eq(signal_job(&a, stay, &room), 0);
+	cr_assert_eq(signal_job(&a, stay, &room), 0);
+	AWAIT(room.inside == 2);
+	gate_open(&room.leave);
+	fake_wait_blocked(&park, 2);
+	cr_assert_eq(signal_job(&a, end_thread, NULL), 0);
+	AWAIT(hooks.ends == 1);
+	AWAIT(workers_are(1));
+	cr_assert_eq(a.lost, 1);
+	cr_assert_eq(stats().workers_created, 2);
+	end_all();
 }
 
 Test(pool_threads, a_worker_that_can_not_be_replaced_may_be_ended_again)

@@ -184,11 +184,12 @@ typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
  * was accepted and did not run: first for all that is in no worker's hand, without waiting and without
  * memory; then it waits for the callbacks that run. With DRAIN give_back may be NULL.
  *
- * 0: it is shut down, now or by an earlier call. Nothing has happened: EDEADLK: from a run of its pool, or a
- * fork handler; EALREADY: another thread is at it, or give_back calls it; EINVAL: no such `how`, or HAND_BACK without
- * give_back. It is closed all the same, and shutdown may be called again: ETIMEDOUT: `deadline` has passed (after HAND_BACK what is left can only be handed back; it doesn't bound
- * the destructors of thread-specific values on workers); STALLED, EAGAIN, ENOMEM: as drain, and only with DRAIN;
- * EINVAL: DRAIN without give_back, and an earlier HAND_BACK has left some.
+ * 0: it is shut down, now or by an earlier call. Errors with which nothing has happened: EDEADLK: from a run
+ * of its pool, or a fork handler; EALREADY: another thread is at it, or give_back calls it; EINVAL: no such
+ * `how`, or HAND_BACK without give_back. Errors with which the queue is closed all the same, and shutdown may be
+ * called again: ETIMEDOUT: `deadline` has passed (after HAND_BACK what is left can only be handed back; it doesn't
+ * bound the destructors of thread-specific values on workers); STALLED, EAGAIN, ENOMEM: as drain, and only with
+ * DRAIN; EINVAL: DRAIN without give_back, and an earlier HAND_BACK has left some.
  *
  * Not with CQ_FOREVER in a destructor that dlclose runs: a callback that needs the dynamic linker waits
  * for the destructor. With a deadline it returns, and the callbacks' code must stay in memory.

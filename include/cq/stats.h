@@ -12,8 +12,8 @@
 CQ_BEGIN_DECLS
 
 /**
- * Counts since the pool was made, or at this moment. Each is kept by who changes it:
- * a snapshot whose parts are not all of one instant.
+ * Counts since the pool was made, or at this moment. Each is kept by who changes it: a snapshot whose parts
+ * are not all of one instant, but in which empty_runs <= runs and workers_live <= workers_peak always.
  */
 typedef struct cq_pool_statistics {
 	uint64_t runs;			/**< calls of tasks' functions */

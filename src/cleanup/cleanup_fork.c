@@ -158,7 +158,7 @@ static cq_cleanup_t *queue_of(struct cq_fork_client *client)
 	return (cq_cleanup_t *)(void *)((char *)client - offsetof(cq_cleanup_t, fork_client));
 }
 
-/* The pool, which is older, is prepared after the queue, and goes on before it: in a child all its tasks are signalled. */
+/* The pool is older: it is prepared after the queue, and goes on before it. In a child its tasks are signalled by then. */
 static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 {
 	cq_cleanup_t *q = queue_of(client);

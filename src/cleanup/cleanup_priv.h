@@ -118,14 +118,14 @@ struct cq_cleanup {
 	const cq_park_ops_t *park;	/* the pool's */
 	cq_allocator_t allocator;
 	bool own_pool, discards;
-	bool polled;			/* a signal wakes nobody: drains are to */
+	bool polled;			/* a signal wakes no worker: drains that wait do */
 	bool fences;			/* no asymmetric barrier: each enqueue has a fence */
 	uint32_t slots;			/* callbacks per block, each with its function */
 	size_t block_bytes;
 	/* Written by shutdown, and by drains under the lock. */
 	uint32_t closed;		/* enqueue refuses */
 	uint32_t stop;			/* runs take no more: what is left is handed back */
-	uint32_t draining;		/* drains that wait */
+	uint32_t draining;		/* drains that wait: a reason to flip, and to wake them */
 	uint64_t epoch CQ_ALIGNED(8);	/* unfinished[epoch & 1] counts the blocks that are closed now */
 
 	/*

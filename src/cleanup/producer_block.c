@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The block that is open at a producer: opened, filled, closed and published. All but the first
- * functions and cq_producers_see is for the producer's owner.
+ * The block that is open at a producer: opened, filled, closed and published. Of these functions other
+ * threads than the producer's owner call cq_producer_accepted and cq_producers_see alone.
  */
 #include <errno.h>
 
@@ -275,8 +275,8 @@ static void write_one(cq_producer_t *p, cq_callback_fn *fn, void *arg)
 
 /*
  * The slow path of enqueue, put and commit: `count` callbacks from `slot` on were just written, and write has come to
- * the limit. `fn` and `arg` are the one, or NULL for a span, of which *accepted says how many were accepted. No slot: the call
- * is refused, and nothing was written.
+ * the limit. `fn` and `arg` are the one, or NULL for a span, of which *accepted says how many were accepted. No slot:
+ * the call is refused, and nothing was written.
  */
 CQ_RARE int cq_producer_slow(cq_producer_t *p, cq_callback_fn *fn, void *arg, void *slot, size_t count,
     size_t *accepted)
@@ -297,9 +297,9 @@ CQ_RARE int cq_producer_slow(cq_producer_t *p, cq_callback_fn *fn, void *arg, vo
 		slot = p->write;
 		write_one(p, fn, arg);
 	}
-	/* 3. Without an asymmetric barrier: pairs with cq_barrier_heavy in cq_producers_see. Either what follows
-	   that sees these callbacks, or the closed queue is seen here. Without it one could be neither refused
-	   nor seen. */
+	/* 3. Without an asymmetric barrier: pairs with cq_barrier_heavy in cq_producers_see. Either the collection
+	   behind that barrier sees these callbacks, or the closed queue is seen here. Without this fence a
+	   callback could be neither refused nor seen. */
 	if (q->fences)
 		cq_fence_full();
 	/* 4. Shut down: refused, unless a collector was faster. Closed, so that the next refused one finds no block, and

@@ -65,7 +65,7 @@ struct cq_run {
 	bool is_worker;			/* no run_some: the record was allocated */
 	bool managed;			/* on a thread that the pool made, which a piece may end */
 	bool serves;			/* a thread of the host's, in run_some of the pool or work */
-	uint64_t count;			/* what it adds to the pool's counts */
+	uint64_t count;			/* the worker's part of the pool's counts; 0: it has left them */
 	size_t pieces, budget;		/* taken so far; of a run_some: how many it may */
 	size_t pieces_before;		/* of `pieces`, those of earlier runs */
 	uint64_t runs CQ_ALIGNED(8);	/* statistics, as the next */
@@ -113,7 +113,7 @@ struct cq_pool {
 	uint32_t last_errno;		/* the same, never taken back */
 	uint32_t serving;		/* threads of the host in run_some or work */
 	cq_sleepers_t closers CQ_ALIGNED(CQ_LINE); /* threads in cq_task_close */
-	uint32_t telling;		/* threads in `stalled` of tasks: close waits for them too */
+	uint32_t telling;		/* threads in tell_stalled (workers.c): close waits for them too */
 
 	/* Statistics, on rare paths. */
 	uint64_t created CQ_ALIGNED(CQ_LINE);

@@ -8,8 +8,11 @@ static void sum(cq_pool_t *p, cq_pool_stats_t *out)
 	out->runs = p->runs;
 	out->empty_runs = p->empty_runs;
 	for (cq_run_t *m = p->members; m != NULL; m = m->next) {
+		/* Pairs with the release in count_run (tasks.c), and first: more would be empty than there
+		   are. */
+		out->empty_runs += cq_u64_load_acquire(&m->empty_runs);
+		CQ_POINT("stats.summing");
 		out->runs += cq_u64_load_relaxed(&m->runs);
-		out->empty_runs += cq_u64_load_relaxed(&m->empty_runs);
 		out->workers_running += cq_ptr_load_relaxed(&m->task) != NULL;
 	}
 	out->tasks = p->open;
@@ -32,6 +35,8 @@ static void take(cq_pool_t *p, cq_pool_stats_t *out)
 	out->workers_coming += counts_making(counts);
 	out->workers_live = counts_live(counts);
 	out->workers_peak = cq_u32_load_relaxed(&p->peak);
+	if (out->workers_peak < out->workers_live) /* whoever makes one notes that afterwards */
+		out->workers_peak = out->workers_live;
 	out->workers_min = cq_u32_load_relaxed(&p->min);
 	out->workers_max = cq_u32_load_relaxed(&p->max);
 	out->workers_created = cq_u64_load_relaxed(&p->created);

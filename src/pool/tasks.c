@@ -241,7 +241,8 @@ static void count_run(cq_run_t *run)
 {
 	cq_u64_store_relaxed(&run->runs, run->runs + 1);
 	if (run->pieces == run->pieces_before)
-		cq_u64_store_relaxed(&run->empty_runs, run->empty_runs + 1);
+		/* Pairs with the acquire in sum (pool_stats.c): an empty run is one of the runs. */
+		cq_u64_store_release(&run->empty_runs, run->empty_runs + 1);
 }
 
 /* A run that has begun. The function may end the thread: see cq_task_abort. */

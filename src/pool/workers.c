@@ -215,12 +215,17 @@ void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err)
 	   workers that live and hang, and try nothing. */
 	cq_fence_release();
 	counts = cq_u64_add_relaxed(&p->counts, 0 - count) - count;
-	/* Pairs with the fence in cq_sleepers_waiters, with which every signal begins: one that
-	   still counts this worker as live is told. Without it nobody would see its task. */
+	/* Pairs with the fence in cq_sleepers_waiters, with which every signal begins: the task of one
+	   that still counts this worker goes to another, or who waits for it is told. Without it nobody
+	   would see that task. */
 	cq_fence_full();
 	CQ_POINT("workers.not_made");
-	if (counts_live(counts) == 0 && cq_pool_waiting(p) != 0)
-		tell_stalled(p);
+	if (cq_pool_waiting(p) != 0) {
+		if (counts_live(counts) != 0)
+			cq_workers_ensure(p, 1);
+		else
+			tell_stalled(p);
+	}
 	cq_sleepers_wake(&p->closers, UINT32_MAX); /* create may wait */
 }
 

@@ -733,7 +733,7 @@ static void check_trimmed(size_t freed)
 static void do_trim(void)
 {
 	size_t freed = 0, *out = below(2) ? &freed : NULL;
-	bool busy = units() != 0 || m.frames != 0 || m.shutting != 0;
+	bool busy = units() != 0 || m.frames != 0;
 	cq_cleanup_stats_t before;
 	int err;
 

@@ -650,6 +650,26 @@ static void signal_against_a_run_in_a_caller(void)
 	end_after(2);
 }
 
+static void ask_for_statistics(void *unused)
+{
+	cq_pool_stats_t s;
+
+	(void)unused;
+	cq_pool_stats(pool, &s);
+	CHECK(s.empty_runs <= s.runs && s.workers_live <= s.workers_peak);
+}
+
+/* A run that finds nothing is counted twice, as a run and as an empty one. */
+static void statistics_against_an_empty_run(void)
+{
+	begin(HOSTED, 0, 1);
+	make_task(&works[0], 0);
+	run_beside(ask_for_statistics, NULL);
+	run_task(&works[0]);
+	join_beside();
+	end_after(0);
+}
+
 /* The stacks change places while records are pushed and popped. */
 static void stacks_change_places(void)
 {
@@ -810,6 +830,8 @@ const struct scenario pool_scenarios[] = {
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_signal_against_a_run_in_a_caller", signal_against_a_run_in_a_caller,
 	    SOME(2, 1), SOME(3, 2) },
+	{ "pool_statistics_against_an_empty_run", statistics_against_an_empty_run,
+	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_stacks_change_places", stacks_change_places,
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_poller_wakes_for_what_it_signalled", poller_wakes_for_what_it_signalled,
