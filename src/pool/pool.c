@@ -336,9 +336,8 @@ int cq_pool_wake(cq_pool_t *p)
 	cq_workers_ensure(p, waiting < UINT32_MAX ? (uint32_t)waiting : UINT32_MAX);
 	if ((err = cq_workers_make(p, false)) != 0)
 		return err;
-	/* Pairs with the fence in cq_workers_nobody_serves. Without it the last thread of the host's
-	   could leave unseen, and miss what waits: who waits for it would be told by neither. */
-	cq_fence_full();
+	/* Behind the first fence, which pairs with the one in tell_if_unserved too: the last thread of the host's does
+	   not leave unseen, and miss what waits. */
 	return cq_pool_is(p, CQ_POOL_HOSTED) && cq_u32_load_relaxed(&p->serving) == 0 &&
 	    cq_pool_waiting(p) != 0 ? EAGAIN : 0;
 }

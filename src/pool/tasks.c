@@ -462,8 +462,8 @@ int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t p
 
 static bool nobody_left_inside(const cq_task_t *t)
 {
-	/* Pair with the releases in end, of all that the runs did, and in tell_stalled (workers.c). */
-	return cq_u64_load_acquire(&t->word) / TASK_RUN == 0 && cq_u32_load_acquire(&t->pool->telling) == 0;
+	/* The fence at the end of cq_task_close is that of both loads. */
+	return cq_u64_load_relaxed(&t->word) / TASK_RUN == 0 && cq_u32_load_relaxed(&t->pool->telling) == 0;
 }
 
 static int wait_for_runs(cq_task_t *t, uint64_t deadline)
@@ -505,8 +505,9 @@ int cq_task_close(cq_task_t *t, uint64_t deadline)
 	word = cq_u64_load_relaxed(&t->word);
 	while (!cq_u64_cas_relaxed(&t->word, &word, word | TASK_RELEASED))
 		;
-	/* Pairs with the release in begin_popped: who took it off the stack has done so. Without it
-	   that pop could still write into the record of a new task. */
+	/* Pairs with the releases in end, of all that the runs did; in tell_stalled (workers.c); and in
+	   begin_popped: who took it off the stack has done so. Without it that pop could still write into the
+	   record of a new task. */
 	cq_fence_acquire();
 	if ((word & TASK_IN) == 0 || owners)
 		cq_task_free(t);

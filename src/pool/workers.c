@@ -127,7 +127,7 @@ static void tell_stalled(cq_pool_t *p)
 		   the task that had the record before. */
 		if ((cq_u64_load_acquire(&t->word) & TASK_CLOSED) == 0 && t->ops->stalled != NULL)
 			t->ops->stalled(t->arg);
-	/* Pairs with the acquire in nobody_left_inside (tasks.c): done with the tasks. */
+	/* Pairs with the acquire in cq_task_close (tasks.c): done with the tasks. */
 	cq_fence_release();
 	cq_u32_add_relaxed(&p->telling, (uint32_t)-1);
 	cq_sleepers_wake(&p->closers, UINT32_MAX);
