@@ -365,7 +365,7 @@ Test(pool_threads, a_worker_start_that_ends_its_thread_stalls_the_pool)
 static void wait_until_it_has_failed(void)
 {
 	if (hooks.err != 0)
-		AWAIT(stats().workers_failed >= 1);
+		AWAIT(stats().workers_failed >= 1 && stats().workers_live == 1); /* counted, and said */
 }
 
 /* The worker that made it relies on it, and hangs. The next producer must try again. */
