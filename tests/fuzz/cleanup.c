@@ -456,11 +456,20 @@ static void run_body(struct body *b)
 	b->state = NONE;
 }
 
+/* One that stands between two steps counts as at work: the last idle one beside it stays for ever. */
+static bool worker_stands(void)
+{
+	for (const struct context *c = m.top; c != NULL; c = c->outer)
+		if (c->kind == WORKER && !c->parked)
+			return true;
+	return false;
+}
+
 static void do_body(void)
 {
 	struct body *b = &m.bodies[below(4)];
 
-	if (b->state == ASKED && workers_retire() && may_sleep(true))
+	if (b->state == ASKED && workers_retire() && may_sleep(true) && !worker_stands())
 		run_body(b);
 }
 
