@@ -3,10 +3,10 @@
 #include <string.h>
 
 #include "base/park.h"
+#include "base/process.h"
 #include "base/sized.h"
 #include "pool_inside.h"
 #include "pool_priv.h"
-#include "processors.h"
 
 /*
  * How long a worker may be idle, and how large its stack is, by default. 30 s:
