@@ -140,7 +140,7 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 
 	if (q == NULL)
 		return 0;
-	if (cq_pool_is_current(q->pool) || cq_cleanup_forking(q))
+	if (cq_pool_is_current(q->pool) || cq_forking())
 		return EDEADLK;
 	/* The lock also waits for the last detach to leave it. */
 	pthread_mutex_lock(&q->lock);
@@ -185,7 +185,7 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 {
 	size_t freed;
 
-	if (cq_cleanup_forking(q))
+	if (cq_forking())
 		return EDEADLK;
 	pthread_mutex_lock(&q->lock);
 	/* Whoever pops a block, or has one in hand, has one that is not finished. A block that is finished is

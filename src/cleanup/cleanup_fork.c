@@ -25,7 +25,6 @@ static void prepare(cq_cleanup_t *q)
 {
 	pthread_mutex_lock(&q->lock);
 	cq_sleepers_fork(&q->drains, CQ_FORK_PREPARE);
-	cq_fork_begun(&q->fork);
 }
 
 static void unlock(cq_cleanup_t *q, cq_fork_phase_t phase)
@@ -146,7 +145,6 @@ static void in_child(cq_cleanup_t *q)
 	for (cq_block_t *b = q->all; b != NULL; b = b->all_next, q->blocks_made++)
 		settle_block(q, b, &sums);
 	q->executed = sums.queued - sums.open - sums.published - q->handed_back;
-	q->fork = (struct cq_fork){ 0 };
 	q->fork_wakes = false;
 	unlock(q, CQ_FORK_CHILD);
 }
@@ -166,7 +164,6 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 	} else if (phase == CQ_FORK_CHILD) {
 		in_child(q);
 	} else {
-		cq_fork_ended(&q->fork);
 		unlock(q, phase);
 	}
 }
