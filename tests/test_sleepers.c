@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/cpu.h"
+#include "base/process.h"
 #include "support.h"
 
 TestSuite(sleepers, .timeout = 60);

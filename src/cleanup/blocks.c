@@ -157,7 +157,7 @@ bool cq_blocks_all_finished(const cq_cleanup_t *q)
 /* Whoever waits in drain or shutdown looks again. Begins with a full fence. */
 void cq_drains_wake(cq_cleanup_t *q)
 {
-	if (cq_cleanup_forking(q))
+	if (cq_forking())
 		q->fork_wakes = true;
 	else
 		cq_sleepers_wake(&q->drains, UINT32_MAX);

@@ -139,7 +139,7 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 {
 	uint64_t freed = 0;
 
-	if (cq_cleanup_forking(q))
+	if (cq_forking())
 		return EDEADLK;
 	pthread_mutex_lock(&q->lock);
 	/* Whoever pops a block, or has one in hand, has one that is not finished. A block that is finished is

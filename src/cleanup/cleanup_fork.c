@@ -116,12 +116,10 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 	if (phase == CQ_FORK_PREPARE) {
 		pthread_mutex_lock(&q->lock);
 		cq_sleepers_fork(&q->drains, phase);
-		cq_fork_begun(&q->fork);
 		return;
 	}
 	if (phase == CQ_FORK_CHILD)
 		in_child(q);
-	cq_fork_ended(&q->fork);
 	cq_sleepers_fork(&q->drains, phase);
 	/* Unlocked, not made anew: so tools that watch locks follow. */
 	pthread_mutex_unlock(&q->lock);
@@ -130,11 +128,10 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 static void fork_make_up(struct cq_fork_client *client)
 {
 	cq_cleanup_t *q = queue_of(client);
-	bool wakes = q->fork_wakes;
 
-	q->fork_wakes = false;
-	if (wakes)
+	if (q->fork_wakes)
 		cq_drains_wake(q);
+	q->fork_wakes = false;
 }
 
 const struct cq_fork_ops cq_cleanup_fork_ops = { fork_phase, fork_make_up };

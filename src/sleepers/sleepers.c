@@ -2,10 +2,10 @@
 #include <cq/sleepers.h>
 #include <errno.h>
 
-#include "base/cpu.h"
 #include "base/ordering.h"
 #include "base/park.h"
 #include "base/points.h"
+#include "base/process.h"
 
 /* counts. One word, so that a waker moves whom it takes from one side to the other in one step: who reads
    "nobody waits" sees in the same load who is on the way. */
