@@ -60,27 +60,28 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p, struct sums *sums
 		n = open ? settled(q, p) : cq_producer_written(p);
 		if (open)
 			p->total = p->base + n;
-		if (open && n < cq_producer_slots(p)) {
+		if (open && n < p->slots) {
 			p->write = cq_producer_slot(p, b, n);
 			if (q->discards)
 				p->state += (n - claimed) * STATE_CLAIMED;
-			p->ahead = (char *)(b->callbacks + q->slots);
-			p->limit = q->fences || q->closed != 0 ? NULL : p->ahead;
+			p->fetched = SIZE_MAX;
+			p->limit = q->fences || q->closed != 0 ? NULL : (char *)b + q->block_bytes;
 			b->kept = true;
 			sums->open += n - state_claimed(p->state);
 		} else {
 			b->begin = (uint16_t)claimed;
 			b->end = (uint16_t)(claimed < n ? n : claimed);
-			p->state &= ~STATE_OPEN;
-			cq_producer_no_block(p);
+			p->block = b = NULL;
 		}
-	} else {
+	}
+	if (b == NULL) {
+		/* Its owner may have been about to. */
 		p->state &= ~STATE_OPEN;
-		cq_producer_no_block(p); /* its owner may have been about to */
+		p->write = &p->dummy;
+		p->limit = NULL;
 	}
 	sums->queued += p->total;
-	p->nspares = 0;
-	for (cq_node_t *node = p->spares; node != NULL; node = node->next, p->nspares++)
+	for (cq_node_t *node = p->spares; node != NULL; node = node->next)
 		cq_block_of(node)->kept = true;
 }
 
@@ -112,9 +113,8 @@ static void settle_block(cq_cleanup_t *q, cq_block_t *b, struct sums *sums)
 		sums->published += (uint64_t)(b->end - b->begin);
 		b->parity = 0;
 		q->unfinished[0]++;
-		cq_blocks_push(q, b, b, 1);
+		cq_blocks_push(q, b);
 	} else {
-		cq_block_clear(b);
 		cq_block_put(q, b);
 	}
 }

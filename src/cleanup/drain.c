@@ -43,7 +43,7 @@ static int drained(const struct drain *d)
 	pthread_mutex_lock(&q->lock);
 	if (q->epoch == e && cq_u64_load_relaxed(&q->unfinished[(e + 1) & 1]) == 0)
 		cq_u64_store_relaxed(&q->epoch, e + 1);
-	/* Pairs with the release in cq_blocks_last_finished: what the callbacks did. Its fence is also that of the
+	/* Pairs with the release in cq_block_give_up: what the callbacks did. Its fence is also that of the
 	   load before, since whoever advances the epoch comes here. */
 	done = q->epoch >= e + 2 ||
 	    (q->epoch == e + 1 && cq_u64_load_acquire(&q->unfinished[e & 1]) == 0);
@@ -96,18 +96,18 @@ static int drain_until(cq_cleanup_t *q, uint64_t deadline, bool seal)
 {
 	struct drain d = { .q = q, .result = CQ_AGAIN };
 	cq_sleeper_t me;
-	bool wakes = false;
+	cq_block_t *empty = NULL;
 	int err;
 
 	pthread_mutex_lock(&q->lock);
 	d.epoch = q->epoch;
 	d.stopped = cq_u32_load_relaxed(&q->stop);
-	err = d.stopped != 0 && !q->shut_down ? ESHUTDOWN : cq_collect(q, &wakes);
+	err = d.stopped != 0 && !q->shut_down ? ESHUTDOWN : cq_collect(q, &empty);
 	q->sealed |= seal && err == 0;
 	cq_u32_store_relaxed(&q->draining, q->draining + (err == 0));
 	pthread_mutex_unlock(&q->lock);
-	if (wakes)
-		cq_drains_wake(q);
+	if (empty != NULL)
+		(void)cq_block_give_up(q, empty);
 	/* Also for what was published before the memory ended. What it says of a stalled pool is asked again below. */
 	if (cq_blocks_waiting(q) != 0)
 		(void)cq_task_signal(q->task);
@@ -250,7 +250,7 @@ static int shut_down(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
 		err = drain_until(q, deadline, true);
 	} else {
 		cq_u32_store_relaxed(&q->stop, 1);
-		cq_drains_wake(q); /* begins with a full fence: see cq_producer_close and waits_again */
+		cq_drains_wake(q); /* begins with a full fence: see cq_block_give_up */
 		err = hand_back_all(q, deadline, give_back, ctx);
 	}
 	return err == 0 && q->own_pool ? cq_pool_end(q->pool, deadline) : err;

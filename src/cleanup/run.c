@@ -36,24 +36,13 @@ static void run_block_within_budget(cq_cleanup_t *q, cq_block_t *b)
 	budget.left = left;
 }
 
-/* After a block was given up with some left. */
-static int waits_again(cq_cleanup_t *q)
-{
-	/* Begins with a full fence, which pairs with the announcement of a wait in hand_back_all (drain.c): as in
-	   cq_producer_close. */
-	int err = cq_task_signal(q->task);
-
-	cq_drains_rely_on_it(q);
-	return err;
-}
-
 static void run(cq_run_t *run, void *arg)
 {
 	cq_cleanup_t *q = arg;
-	bool limited = budget.q == q, rest = false;
+	bool limited = budget.q == q;
 	cq_block_t *b;
 
-	while (!rest && (!limited || budget.left != 0) && cq_u32_load_relaxed(&q->stop) == 0 &&
+	while ((!limited || budget.left != 0) && cq_u32_load_relaxed(&q->stop) == 0 &&
 	    (b = cq_blocks_take(q)) != NULL) {
 		/* The task's chain, before the block runs: a callback that hangs holds back no other block. */
 		cq_run_more(run, cq_blocks_waiting(q));
@@ -63,12 +52,10 @@ static void run(cq_run_t *run, void *arg)
 		else
 			run_block(q, b);
 		cq_run_piece(run, NULL);
-		rest = cq_block_give_up(q, b);
+		(void)cq_block_give_up(q, b);
 		if (!cq_run_may_continue(run))
 			break;
 	}
-	if (rest)
-		(void)waits_again(q);
 }
 
 /* A callback has ended its thread; or its thread is not there in a forked child, where cleanup_fork.c sees to its block. */
@@ -76,10 +63,8 @@ static void lost(void *arg, void *piece)
 {
 	cq_cleanup_t *q = arg;
 
-	if (cq_cleanup_forking(q))
-		return;
-	if (cq_block_give_up(q, piece))
-		(void)waits_again(q);
+	if (!cq_cleanup_forking(q))
+		(void)cq_block_give_up(q, piece);
 }
 
 /* Nobody comes for what waits: drains wake somebody, or say that they can't. */
