@@ -25,8 +25,8 @@ cq_block_t *cq_block_get(cq_cleanup_t *q)
 	do {
 		b->all_next = all;
 		/* Pairs with the acquire of `all` in sum (cleanup_stats.c): the fields before the link. The
-		   other walkers (trim, fork, destroy) run when no block is being made. Without it
-		   they could follow a link that isn't written. */
+		   other walkers (trim, fork, destroy) run when no block is being made. Without it they could
+		   follow a link that isn't written. */
 		cq_fence_release();
 	} while (!cq_ptr_cas_relaxed(&q->all, &all, b));
 	cq_u64_add_relaxed(&q->blocks_made, 1);
@@ -37,7 +37,8 @@ cq_block_t *cq_block_get(cq_cleanup_t *q)
 void cq_block_put(cq_cleanup_t *q, cq_block_t *b)
 {
 	b->end = 0;
-	/* Pairs with the copy that a fork takes: end first, as at no instant may a child see [0, end) again. */
+	/* Pairs with the copy that a fork takes: end first, as at no instant may a child see [0, end)
+	   again. */
 	cq_fence_compiler();
 	b->begin = b->first = 0;
 	cq_stack_push(&q->free, &b->node);
@@ -61,15 +62,12 @@ uint64_t cq_blocks_waiting(const cq_cleanup_t *q)
 	return cq_workq_units(&q->waiting[0].queue) + cq_workq_units(&q->waiting[1].queue);
 }
 
-/* The older stack is empty. Is there a reason for the newer to become the older? */
-static bool wants_flip(cq_cleanup_t *q, unsigned newer)
+/* Is there a reason for the newer stack to become the older, which is empty? */
+static bool wants_flip(const cq_cleanup_t *q, unsigned newer)
 {
-	uint64_t units = cq_workq_units(&q->waiting[newer].queue);
-
-	if (units < 2)
-		return false;
-	return cq_u32_load_relaxed(&q->draining) != 0 ||
-	    q->park->now(q->park->host) - cq_u64_load_relaxed(&q->waiting[newer].since) > AGE_NS;
+	return cq_workq_units(&q->waiting[newer].queue) > 1 &&
+	    (cq_u32_load_relaxed(&q->draining) != 0 ||
+	    q->park->now(q->park->host) - cq_u64_load_relaxed(&q->waiting[newer].since) > AGE_NS);
 }
 
 /* One that waits, which is in the caller's hand then; or NULL. */
@@ -107,8 +105,8 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 	b->holder = NULL;
 	if (b->begin == b->end) {
 		cq_block_put(q, b);
-		/* Pairs with the acquires in cq_blocks_all_finished and drained (drain.c): what the callbacks did.
-		   Without it a drain could return before that is seen. */
+		/* Pairs with the acquires in cq_blocks_all_finished and drained (drain.c): what the callbacks
+		   did. Without it a drain could return before that is seen. */
 		cq_fence_release();
 		if (cq_u64_add_relaxed(&q->unfinished[parity], (uint64_t)-1) == 1)
 			cq_drains_wake(q);
@@ -116,13 +114,11 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 	}
 	cq_blocks_push(q, b);
 	err = cq_task_signal(q->task);
-	/*
-	 * A drain or shutdown may have found the block on its way, or in a hand, and sleep. In a stopped queue nobody
-	 * else takes it. In a polled pool the signal wakes nobody, but who waits for the block does. The full fence
-	 * with which cq_task_signal begins, and that behind a polled record, pair with the one in
-	 * cq_sleepers_prepare_wait of drain_until and hand_back_all (drain.c): either that sees the block, and its task in
-	 * the pool, or it is seen here. Without it the block could be left to nobody. Where nobody waits this is two loads.
-	 */
+	/* A drain or shutdown may have found the block on its way, or in a hand, and sleep. In a stopped
+	   queue nobody else takes it; in a polled pool who waits for it wakes somebody. The full fences of
+	   cq_task_signal pair with the one in cq_sleepers_prepare_wait of drain_until and hand_back_all
+	   (drain.c): either that sees the block, and its task in the pool, or it is seen here. Without them
+	   the block could be left to nobody. */
 	if ((q->polled && cq_u32_load_relaxed(&q->draining) != 0) || cq_u32_load_relaxed(&q->stop) != 0)
 		cq_drains_wake(q);
 	return err;
@@ -132,8 +128,8 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 
 bool cq_blocks_all_finished(const cq_cleanup_t *q)
 {
-	/* Pairs with the release in cq_block_give_up: what the callbacks did, and all that was done with blocks and
-	   stacks. The last fence is that of both. */
+	/* Pairs with the release in cq_block_give_up: what the callbacks did, and all that was done with
+	   blocks and stacks. The last fence is that of both. */
 	return cq_u64_load_relaxed(&q->unfinished[0]) == 0 && cq_u64_load_acquire(&q->unfinished[1]) == 0;
 }
 

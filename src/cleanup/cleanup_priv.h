@@ -75,25 +75,23 @@ static inline void **block_args(cq_block_t *b)
  */
 struct cq_producer {
 	/* All that most enqueues touch, beside the slot. */
-	void *write;			/* the next slot; those before it are written. Release by the owner.
-					   &dummy: no block is open */
-	void *limit;			/* enqueue takes the slow path when write >= limit. NULL: always (no
-					   block, or a flag is up). Owner; and NULL by who closes the queue */
-	cq_callback_fn *fn;		/* of all its callbacks, or NULL. Written once */
+	void *write;		/* the next slot; those before it are written. By the owner. &dummy: none */
+	void *limit;		/* write >= limit: enqueue takes the slow path. NULL: always (no block, closed
+				   or `fences`). By the owner; NULL also by who closes the queue */
+	cq_callback_fn *fn;	/* of all its callbacks, or NULL. Written once */
 	cq_cleanup_t *q;
 	uint64_t state CQ_ALIGNED(8);
-	cq_block_t *block;		/* the open block, or NULL */
-	cq_callback_t dummy;		/* the slot where enqueue writes when none is open */
+	cq_block_t *block;	/* the open block, or NULL */
+	cq_callback_t dummy;	/* the slot where enqueue writes when none is open */
 	uint64_t base CQ_ALIGNED(8);	/* callbacks accepted before the open block */
-	uint64_t total;			/* and up to the last close, written before it */
-	uint32_t slots, slot_bytes;	/* callbacks that a block has room for, and the size of each. Written once */
+	uint64_t total;		/* and up to the last close, written before it */
+	uint32_t slots, slot_bytes; /* how many callbacks a block has room for, of what size. Written once */
 
 	/* Owner only: */
-	uint64_t reserved_until;	/* the count of accepted callbacks up to which an enqueue
-					   cannot fail */
-	cq_node_t *spares;		/* blocks for that */
-	cq_callback_t *span;		/* write, when the last span was given */
-	size_t fetched;			/* bytes of the block, or of the next, that are in the cache or needn't be */
+	uint64_t reserved_until; /* the count of accepted callbacks up to which an enqueue cannot fail */
+	cq_node_t *spares;	/* blocks for that */
+	cq_callback_t *span;	/* write, when the last span was given */
+	size_t fetched;		/* bytes of the block, or of the next, that are in the cache or needn't be */
 
 	cq_producer_t *next, **link;	/* under the queue's lock; link: who points here */
 };
@@ -222,7 +220,9 @@ static inline bool cq_block_next(cq_block_t *b, cq_callback_t *callback)
  */
 static inline uint32_t cq_slots_below(const cq_producer_t *p, const cq_block_t *b, const void *write)
 {
-	return (uint32_t)(((uintptr_t)write - (uintptr_t)b - offsetof(cq_block_t, callbacks)) / p->slot_bytes);
+	uintptr_t bytes = (uintptr_t)write - (uintptr_t)b - offsetof(cq_block_t, callbacks);
+
+	return (uint32_t)(bytes / p->slot_bytes);
 }
 
 /* Where the nth is, or would be. */

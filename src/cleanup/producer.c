@@ -22,12 +22,9 @@ static char *prefetch_limit(const cq_producer_t *p)
 }
 
 /*
- * The next lines, and the next limit.
- *
- * The lines of a block are in the cache of the processor that last ran callbacks from it. A processor asks
- * for a line once a store to it is in its store buffer, which has room for a few dozen; an enqueue and its
- * caller make five or more, so that one or two lines would be under way at a time. A store to each of many
- * lines in a row has all of them under way. (W1, see benchmarks/README; a prefetch for writing did not help.)
+ * The next lines, and the next limit. The lines of a block are in the cache of the processor that ran it, and
+ * a store asks for one line at a time; a store to each of many in a row has all of them under way
+ * (doc/protocol, 5).
  */
 static void look_ahead(cq_producer_t *p)
 {
@@ -39,11 +36,10 @@ static void look_ahead(cq_producer_t *p)
 	if (p->fetched < written)
 		p->fetched = (written + CQ_LINE - 1) / CQ_LINE * CQ_LINE;
 	for (; p->fetched < until; p->fetched += CQ_LINE)
-		/* A free slot's. Relaxed, not plain: a collector that will not claim it may be reading it as
-		   the callback of an earlier block. */
+		/* A free slot's. Relaxed, not plain: a collector that will not claim it may be reading it. */
 		cq_ptr_store_relaxed((void **)(void *)((char *)p->block + p->fetched), NULL);
-	/* Program order between this store and the load of `closed` is one half of the asymmetric barrier; see
-	   cq_producers_see (collect.c). */
+	/* Program order between this store and the load of `closed` is one half of the asymmetric barrier;
+	   see cq_producers_see (collect.c). */
 	cq_ptr_store_relaxed(&p->limit, prefetch_limit(p));
 	if (p->q->fences || cq_u32_load_relaxed(&p->q->closed) != 0)
 		cq_ptr_store_relaxed(&p->limit, NULL);
@@ -88,9 +84,9 @@ static CQ_RARE int close_block(cq_producer_t *p)
 	unsigned parity = cq_u64_load_relaxed(&q->epoch) & 1;
 	uint64_t s = cq_u64_load_relaxed(&p->state);
 
-	/* 1. Counted before it leaves the producer, and in the total. Pairs, by the release in 2, with the acquire of
-	   `state` in look (collect.c): a drain that finds the block closed finds it counted. Without it the
-	   drain would return before the block has run. */
+	/* 1. Counted before it leaves the producer, and in the total. Pairs, by the release in 2, with the
+	   acquire of `state` in look (collect.c): a drain that finds the block closed finds it counted.
+	   Without it the drain would return before the block has run. */
 	cq_u64_add_relaxed(&q->unfinished[parity], 1);
 	cq_u64_store_relaxed(&p->total, p->base + written);
 	/* 2. The closing step. */
@@ -98,8 +94,8 @@ static CQ_RARE int close_block(cq_producer_t *p)
 		cq_fence_release();
 	} while (!cq_u64_cas_relaxed(&p->state, &s, s & ~STATE_OPEN));
 	CQ_POINT("producer.closed");
-	/* Pairs with the release of the claim (collect.c): the collector has read the slots that it claimed. Without
-	   it they could be written again before. */
+	/* Pairs with the release of the claim (collect.c): the collector has read the slots that it claimed.
+	   Without it they could be written again before. */
 	cq_fence_acquire();
 	b->begin = b->first = (uint16_t)state_claimed(s);
 	b->end = (uint16_t)written;
@@ -117,7 +113,7 @@ static CQ_RARE int close_block(cq_producer_t *p)
 
 /* ------------------------------------------------------------------------- enqueue */
 
-/* The queue is closed. Takes back those of the last `count` callbacks that no collector has claimed. True: there are any. */
+/* The queue is closed. Takes back the last `count` callbacks. False: none, as a collector has them all. */
 static bool retract(cq_producer_t *p, size_t count)
 {
 	uint32_t written = cq_producer_written(p), n = written - (uint32_t)count, stay;
@@ -130,8 +126,8 @@ static bool retract(cq_producer_t *p, size_t count)
 		stay = state_claimed(s) > n ? state_claimed(s) : n;
 		if (stay == written)
 			break;
-		/* Pairs with the acquire of `state` in look (collect.c): a claim that sees the new seq sees the
-		   smaller write; one that is under way fails. Without it what was refused could run. */
+		/* Pairs with the acquire of `state` in look (collect.c): a claim that sees the new seq sees
+		   the smaller write; one that is under way fails. Without it what was refused could run. */
 		cq_fence_release();
 	} while (!cq_u64_cas_relaxed(&p->state, &s, s + STATE_SEQ));
 	CQ_POINT("producer.retracted");
@@ -139,7 +135,7 @@ static bool retract(cq_producer_t *p, size_t count)
 	return stay != written;
 }
 
-/* The slow path: `count` callbacks were just written, and write has come to the limit. 0: the call is refused. */
+/* The slow path: `count` callbacks were written, and write has come to the limit. 0: the call is refused. */
 static CQ_RARE int slow(cq_producer_t *p, size_t count)
 {
 	int err;
@@ -156,13 +152,13 @@ static CQ_RARE int slow(cq_producer_t *p, size_t count)
 		return p->fn != NULL ? cq_producer_put(p, *(void **)(void *)&p->dummy) :
 		    cq_producer_enqueue(p, p->dummy.fn, p->dummy.arg);
 	}
-	/* 3. Without an asymmetric barrier: pairs with cq_barrier_heavy in cq_producers_see. Either the collection
-	   behind that barrier sees these callbacks, or the closed queue is seen here. Without this fence a
-	   callback could be neither refused nor seen. */
+	/* 3. Without an asymmetric barrier: pairs with cq_barrier_heavy in cq_producers_see. Either the
+	   collection behind that barrier sees these callbacks, or the closed queue is seen here. Without this
+	   fence a callback could be neither refused nor seen. */
 	if (p->q->fences)
 		cq_fence_full();
-	/* 4. Shut down: refused, unless a collector was faster. Closed, so that the next refused one finds no block, and
-	   doesn't get in the way of the claim again. */
+	/* 4. Shut down: refused, unless a collector was faster. Closed, so that the next refused one finds no
+	   block, and doesn't get in the way of the claim again. */
 	if (cq_u32_load_relaxed(&p->q->closed) != 0 && retract(p, count)) {
 		(void)close_block(p);
 		return ESHUTDOWN;
@@ -180,8 +176,8 @@ static CQ_RARE int slow(cq_producer_t *p, size_t count)
 /* The slots below `write` are written. True: it has come to the limit. */
 static inline bool shown(cq_producer_t *p, void *write)
 {
-	/* Pairs with the acquire of write in look (collect.c): the slots before what covers them. Without it a
-	   collector could copy an old slot. */
+	/* Pairs with the acquire of write in look (collect.c): the slots before what covers them. Without it
+	   a collector could copy an old slot. */
 	cq_ptr_store_release(&p->write, write);
 	if (p->block != NULL)
 		CQ_POINT("producer.stored");
