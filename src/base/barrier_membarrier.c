@@ -29,8 +29,8 @@ void cq_barrier_heavy(void)
 	/* Pairs with the hot side's program order, or, where the kernel refuses, with its own fence (the
 	   queue asked cq_barrier_asymmetric first). */
 	cq_fence_full();
-	/* Not registered any more: a forked child, on some kernels. Otherwise the call was forbidden after the
-	   queue was made, which the README warns of. */
+	/* Not registered any more: a forked child, on some kernels. Otherwise the call was forbidden after
+	   the queue was made, which the README warns of. */
 	if (membarrier(PRIVATE_EXPEDITED) == EPERM && cq_barrier_asymmetric())
 		membarrier(PRIVATE_EXPEDITED);
 }
