@@ -7,7 +7,6 @@
 #include "base/sized.h"
 #include "cleanup_priv.h"
 #include "pool/pool_inside.h"
-#include "workq/stack.h"
 
 /* ---------------------------------------------------------------------------- making */
 
@@ -201,7 +200,7 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 		for (cq_node_t *n = p->spares; n != NULL; n = n->next)
 			cq_block_of(n)->kept = true;
 	}
-	cq_stack_clear(&q->free);
+	q->free = (cq_stack_t){ NULL, NULL };
 	freed = sweep(q);
 	cq_u64_add_relaxed(&q->blocks_made, 0 - (uint64_t)(freed / q->block_bytes));
 	pthread_mutex_unlock(&q->lock);

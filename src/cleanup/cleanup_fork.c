@@ -20,7 +20,6 @@
  *   else                                         is free
  */
 #include "cleanup_priv.h"
-#include "workq/stack.h"
 
 static void prepare(cq_cleanup_t *q)
 {
@@ -139,8 +138,7 @@ static void in_child(cq_cleanup_t *q)
 		q->waiting[i].queue = (cq_workq_t)CQ_WORKQ_INITIALIZER;
 		q->unfinished[i] = 0;
 	}
-	cq_stack_clear(&q->free);
-	cq_stack_fork_child(&q->free);
+	q->free = (cq_stack_t){ NULL, NULL };
 	q->page = q->epoch = 0;
 	q->draining = 0;
 	q->blocks_made = 0; /* whoever has linked one may not have counted it */
