@@ -37,8 +37,8 @@ static void end_all(bool child)
 		return;
 	for (struct cq_fork_client *c = all.oldest; c != NULL; c = c->newer)
 		c->ops->phase(c, end == FORK_IN_CHILD ? CQ_FORK_CHILD : CQ_FORK_PARENT);
-	/* When all are unlocked: what makes a worker of one may call another. */
-	for (struct cq_fork_client *c = all.oldest; c != NULL; c = c->newer)
+	/* When all are unlocked: what makes a worker of one may call another. In a child nobody wakes. */
+	for (struct cq_fork_client *c = all.oldest; c != NULL && end == FORK_IN_PARENT; c = c->newer)
 		c->ops->make_up(c);
 	cq_fork_ended(&all.fork);
 	pthread_mutex_unlock(&all.lock);
