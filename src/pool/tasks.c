@@ -71,6 +71,7 @@ struct change {
 static inline struct change change(cq_task_t *t, enum event event)
 {
 	cq_pool_t *p = t->pool;
+	uint32_t parallel = t->parallel;
 	struct change c;
 	uint64_t word;
 
@@ -80,18 +81,19 @@ static inline struct change change(cq_task_t *t, enum event event)
 		   run that has looked already. */
 		cq_fence_full();
 	else
-		/* Pairs with the acquire below: the pop has written the node before IN is cleared. Without it
-		   that could follow the next push. And with that in cq_task_close: all that the run did. */
+		/* Pairs with the acquire below: the pop has written the node, and read the record, before IN
+		   is cleared. Without it that could follow the next push, or be of the next task. And with
+		   that in cq_task_close: all that the run did. */
 		cq_fence_release();
 	word = cq_u64_load_relaxed(&t->word);
 	do {
 		bool closed = (word & TASK_CLOSED) != 0;
-		bool at_limit = t->parallel != 0 && word / TASK_RUN >= t->parallel;
+		bool at_limit = parallel != 0 && word / TASK_RUN >= parallel;
 
 		c = (struct change){ .word = word };
 		switch (event) {
 		case SIGNAL:
-			if (closed || (word & TASK_IN) != 0 || t->parallel == CQ_BY_OWNER)
+			if (closed || (word & TASK_IN) != 0 || parallel == CQ_BY_OWNER)
 				break;
 			c.word |= at_limit ? TASK_MORE : TASK_IN;
 			c.pushed = !at_limit;
