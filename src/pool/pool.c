@@ -3,10 +3,10 @@
 #include <string.h>
 
 #include "base/park.h"
+#include "base/process.h"
 #include "base/sized.h"
 #include "pool_inside.h"
 #include "pool_priv.h"
-#include "processors.h"
 
 /* 30 s: long against the gaps between collections, so that a program at work keeps its workers; short against
    its life, so that a quiet one gives them back. 256 KiB: what printf and a few calls need, several times
@@ -189,7 +189,7 @@ int cq_pool_destroy(cq_pool_t *p, uint64_t deadline)
 
 	if (p == NULL)
 		return 0;
-	if (cq_pool_is_current(p) || cq_pool_forking(p))
+	if (cq_pool_is_current(p) || cq_forking())
 		return EDEADLK;
 	if (p->open != 0) /* no other call goes on, so without the lock */
 		return EBUSY;
@@ -209,7 +209,7 @@ int cq_pool_set_workers(cq_pool_t *p, uint32_t min, uint32_t max)
 		max = default_max(min);
 	if (!limits_fit(min, max) || (cq_pool_is(p, CQ_POOL_HOSTED) && min != 0))
 		return EINVAL;
-	if (cq_pool_forking(p))
+	if (cq_forking())
 		return EDEADLK;
 	CQ_POINT("pool.limits");
 	/* Both of one call: of two that cross, a minimum could stay above the maximum. */
@@ -234,7 +234,7 @@ int cq_pool_work(cq_pool_t *p, void *host, uint64_t deadline)
 	int saved = errno;
 	bool stopped;
 
-	if (cq_pool_is_current(p) || cq_pool_forking(p))
+	if (cq_pool_is_current(p) || cq_forking())
 		return EDEADLK;
 	if ((w = cq_member_new(p)) == NULL)
 		return ENOMEM;
@@ -286,7 +286,7 @@ int cq_pool_wake(cq_pool_t *p)
 {
 	int err;
 
-	if (cq_pool_forking(p))
+	if (cq_forking())
 		return EDEADLK;
 	if (cq_pool_waiting(p) == 0)
 		return 0;

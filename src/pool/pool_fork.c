@@ -54,22 +54,18 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 		cq_sleepers_fork(&p->idle, phase);
 		cq_sleepers_fork(&p->closers, phase);
 		pthread_mutex_lock(&p->threads.lock);
-		cq_fork_begun(&p->fork);
 		return;
 	}
-	if (phase == CQ_FORK_PARENT)
-		cq_fork_ended(&p->fork);
 	pthread_mutex_unlock(&p->threads.lock);
 	cq_sleepers_fork(&p->closers, phase);
 	cq_sleepers_fork(&p->idle, phase);
 	pthread_mutex_unlock(&p->lock);
 	if (phase == CQ_FORK_PARENT)
 		return;
-	/* As if it were forking still: what `lost` signals wakes nobody. */
+	/* It is forking still: what `lost` signals wakes nobody. */
 	cq_tasks_fork_child(p);
 	settle_members(p);
 	p->failed = p->telling = 0;
-	cq_fork_ended(&p->fork);
 }
 
 /* For what handlers of others signalled while this thread held the locks. */

@@ -128,7 +128,6 @@ struct cq_pool {
 	cq_task_t *all;
 	uint32_t open;			/* tasks */
 	uint64_t runs, empty_runs;	/* of members that are gone */
-	struct cq_fork fork;
 
 	struct cq_fork_client fork_client;
 	struct cq_threads threads;
@@ -148,12 +147,6 @@ static inline bool cq_pool_is(const cq_pool_t *p, uint32_t flag)
 static inline uint64_t cq_pool_waiting(const cq_pool_t *p)
 {
 	return cq_workq_units(&p->waiting[0]) + cq_workq_units(&p->waiting[1]);
-}
-
-/* The calling thread is between the pool's prepare and its end. */
-static inline bool cq_pool_forking(const cq_pool_t *p)
-{
-	return cq_ptr_load_relaxed(&p->fork.forker) != NULL && cq_fork_is_mine(&p->fork);
 }
 
 /* workers.c */

@@ -4,7 +4,7 @@
 
 void cq_pool_stats_sized(cq_pool_t *p, cq_pool_stats_t *out, size_t bytes)
 {
-	bool forking = cq_pool_forking(p); /* and has the lock */
+	bool forking = cq_forking(); /* and has the lock */
 	cq_pool_stats_t s = { 0 };
 	uint64_t counts;
 

@@ -166,7 +166,7 @@ int cq_task_signal(cq_task_t *t)
 		if (t->ops->stalled != NULL && cq_workers_unserved(p))
 			t->ops->stalled(t->arg);
 	}
-	if (cq_pool_is(p, CQ_POOL_POLLED) || cq_pool_forking(p))
+	if (cq_pool_is(p, CQ_POOL_POLLED) || cq_forking())
 		return 0;
 	cq_workers_ensure(p, 1);
 	return cq_workers_make(p, true);
@@ -194,7 +194,7 @@ static inline bool begin(cq_task_t *t, enum event event)
 
 	/* Its close has left the record to the pop. */
 	if ((c.word & TASK_RELEASED) != 0)
-		cq_stack_push(&t->pool->free, &t->node);
+		cq_stack_push(&t->pool->free, &t->node, &t->node);
 	return c.begun;
 }
 
@@ -328,7 +328,7 @@ static size_t run_some(cq_pool_t *p, cq_task_t *only, size_t pieces)
 	};
 	int saved = errno;
 
-	if (pieces == 0 || cq_pool_forking(p))
+	if (pieces == 0 || cq_forking())
 		return 0;
 	cq_member_join(&run);
 	if (run.serves)
@@ -361,9 +361,9 @@ int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t p
 
 	if (p == NULL || ops == NULL || ops->run == NULL || out == NULL)
 		return EINVAL;
-	if (cq_pool_forking(p))
+	if (cq_forking())
 		return EDEADLK;
-	if ((node = cq_stack_pop(&p->free)) != NULL)
+	if ((node = cq_stack_pop_n(&p->free, 1)) != NULL)
 		t = cq_task_of(node);
 	else if ((t = cq_allocate(&p->allocator, sizeof(*t))) != NULL)
 		*t = (cq_task_t){ .pool = p, .word = TASK_CLOSED | TASK_RELEASED };
@@ -416,7 +416,7 @@ int cq_task_close(cq_task_t *t, uint64_t deadline)
 	cq_pool_t *p = t->pool;
 	uint64_t word;
 
-	if (cq_pool_is_current(p) || cq_pool_forking(p))
+	if (cq_pool_is_current(p) || cq_forking())
 		return EDEADLK;
 	(void)change(t, CLOSE);
 	if (!cq_pool_await(p, nobody_is_inside, t, deadline))
@@ -431,7 +431,7 @@ int cq_task_close(cq_task_t *t, uint64_t deadline)
 	   tell_stalled (workers.c). Without it that pop could still write into the record of a new task. */
 	cq_fence_acquire();
 	if ((word & TASK_IN) == 0)
-		cq_stack_push(&p->free, &t->node);
+		cq_stack_push(&p->free, &t->node, &t->node);
 	return 0;
 }
 
@@ -444,7 +444,7 @@ void cq_tasks_fork_child(cq_pool_t *p)
 	for (cq_task_t *t = p->all; t != NULL; t = t->all_next) {
 		t->word = (t->word & (TASK_CLOSED | TASK_RELEASED)) + my_runs(t) * TASK_RUN;
 		if ((t->word & TASK_RELEASED) != 0)
-			cq_stack_push(&p->free, &t->node);
+			cq_stack_push(&p->free, &t->node, &t->node);
 		else
 			(void)change(t, SIGNAL);
 	}
