@@ -46,7 +46,6 @@ struct cq_task {
 	uint64_t word CQ_ALIGNED(8);
 	cq_pool_t *pool;		/* this and all_next: written once */
 	cq_task_t *all_next;
-	cq_task_t *free_next;		/* under the pool's lock */
 	/* Written while no one else has the record, before the word is 0: */
 	const cq_task_ops_t *ops;
 	void *arg;
@@ -114,6 +113,7 @@ struct cq_pool {
 	uint32_t serving;		/* threads of the host in run_some or work */
 	cq_sleepers_t closers CQ_ALIGNED(CQ_LINE); /* threads in cq_task_close */
 	uint32_t telling;		/* threads in tell_stalled (workers.c): close waits for them too */
+	cq_stack_t free;		/* records */
 
 	/* Statistics, on rare paths. */
 	uint64_t created CQ_ALIGNED(CQ_LINE);
@@ -125,23 +125,17 @@ struct cq_pool {
 	cq_run_t *members;
 	uint32_t workers;		/* made and not gone, or in work: destroy waits for them */
 	cq_parker_t *destroyer;		/* waits for the last of them */
-	cq_task_t *all, *free;
+	cq_task_t *all;
 	uint32_t open;			/* tasks */
 	uint64_t runs, empty_runs;	/* of members that are gone */
-	bool fork_wakes;		/* a wake is to be made up for */
 
 	struct cq_fork_client fork_client;
 	struct cq_threads threads;
 };
 
-static inline const cq_park_ops_t *cq_pool_park_ops(const cq_pool_t *p)
-{
-	return p->config.park != NULL ? p->config.park : cq_park_default();
-}
-
 static inline uint64_t cq_pool_now(const cq_pool_t *p)
 {
-	return cq_pool_park_ops(p)->now(cq_pool_park_ops(p)->host);
+	return p->config.park->now(p->config.park->host);
 }
 
 static inline bool cq_pool_is(const cq_pool_t *p, uint32_t flag)
@@ -178,15 +172,16 @@ void cq_member_join(cq_run_t *m);
 void cq_member_leave(cq_run_t *m);
 
 /* tasks.c */
-cq_run_t *cq_runs(void);	/* those that the thread is inside of, innermost first */
 void cq_run_enter(cq_run_t *run);
 void cq_run_leave(cq_run_t *run);
+bool cq_run_is_mine(const cq_run_t *run); /* the calling thread is inside of it, in a task or in a hook */
 cq_task_t *cq_task_pop(cq_pool_t *p);
 void cq_task_run(cq_run_t *run, cq_task_t *t);
 void cq_task_lose(cq_run_t *run);
 void cq_task_abort(cq_run_t *run);
-void cq_task_free(cq_task_t *t);
-void cq_task_push(cq_task_t *t);
+void cq_tasks_fork_child(cq_pool_t *p);
+/* Waits among the closers. False: the deadline has passed. */
+bool cq_pool_await(cq_pool_t *p, bool (*done)(const void *), const void *arg, uint64_t deadline);
 
 /* worker_life.c */
 void cq_pool_worker(void *run);

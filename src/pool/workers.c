@@ -45,7 +45,7 @@ bool cq_worker_added(cq_pool_t *p)
  */
 static void removed_and_unlock(cq_pool_t *p)
 {
-	const cq_park_ops_t *park = cq_pool_park_ops(p);
+	const cq_park_ops_t *park = p->config.park;
 	cq_parker_t *destroyer = NULL;
 
 	if (--p->workers == 0) {
