@@ -69,16 +69,13 @@ static int init(cq_pool_t *p, const cq_pool_config_t *c)
 	p->min = c->workers_min;
 	p->max = c->workers_max;
 	p->body = cq_pool_worker;
+	if (c->spawn == NULL && (c->flags & CQ_POOL_HOSTED) == 0)
+		cq_threads_note_creator(&p->threads);
 	/* If one fails: a mutex of the default kind has nothing to undo. */
-	if ((err = cq_threads_init(&p->threads)) != 0 || (err = pthread_mutex_init(&p->lock, NULL)) != 0 ||
+	if ((err = pthread_mutex_init(&p->lock, NULL)) != 0 ||
 	    (err = cq_sleepers_init(&p->idle, c->park, spin_ns)) != 0 ||
 	    (err = cq_sleepers_init(&p->closers, c->park, 0)) != 0)
 		return err;
-	p->threads.allocator = &p->allocator;
-	p->threads.name = p->name;
-	p->threads.stack_bytes = c->stack_bytes;
-	if (c->spawn == NULL && !cq_pool_is(p, CQ_POOL_HOSTED))
-		cq_threads_note_creator(&p->threads);
 	return cq_fork_register(&p->fork_client, &cq_pool_fork_ops, (c->flags & CQ_POOL_NO_ATFORK) == 0);
 }
 
@@ -149,7 +146,6 @@ static void free_pool(cq_pool_t *p)
 	}
 	cq_sleepers_destroy(&p->idle);
 	cq_sleepers_destroy(&p->closers);
-	cq_threads_destroy(&p->threads);
 	pthread_mutex_destroy(&p->lock);
 	cq_release(&allocator, p, sizeof(*p));
 }
@@ -179,7 +175,7 @@ int cq_pool_end(cq_pool_t *p, uint64_t deadline)
 		}
 		park->park(park->host, &me, deadline);
 	}
-	cq_threads_join(&p->threads);
+	cq_members_join_last(p);
 	return 0;
 }
 
@@ -231,29 +227,19 @@ int cq_pool_work(cq_pool_t *p, void *host, uint64_t deadline)
 {
 	cq_sleeper_t me;
 	cq_run_t *w;
-	int saved = errno;
+	int saved = errno, err;
 	bool stopped;
 
 	if (cq_pool_is_current(p) || cq_forking())
 		return EDEADLK;
-	if ((w = cq_member_new(p)) == NULL)
-		return ENOMEM;
-	if (!cq_worker_added(p)) {
-		/* Not counted: the end of the pool would wait for ever for threads that come again at once.
-		   */
-		cq_release(&p->allocator, w, sizeof(*w));
-		return 0;
-	}
-	w->count = COUNT_LIVE;
+	/* After its end has begun it would wait for ever for threads that come again at once. */
+	if ((err = cq_member_new(p, COUNT_LIVE, &w)) != 0)
+		return err == ESHUTDOWN ? 0 : err;
 	w->serves = true;
 	cq_sleeper_init(&me, host);
-	cq_member_join(w);
-	cq_workers_join(p, w->count);
-	cq_u32_add_relaxed(&p->serving, 1);
+	cq_workers_host_comes(w);
 	stopped = cq_pool_serve(w, &me, deadline != 0 ? deadline : 1);
 	cq_workers_host_leaves(w);
-	if (!stopped)
-		cq_workers_nobody_serves(p);
 	cq_member_leave(w);
 	errno = saved;
 	return stopped ? 0 : ETIMEDOUT;
@@ -290,12 +276,12 @@ int cq_pool_wake(cq_pool_t *p)
 		return EDEADLK;
 	if (cq_pool_waiting(p) == 0)
 		return 0;
-	/* Pairs with the fence in cq_workers_arrive: who is being made will see what waits. Without it one
-	   could be taken for a worker to come that has looked already, and nobody is woken. And with the one
-	   in tell_if_unserved: the last thread of the host's does not leave unseen, and miss what waits. */
+	/* Pairs with the fence in lower (workers.c): who is being made will see what waits, and the last thread of
+	   the host's does not leave unseen, and miss it. Without it one could be taken for a worker to come
+	   that has looked already, and nobody is woken. */
 	cq_fence_full();
 	cq_workers_ensure(p, wanted(p));
 	if ((err = cq_workers_make(p, false)) != 0)
 		return err;
-	return cq_workers_unserved(p) && cq_pool_waiting(p) != 0 ? EAGAIN : 0;
+	return cq_pool_unserved(p) && cq_pool_waiting(p) != 0 ? EAGAIN : 0;
 }

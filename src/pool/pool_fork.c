@@ -19,12 +19,12 @@ static void settle_members(cq_pool_t *p)
 {
 	uint64_t counts = 0;
 	uint32_t workers = 0;
-	bool managed = false;
 
 	p->serving = 0;
 	p->destroyer = NULL;
 	for (cq_run_t *m = p->members, *next; m != NULL; m = next) {
 		next = m->next;
+		m->to_join = false; /* nor can this thread be, in musl 1.2.3 and glibc 2.43 */
 		if (!cq_run_is_mine(m)) {
 			cq_task_lose(m);
 			cq_member_leave(m);
@@ -33,11 +33,10 @@ static void settle_members(cq_pool_t *p)
 		counts += m->count;
 		workers += m->is_worker;
 		p->serving += m->serves;
-		managed |= m->is_worker && !m->serves && p->config.spawn == NULL;
 	}
 	p->counts = counts;
 	p->workers = workers;
-	cq_threads_fork_child(&p->threads, managed);
+	p->has_ended = false;
 }
 
 static cq_pool_t *pool_of(struct cq_fork_client *client)
@@ -53,10 +52,8 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 		pthread_mutex_lock(&p->lock);
 		cq_sleepers_fork(&p->idle, phase);
 		cq_sleepers_fork(&p->closers, phase);
-		pthread_mutex_lock(&p->threads.lock);
 		return;
 	}
-	pthread_mutex_unlock(&p->threads.lock);
 	cq_sleepers_fork(&p->closers, phase);
 	cq_sleepers_fork(&p->idle, phase);
 	pthread_mutex_unlock(&p->lock);

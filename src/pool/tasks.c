@@ -160,10 +160,10 @@ int cq_task_signal(cq_task_t *t)
 	if (cq_pool_is(p, CQ_POOL_POLLED | CQ_POOL_HOSTED)) {
 		/* Nobody may be woken here. Pairs with the fence in cq_sleepers_prepare_wait of whoever waits
 		   for the task, and then wakes the pool: either that finds the record, or the caller sees
-		   that it waits. And with that in tell_if_unserved (workers.c). Without it a drain could find
-		   work whose record isn't there yet, and sleep. */
+		   that it waits. And with that in lower (workers.c). Without it a drain could find work whose
+		   record isn't there yet, and sleep. */
 		cq_fence_full();
-		if (t->ops->stalled != NULL && cq_workers_unserved(p))
+		if (t->ops->stalled != NULL && cq_pool_unserved(p))
 			t->ops->stalled(t->arg);
 	}
 	if (cq_pool_is(p, CQ_POOL_POLLED) || cq_forking())
@@ -303,7 +303,7 @@ static void run_in_caller(cq_run_t *run, cq_task_t *only)
 static void end_run_some(cq_run_t *run)
 {
 	if (run->serves)
-		cq_workers_nobody_serves(run->pool);
+		cq_workers_host_leaves(run);
 	cq_member_leave(run);
 }
 
@@ -330,9 +330,9 @@ static size_t run_some(cq_pool_t *p, cq_task_t *only, size_t pieces)
 
 	if (pieces == 0 || cq_forking())
 		return 0;
-	cq_member_join(&run);
+	(void)cq_member_join(&run);
 	if (run.serves)
-		cq_u32_add_relaxed(&p->serving, 1);
+		cq_workers_host_comes(&run);
 	if (run.managed)
 		run_where_it_may_end(&run, only);
 	else

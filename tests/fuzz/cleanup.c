@@ -941,7 +941,7 @@ static bool is_free(pthread_mutex_t *lock)
 static int point_kind(void)
 {
 	if (!is_free(&m.q->drains.lock) || !is_free(&m.pool->idle.lock) || !is_free(&m.pool->closers.lock) ||
-	    !is_free(&m.pool->lock) || !is_free(&m.pool->threads.lock))
+	    !is_free(&m.pool->lock))
 		return -1;
 	if (is_free(&m.q->lock))
 		return POINT;
