@@ -6,8 +6,8 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "base/process.h"
 #include "jobs.h"
-#include "pool/processors.h"
 
 TestSuite(pool, .timeout = 60);
 
@@ -951,6 +951,7 @@ Test(pool, a_lent_thread_works_until_its_deadline)
 	join(worker);
 	cr_assert_eq(worked, ETIMEDOUT);
 	cr_assert_eq(stats().workers_live, 0);
+	cr_assert_eq(stats().workers_peak, 1);
 	end_pool();
 }
 
@@ -1642,13 +1643,16 @@ Test(pool, a_worker_that_comes_back_counts_for_the_peak)
 	run_one();
 	fake_wait_blocked(&park, 1);
 	at_point("workers.retiring", lend_one_that_is_slow, NULL);
+	work_until = 3 * IDLE_NS;
 	fake_advance(&park, IDLE_NS);
 	AWAIT(b.done == 1);
 	cr_assert_eq(stats().workers_live, 2);
-	cr_assert_eq(stats().workers_peak, 2);
 	gate_open(&room.leave);
-	end_spawned();
+	fake_advance(&park, 3 * IDLE_NS);
 	join(lent);
+	cr_assert_lt(stats().workers_live, 2);
+	cr_assert_eq(stats().workers_peak, 2);
+	end_spawned();
 }
 
 /* ---------------------------------------------------------------------------- locks */

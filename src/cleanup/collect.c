@@ -166,7 +166,7 @@ int cq_cleanup_flush(cq_cleanup_t *q)
 	int err, signalled;
 	cq_block_t *empty;
 
-	if (cq_cleanup_forking(q))
+	if (cq_forking())
 		return EDEADLK;
 	pthread_mutex_lock(&q->lock);
 	err = cq_collect(q, &empty);

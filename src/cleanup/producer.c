@@ -53,7 +53,7 @@ static int open_block(cq_producer_t *p)
 
 	if (cq_u32_load_relaxed(&p->q->closed) != 0)
 		return ESHUTDOWN;
-	if (cq_cleanup_forking(p->q))
+	if (cq_forking())
 		return EDEADLK;
 	if (p->spares != NULL) {
 		b = cq_block_of(p->spares);
@@ -289,7 +289,7 @@ int cq_producer_reserve(cq_producer_t *p, size_t n)
 
 	if (cq_u32_load_relaxed(&p->q->closed) != 0)
 		return ESHUTDOWN;
-	if (cq_cleanup_forking(p->q))
+	if (cq_forking())
 		return EDEADLK;
 	err = ensure_spares(p, n > room ? n - room : 0);
 	if (err == 0)
@@ -301,7 +301,7 @@ int cq_producer_flush(cq_producer_t *p)
 {
 	uint64_t so_far;
 
-	if (cq_cleanup_forking(p->q))
+	if (cq_forking())
 		return EDEADLK;
 	if (p->block == NULL || cq_producer_written(p) == state_claimed(cq_u64_load_relaxed(&p->state)))
 		return 0;
@@ -323,7 +323,7 @@ int cq_producer_attach(cq_cleanup_t *q, cq_callback_fn *fn, cq_producer_t **out)
 		return EINVAL;
 	if (cq_u32_load_relaxed(&q->closed) != 0)
 		return ESHUTDOWN;
-	if (cq_cleanup_forking(q))
+	if (cq_forking())
 		return EDEADLK;
 	if ((p = cq_allocate(&q->allocator, sizeof(*p))) == NULL)
 		return ENOMEM;

@@ -63,7 +63,7 @@ static void lost(void *arg, void *piece)
 {
 	cq_cleanup_t *q = arg;
 
-	if (!cq_cleanup_forking(q))
+	if (!cq_forking())
 		(void)cq_block_give_up(q, piece);
 }
 
