@@ -613,13 +613,14 @@ Test(producer, spans_and_enqueues_fill_one_block_together)
 	make_kind(0, CQ_BLOCK_BYTES_MAX);
 	put(p, 0, slots); /* the lines of the next blocks are fetched */
 	for (n = slots; n < 4 * slots;) {
-		unsigned room = slots - n % slots, k = min_u32(room, 77);
+		unsigned room, k = min_u32(slots - n % slots, 131);
 
+		put(p, n, k);
+		n += k;
+		room = slots - n % slots;
+		k = min_u32(room, 277);
 		fill(span_of(room), n, k);
 		cr_assert_eq(commit(k, k), 0);
-		n += k;
-		k = min_u32(slots - n % slots, 131);
-		put(p, n, k);
 		n += k;
 	}
 	finish(n);
