@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The queue as a task of its pool: what its runs do. */
-#include <errno.h>
-
 #include "cleanup_priv.h"
 
 /* How many callbacks the caller of cq_cleanup_run_some may still run; NULL: there is no limit. */
