@@ -140,6 +140,7 @@ struct cq_pool {
 	uint32_t open;			/* tasks */
 	uint64_t runs, empty_runs;	/* of members that are gone */
 
+	bool fork_wakes;		/* what handlers signalled is to be made up for */
 	struct cq_fork_client fork_client;
 	struct cq_threads threads;
 };
