@@ -74,11 +74,9 @@ void cq_fork(cq_fork_phase_t phase)
 		end_all(phase == CQ_FORK_CHILD);
 }
 
-/*
- * By one thread: with a second set, handlers of others that lie between the two would turn the order of locks
- * round. Not with a lock or pthread_once, which a fork meanwhile would leave taken in the child: the claim is
- * the process's id, which a child finds to be another's.
- */
+/* By one thread: with a second set, handlers of others that lie between the two would turn the order of locks
+   round. Not with a lock or pthread_once, which a fork meanwhile would leave taken in the child: the claim is
+   the process's id, which a child finds to be another's. */
 static int register_handlers(void)
 {
 	const struct timespec moment = { 0, 100000 };

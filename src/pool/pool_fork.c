@@ -39,14 +39,9 @@ static void settle_members(cq_pool_t *p)
 	p->has_ended = false;
 }
 
-static cq_pool_t *pool_of(struct cq_fork_client *client)
-{
-	return (cq_pool_t *)(void *)((char *)client - offsetof(cq_pool_t, fork_client));
-}
-
 static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 {
-	cq_pool_t *p = pool_of(client);
+	cq_pool_t *p = cq_node_container(client, offsetof(cq_pool_t, fork_client));
 
 	if (phase == CQ_FORK_PREPARE) {
 		pthread_mutex_lock(&p->lock);
@@ -68,7 +63,7 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 /* For what handlers of others signalled while this thread held the locks. */
 static void fork_make_up(struct cq_fork_client *client)
 {
-	cq_pool_t *p = pool_of(client);
+	cq_pool_t *p = cq_node_container(client, offsetof(cq_pool_t, fork_client));
 
 	if (!cq_pool_is(p, CQ_POOL_POLLED))
 		(void)cq_pool_wake(p);

@@ -138,15 +138,15 @@ cq_task_t *cq_task_pop(cq_pool_t *p)
 {
 	uint64_t page = cq_u64_load_relaxed(&p->page);
 	unsigned older = (page & 1) ^ 1;
+	cq_node_t *node;
 
 	/* They change places when there are several to take turns. One alone needs none. */
 	if (cq_workq_units(&p->waiting[older]) == 0 && cq_workq_units(&p->waiting[older ^ 1]) > 1 &&
 	    cq_u64_cas_relaxed(&p->page, &page, page + 1))
 		older ^= 1;
-	for (int i = 0; i < 2; i++, older ^= 1)
-		if (cq_workq_try_take_work(&p->waiting[older]))
-			return cq_task_of(cq_workq_pop_taken(&p->waiting[older]));
-	return NULL;
+	if ((node = cq_workq_try_pop(&p->waiting[older])) == NULL)
+		node = cq_workq_try_pop(&p->waiting[older ^ 1]);
+	return node != NULL ? cq_task_of(node) : NULL;
 }
 
 /* --------------------------------------------------------------------- signalling */
@@ -300,18 +300,11 @@ static void run_in_caller(cq_run_t *run, cq_task_t *only)
 	} while (run->pieces < run->budget && (only == NULL || run->pieces != before));
 }
 
-static void end_run_some(cq_run_t *run)
-{
-	if (run->serves)
-		cq_workers_host_leaves(run);
-	cq_member_leave(run);
-}
-
 /* A piece has ended the thread, which is on its way to the handler of its worker: worker_life.c. */
 static void run_some_is_ended(void *run)
 {
 	cq_task_abort(run);
-	end_run_some(run);
+	cq_workers_host_leaves(run);
 }
 
 static void run_where_it_may_end(cq_run_t *run, cq_task_t *only)
@@ -337,7 +330,7 @@ static size_t run_some(cq_pool_t *p, cq_task_t *only, size_t pieces)
 		run_where_it_may_end(&run, only);
 	else
 		run_in_caller(&run, only);
-	end_run_some(&run);
+	cq_workers_host_leaves(&run);
 	errno = saved;
 	return run.pieces;
 }

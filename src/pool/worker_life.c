@@ -21,10 +21,8 @@ static uint64_t idle_until(const cq_run_t *w, uint64_t since)
 	return since + p->config.idle_ns;
 }
 
-/*
- * Runs tasks until the pool stops (true), or there was none until `deadline` (0: for as long as a
- * worker that the pool made stays).
- */
+/* Runs tasks until the pool stops (true), or there was none until `deadline` (0: for as long as a worker that
+   the pool made stays). */
 bool cq_pool_serve(cq_run_t *w, cq_sleeper_t *me, uint64_t deadline)
 {
 	cq_pool_t *p = w->pool;
@@ -39,7 +37,7 @@ bool cq_pool_serve(cq_run_t *w, cq_sleeper_t *me, uint64_t deadline)
 			if (result == CQ_TIMED_OUT)
 				return false;
 			if (since == 0)
-				since = cq_pool_now(p);
+				since = p->config.park->now(p->config.park->host);
 			CQ_POINT("worker.found_nothing");
 			cq_sleepers_prepare_wait(&p->idle, me);
 			if ((t = cq_task_pop(p)) == NULL && !cq_pool_stopped(p)) {
@@ -121,10 +119,8 @@ static void ending(struct life *life)
 	leave(life);
 }
 
-/*
- * A task or a hook has ended its thread, which goes on here, in its last handlers: as the worker that
- * it was, until another has taken its place.
- */
+/* A task or a hook has ended its thread, which goes on here, in its last handlers: as the worker that it was,
+   until another has taken its place. */
 static void goes_on(void *arg)
 {
 	struct life *life = arg;

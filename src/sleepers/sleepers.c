@@ -28,11 +28,9 @@ static uint64_t now(const cq_park_ops_t *ops)
 	return ops->now(ops->host);
 }
 
-/*
- * Under the lock: off the list, and no waiter any more, but what `becomes` says. `s`, or NULL: whom a waker on `cpu`
- * takes. Where the kernel wakes a thread on the CPU on which it slept, one of the waker's own spares a move.
- * NULL: it isn't there.
- */
+/* Under the lock: off the list, and no waiter any more, but what `becomes` says. `s`, or NULL: whom a waker
+   on `cpu` takes. Where the kernel wakes a thread on the CPU on which it slept, one of the waker's own spares
+   a move. NULL: it isn't there. */
 static cq_sleeper_t *take(cq_sleepers_t *set, cq_sleeper_t *s, uint32_t cpu, uint64_t becomes)
 {
 	if (s == NULL) {
@@ -98,18 +96,6 @@ void cq_sleepers_cancel_wait(cq_sleepers_t *set, cq_sleeper_t *s)
 	cq_u64_add_relaxed(&set->counts, 0 - WAITER);
 }
 
-/* The deadline has passed. False: a waker has taken it. */
-static bool leave(cq_sleepers_t *set, cq_sleeper_t *s)
-{
-	bool listed;
-
-	CQ_POINT("sleepers.timed_out");
-	pthread_mutex_lock(&set->lock);
-	listed = take(set, s, 0, 0) != NULL;
-	pthread_mutex_unlock(&set->lock);
-	return listed;
-}
-
 /* On the own permit: a waker needs no system call meanwhile. */
 static void spin(const cq_sleepers_t *set, const cq_sleeper_t *s, const cq_park_ops_t *ops,
     uint64_t end)
@@ -131,6 +117,7 @@ static cq_wait_result_t list_and_park(cq_sleepers_t *set, cq_sleeper_t *s, uint6
 	const cq_park_ops_t *ops = ops_of(set);
 	uint64_t began = set->spin_ns != 0 ? now(ops) : 0, spin_end = began + set->spin_ns;
 	cq_wait_result_t result;
+	bool listed;
 
 	s->cpu = cq_cpu();
 	CQ_POINT("sleepers.listing");
@@ -161,7 +148,11 @@ static cq_wait_result_t list_and_park(cq_sleepers_t *set, cq_sleeper_t *s, uint6
 	/* 3. Park until the permit or the deadline. */
 	while (!cq_parker_granted(&s->parker)) {
 		if (deadline != CQ_FOREVER && now(ops) >= deadline) {
-			if (leave(set, s)) {
+			CQ_POINT("sleepers.timed_out");
+			pthread_mutex_lock(&set->lock);
+			listed = take(set, s, 0, 0) != NULL;
+			pthread_mutex_unlock(&set->lock);
+			if (listed) {
 				s->waits_long = true;
 				return CQ_TIMED_OUT;
 			}
