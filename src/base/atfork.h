@@ -4,8 +4,8 @@
  * later is prepared earlier. Whoever is built on another is made after it, and so takes its own locks before
  * those of the other.
  *
- * Handlers of others run between prepare and the end on the same thread: they may call the library, which must
- * know that it would wait for itself, and they may fork as well.
+ * Handlers of others run between prepare and the end on the same thread: they may call the library, which
+ * must know that it would wait for itself, and they may fork as well.
  */
 #ifndef CQ_ATFORK_H
 #define CQ_ATFORK_H

@@ -177,8 +177,8 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 	for (cq_block_t *b = cq_ptr_load_acquire(&q->all); b != NULL; b = b->all_next)
 		s.executed += cq_u64_load_relaxed(&b->executed);
 	s.handed_back = cq_u64_load_relaxed(&q->handed_back);
-	/* Pairs with the releases in cq_block_give_up (blocks.c) and count_given (drain.c): what has left is seen as
-	   queued below. */
+	/* Pairs with the releases in cq_block_give_up (blocks.c) and count_given (drain.c): what has left is
+	   seen as queued below. */
 	cq_fence_acquire();
 	s.queued = q->queued;
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next, s.producers++)

@@ -158,7 +158,7 @@ static inline bool cq_block_next(cq_block_t *b, cq_callback_t *callback)
 	else
 		*callback = b->callbacks[i];
 	b->begin = (uint16_t)(i + 1);
-	/* Pairs with the copy that a fork takes: before the call, as a child must not run again what has begun. */
+	/* Pairs with the copy that a fork takes: before the call, as no child may run it again. */
 	cq_fence_compiler();
 	return true;
 }
@@ -203,7 +203,7 @@ uint32_t cq_collect_some(cq_cleanup_t *q, cq_callback_t *to, uint32_t room);
 /* run.c: the queue as a task: running blocks */
 extern const cq_task_ops_t cq_cleanup_task_ops;
 
-/* cleanup_fork.c. producer.c: what owners of producers do; drain.c: drain and shutdown; cleanup.c: the rest. */
+/* cleanup_fork.c. In producer.c: what owners do; in drain.c: drain, shutdown; in cleanup.c: all else. */
 extern const struct cq_fork_ops cq_cleanup_fork_ops;
 
 #endif /* CQ_CLEANUP_PRIV_H */

@@ -43,7 +43,8 @@ static bool complete(cq_pool_config_t *c)
 		c->name = "cq-worker";
 	if (c->allocator == NULL)
 		c->allocator = &cq_default_allocator;
-	return (c->flags & ~known) == 0 && c->workers_min <= c->workers_max && c->workers_max <= CQ_WORKERS_MAX &&
+	return (c->flags & ~known) == 0 &&
+	    c->workers_min <= c->workers_max && c->workers_max <= CQ_WORKERS_MAX &&
 	    c->spin_ns >= CQ_POOL_NO_SPIN && c->spin_ns <= CQ_POOL_SPIN_NS_MAX &&
 	    strlen(c->name) < sizeof(((cq_pool_t *)NULL)->name) && cq_park_complete(c->park) &&
 	    c->allocator->alloc != NULL && c->allocator->free != NULL &&
@@ -92,8 +93,7 @@ static int create(const cq_pool_config_t *c, cq_pool_t **out)
 		return err;
 	}
 	err = cq_workers_make_min(p);
-	/* Their worker_start may say no. Not on a host's threads, which the caller may have to lend its own.
-	   */
+	/* Their worker_start may say no. Not on a host's threads: the caller may have to lend its own. */
 	if (err == 0 && c->workers_min != 0 && c->spawn == NULL) {
 		(void)cq_pool_await(p, none_is_being_made, p, CQ_FOREVER);
 		/* Pairs with the release in cq_workers_not_made: the error comes before the count. */
@@ -158,7 +158,7 @@ int cq_pool_end(cq_pool_t *p, uint64_t deadline)
 	}
 	/* The last worker has joined the others. */
 	if (p->has_ended) {
-		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* pthread_join is a cancellation point */
+		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* pthread_join acts on it */
 		pthread_join(p->ended, NULL);
 		pthread_setcancelstate(cancel, &cancel);
 		p->has_ended = false;
@@ -244,8 +244,7 @@ int cq_pool_work(cq_pool_t *p, void *host, uint64_t deadline)
 
 /* ---------------------------------------------------------------------- by polling */
 
-/* How many workers are to be on their way: one for each task that waits, but for those that are being made.
-   */
+/* How many workers are to be on their way: one for each task that waits, less those being made. */
 static uint32_t wanted(cq_pool_t *p)
 {
 	uint64_t waiting = cq_pool_waiting(p), making = counts_making(cq_u64_load_relaxed(&p->counts));
@@ -273,9 +272,9 @@ int cq_pool_wake(cq_pool_t *p)
 		return EDEADLK;
 	if (cq_pool_waiting(p) == 0)
 		return 0;
-	/* Pairs with the fence in lower (workers.c): who is being made will see what waits, and the last thread of
-	   the host's does not leave unseen, and miss it. Without it one could be taken for a worker to come
-	   that has looked already, and nobody is woken. */
+	/* Pairs with the fence in lower (workers.c): who is being made will see what waits, and the last
+	   thread of the host's does not leave unseen, and miss it. Without it one could be taken for a worker
+	   to come that has looked already, and nobody is woken. */
 	cq_fence_full();
 	cq_workers_ensure(p, wanted(p));
 	if ((err = cq_workers_make(p, false)) != 0)

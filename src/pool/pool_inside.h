@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* For what is built on a pool within the library: is a signal silent; and the end of its workers, while tasks may be signalled. */
+/* For what is built on a pool within the library. */
 #ifndef CQ_POOL_INSIDE_H
 #define CQ_POOL_INSIDE_H
 

@@ -67,14 +67,13 @@ struct cq_run {
 /*
  * counts = made << 48 | live << 24 | making, in workers.
  *
- *   made    by the pool, not yet ended or retired.
- *           made <= max, but for a moment after set_workers. Too high for a moment (a making that
- *           will fail): one worker fewer. Never too low: the cap would break.
- *   live    made, and in cq_pool_work. live >= made.
- *           Too high: a signal relies on a worker that is not. Whoever lowers it rechecks.
- *   making  of those made, the ones that have not looked for work yet.
- *           Too high: work waits for a worker that will not come. Who fails to make one lowers it and
- *           says so in `failed`. Too low: one worker too many is made, within the cap.
+ *   made    by the pool, not yet ended or retired. made <= max, but for a moment after set_workers. Too high
+ *           for a moment (a making that will fail): one worker fewer. Never too low: the cap would break.
+ *   live    made, and in cq_pool_work. live >= made. Too high: a signal relies on a worker that is not.
+ *           Whoever lowers it rechecks.
+ *   making  of those made, the ones that have not looked for work yet. Too high: work waits for a worker that
+ *           will not come. Who fails to make one lowers it and says so in `failed`. Too low: one worker too
+ *           many is made, within the cap.
  */
 #define COUNT_MADE (UINT64_C(1) << 48)
 #define COUNT_LIVE (UINT64_C(1) << 24)
@@ -99,14 +98,12 @@ struct cq_pool {
 	uint32_t min, max;
 	uint32_t stop;			/* destroy has begun */
 	void (*body)(void *run);	/* of a worker that the pool makes: cq_pool_worker */
-	uint64_t page CQ_ALIGNED(8);	/* waiting[page & 1] gets the records; the other, older,
-					   is emptied first */
+	uint64_t page CQ_ALIGNED(8);	/* waiting[page & 1] gets the records; the other is emptied first */
 
 	cq_workq_t waiting[2] CQ_ALIGNED(CQ_LINE); /* records of tasks that were signalled */
 	cq_sleepers_t idle CQ_ALIGNED(CQ_LINE);	/* workers */
 	uint64_t counts CQ_ALIGNED(CQ_LINE);
-	uint32_t failed;		/* why the last worker could not be made: errno's value; 0 when
-					   it could */
+	uint32_t failed;		/* why the last worker could not be made, by errno's value; or 0 */
 	uint32_t last_errno;		/* the same, never taken back */
 	uint32_t serving;		/* threads of the host in run_some or work */
 	cq_sleepers_t closers CQ_ALIGNED(CQ_LINE); /* threads in cq_task_close */
@@ -143,7 +140,7 @@ static inline bool cq_pool_stopped(const cq_pool_t *p)
 	return cq_u32_load_relaxed(&p->stop) != 0;
 }
 
-/* Would a task wait for a thread of the host's, of which none is there? Behind a fence, as in cq_task_signal. */
+/* Would a task wait for a thread of the host's, and none is there? Behind a fence, as in cq_task_signal. */
 static inline bool cq_pool_unserved(const cq_pool_t *p)
 {
 	return cq_pool_is(p, CQ_POOL_HOSTED) && cq_u32_load_relaxed(&p->serving) == 0;

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * Managed worker threads: pthreads that take no signals but their own, named, and not to be cancelled.
- * How they are joined: cq_member_leave (workers.c).
- */
+/* Managed worker threads: pthreads that take no signals but their own, named, and not to be cancelled. How
+   they are joined: cq_member_leave (workers.c). */
 #include <errno.h>
 #include <limits.h>
 #include <stdint.h>

@@ -2,13 +2,13 @@
 /*
  * How many workers there are. The rules, of which each has one place:
  *
- *   1. Whoever leaves nobody idle, on the way or being made, makes the next before it runs a
- *      task: a piece that hangs then holds nothing else back.              cq_workers_make
- *   2. A producer makes one only if that is so and no worker lives, or the last attempt
- *      failed: at first use, after a fork, after a failure.                cq_workers_make
- *   3. A worker above the minimum that was idle for too long goes, unless it is the last idle
- *      one while others are at work.                                       cq_workers_retire
- *   4. Whoever lowers a count rechecks: somebody may have relied on it.
+ *   1. Whoever leaves nobody idle, on the way or being made, makes the next before it runs a task: a piece
+ *      that hangs then holds nothing else back (cq_workers_make).
+ *   2. A producer makes one only if that is so and no worker lives, or the last attempt failed: at first use,
+ *      after a fork, after a failure (cq_workers_make).
+ *   3. A worker above the minimum that was idle for too long goes, unless it is the last idle one while
+ *      others are at work (cq_workers_retire).
+ *   4. Whoever lowers a count rechecks (lower): somebody may have relied on it.
  */
 #include <errno.h>
 #include <limits.h>
@@ -140,11 +140,9 @@ static int stall_error(const cq_pool_t *p)
 
 /* ----------------------------------------------------------------------- counts */
 
-/*
- * Rule 4: what follows is the recheck. The fence pairs with the one in cq_sleepers_waiters, with which every
- * signal and nobody_left begin, and for `serving` with those in cq_pool_wake and cq_task_signal: whoever
- * still counts on what is taken here has its task seen by the recheck. Without it nobody would see that task.
- */
+/* Rule 4: what follows is the recheck. The fence pairs with the one in cq_sleepers_waiters, with which every
+   signal and nobody_left begin, and for `serving` with those in cq_pool_wake and cq_task_signal: whoever
+   still counts on what is taken here has its task seen by the recheck. Without it nobody would see it. */
 static uint64_t lower(cq_pool_t *p, uint64_t count)
 {
 	uint64_t counts = cq_u64_add_relaxed(&p->counts, 0 - count) - count;
