@@ -56,8 +56,7 @@ static inline void **block_args(cq_block_t *b)
 struct cq_producer {
 	/* All that most enqueues touch, beside the slot. */
 	void *write;		/* the next slot; those before it are written. By the owner. &dummy: none */
-	void *limit;		/* write >= limit: enqueue takes the slow path. NULL: always (no block, closed
-				   or `fences`). By the owner; NULL also by who closes the queue */
+	void *limit;		/* write >= it: slow path. By the owner; NULL also by who closes the queue */
 	cq_callback_fn *fn;	/* of all its callbacks, or NULL. Written once */
 	cq_cleanup_t *q;
 	uint64_t state CQ_ALIGNED(8);

@@ -138,15 +138,15 @@ cq_task_t *cq_task_pop(cq_pool_t *p)
 {
 	uint64_t page = cq_u64_load_relaxed(&p->page);
 	unsigned older = (page & 1) ^ 1;
-	cq_node_t *node;
 
 	/* They change places when there are several to take turns. One alone needs none. */
 	if (cq_workq_units(&p->waiting[older]) == 0 && cq_workq_units(&p->waiting[older ^ 1]) > 1 &&
 	    cq_u64_cas_relaxed(&p->page, &page, page + 1))
 		older ^= 1;
-	if ((node = cq_workq_try_pop(&p->waiting[older])) == NULL)
-		node = cq_workq_try_pop(&p->waiting[older ^ 1]);
-	return node != NULL ? cq_task_of(node) : NULL;
+	for (int i = 0; i < 2; i++, older ^= 1)
+		if (cq_workq_try_take_work(&p->waiting[older]))
+			return cq_task_of(cq_workq_pop_taken(&p->waiting[older]));
+	return NULL;
 }
 
 /* --------------------------------------------------------------------- signalling */
