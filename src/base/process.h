@@ -32,11 +32,9 @@ uint32_t cq_cpu(void);
    no more than the quota of the process's cgroup, which is read once. Elsewhere all that are online. */
 uint32_t cq_processors(void);
 
-/*
- * The processors' worth of time that the process's cgroups allow it (v2's cpu.max, v1's cpu.cfs_quota_us),
- * the least of all that it is in, rounded up; UINT32_MAX: no limit is known. What can't be read, or is not as
- * it should be, is no limit. In front of all paths comes `root`, which is "" but in tests.
- */
+/* The processors' worth of time that the process's cgroups allow it (v2's cpu.max, v1's cpu.cfs_quota_us),
+   the least of all that it is in, rounded up; UINT32_MAX: no limit is known. What can't be read, or is not as
+   it should be, is no limit. In front of all paths comes `root`, which is "" but in tests. */
 uint32_t cq_cgroup_processors(const char *root);
 
 /* Names the calling thread, where that can be done. */

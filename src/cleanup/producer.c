@@ -21,11 +21,9 @@ static char *prefetch_limit(const cq_producer_t *p)
 	return (char *)p->block + (p->fetched < end ? p->fetched - FETCH_BYTES : end);
 }
 
-/*
- * The next lines, and the next limit. The lines of a block are in the cache of the processor that ran it, and
- * a store asks for one line at a time; a store to each of many in a row has all of them under way
- * (doc/protocol, 5).
- */
+/* The next lines, and the next limit. The lines of a block are in the cache of the processor that ran it, and
+   a store asks for one line at a time; a store to each of many in a row has all of them under way
+   (doc/protocol, 5). */
 static void look_ahead(cq_producer_t *p)
 {
 	size_t written = (size_t)((char *)p->write - (char *)p->block);
@@ -337,7 +335,6 @@ int cq_producer_attach(cq_cleanup_t *q, cq_callback_fn *fn, cq_producer_t **out)
 	if (p->next != NULL)
 		p->next->link = &p->next;
 	q->producers = p;
-	q->nproducers++;
 	pthread_mutex_unlock(&q->lock);
 	*out = p;
 	return 0;
@@ -354,12 +351,11 @@ void cq_producer_detach(cq_producer_t *p)
 		close_block(p);
 	free_spares(p, &p->spares);
 
-	cq_cleanup_lock(q);
+	cq_fork_lock(&q->lock);
 	*p->link = p->next;
 	if (p->next != NULL)
 		p->next->link = p->link;
 	q->queued += p->total;
-	q->nproducers--;
 	cq_release(&q->allocator, p, sizeof(*p));
-	cq_cleanup_unlock(q);
+	cq_fork_unlock(&q->lock);
 }

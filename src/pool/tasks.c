@@ -304,18 +304,11 @@ static void run_in_caller(cq_run_t *run, cq_task_t *only)
 	} while (run->pieces < run->budget && (only == NULL || run->pieces != before));
 }
 
-static void end_run_some(cq_run_t *run)
-{
-	if (run->serves)
-		cq_workers_host_leaves(run);
-	cq_member_leave(run);
-}
-
 /* A piece has ended the thread, which is on its way to the handler of its worker: worker_life.c. */
 static void run_some_is_ended(void *run)
 {
 	cq_task_abort(run);
-	end_run_some(run);
+	cq_workers_host_leaves(run);
 }
 
 static void run_where_it_may_end(cq_run_t *run, cq_task_t *only)
@@ -341,7 +334,7 @@ static size_t run_some(cq_pool_t *p, cq_task_t *only, size_t pieces)
 		run_where_it_may_end(&run, only);
 	else
 		run_in_caller(&run, only);
-	end_run_some(&run);
+	cq_workers_host_leaves(&run);
 	errno = saved;
 	return run.pieces;
 }

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * The stack under the work queue: Treiber's with a generation count, as ck_stack, for many pushers and many
- * poppers, of chains. The pop is in stack_dwcas.c or stack_locked.c, of which one is built.
- */
+/* The stack under the work queue: Treiber's with a generation count, as ck_stack, for many pushers and many
+   poppers, of chains. The pop is in stack_dwcas.c or stack_locked.c, of which one is built. */
 #ifndef CQ_STACK_H
 #define CQ_STACK_H
 
@@ -23,8 +21,8 @@ static inline void cq_stack_push(cq_stack_t *s, cq_node_t *first, cq_node_t *las
 
 	do {
 		cq_ptr_store_relaxed(&last->next, head);
-		/* Pairs with the load of head in the pops: the link, and what this thread read and wrote in the
-		   nodes, come before the popper's use of them. Without it a recycled node could be
+		/* Pairs with the load of head in the pops: the link, and what this thread read and wrote in
+		   the nodes, come before the popper's use of them. Without it a recycled node could be
 		   written while its last user still reads. */
 		cq_fence_release();
 	} while (!cq_ptr_cas_relaxed(&s->head, &head, first));

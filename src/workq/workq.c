@@ -73,7 +73,7 @@ cq_node_t *cq_workq_pop_taken_n(cq_workq_t *q, uint64_t n)
 	if (n == 0)
 		return NULL;
 	CQ_POINT("workq.taken");
-	/* With an acquire fence before it first reads head: the other half of the pair in cq_workq_push_chain. */
+	/* With an acquire fence before it reads head: the other half of the pair in cq_workq_push_chain. */
 	first = cq_stack_pop_n(&q->stack, n);
 	CQ_CHECK(first != NULL);
 	return first;
