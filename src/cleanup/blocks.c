@@ -41,7 +41,7 @@ void cq_block_put(cq_cleanup_t *q, cq_block_t *b)
 	   again. */
 	cq_fence_compiler();
 	b->begin = b->first = 0;
-	cq_stack_push(&q->free, &b->node, &b->node);
+	cq_stack_push(&q->free, &b->node);
 }
 
 /* ------------------------------------------------------------------------ waiting */

@@ -198,7 +198,7 @@ static inline bool begin(cq_task_t *t, enum event event)
 
 	/* Its close has left the record to the pop. */
 	if ((c.word & TASK_RELEASED) != 0)
-		cq_stack_push(&t->pool->free, &t->node, &t->node);
+		cq_stack_push(&t->pool->free, &t->node);
 	return c.begun;
 }
 
@@ -428,7 +428,7 @@ int cq_task_close(cq_task_t *t, uint64_t deadline)
 	   tell_stalled (workers.c). Without it that pop could still write into the record of a new task. */
 	cq_fence_acquire();
 	if ((word & TASK_IN) == 0)
-		cq_stack_push(&p->free, &t->node, &t->node);
+		cq_stack_push(&p->free, &t->node);
 	return 0;
 }
 
@@ -441,7 +441,7 @@ void cq_tasks_fork_child(cq_pool_t *p)
 	for (cq_task_t *t = p->all; t != NULL; t = t->all_next) {
 		t->word = (t->word & (TASK_CLOSED | TASK_RELEASED)) + my_runs(t) * TASK_RUN;
 		if ((t->word & TASK_RELEASED) != 0)
-			cq_stack_push(&p->free, &t->node, &t->node);
+			cq_stack_push(&p->free, &t->node);
 		else
 			(void)change(t, SIGNAL);
 	}
