@@ -105,6 +105,15 @@ CQ_API CQ_MUST_CHECK int cq_producer_reserve(cq_producer_t *p, size_t n);
  */
 CQ_API int cq_producer_flush(cq_producer_t *p);
 
+/**
+ * Enqueues fn(arg) for a caller that has no place for a producer: by one of the queue's own, 64 at most, of which
+ * each CPU has one that is made at its first enqueue. It costs an atomic compare-and-swap more, waits for no other
+ * enqueue, and leaves nothing with the thread. flush, drain, shutdown and trim cover it like other producers' calls;
+ * to destroy and the statistics no producer is attached. 0, EINVAL, ENOMEM, ESHUTDOWN, EDEADLK: as cq_producer_enqueue.
+ * The first enqueue on a CPU takes a lock and allocates a producer. Not from signal handlers.
+ */
+CQ_API CQ_MUST_CHECK int cq_cleanup_enqueue(cq_cleanup_t *q, cq_callback_fn *fn, void *arg);
+
 CQ_END_DECLS
 
 #endif /* CQ_PRODUCER_H */

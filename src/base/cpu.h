@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-/* The CPU on which the caller runs, until it doesn't. The same for all where it isn't known. */
+/* The CPU on which the caller runs, until it doesn't. Where that isn't known, a number that other threads hardly have. */
 uint32_t cq_cpu(void);
 
 #endif /* CQ_CPU_H */

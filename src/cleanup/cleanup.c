@@ -114,6 +114,7 @@ static void free_queue(cq_cleanup_t *q)
 	cq_allocator_t allocator = q->allocator;
 
 	cq_fork_unregister(&q->fork_client);
+	cq_shared_free(q);
 	for (cq_block_t *b = q->all, *next; b != NULL; b = next) {
 		next = b->all_next;
 		cq_release(&allocator, b, q->block_bytes);
@@ -145,7 +146,7 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 		return EDEADLK;
 	/* The lock also waits for the last detach to leave it. */
 	pthread_mutex_lock(&q->lock);
-	busy = q->nproducers != 0 || q->shutting_down != NULL || !cq_blocks_all_finished(q) ||
+	busy = q->nproducers != 0 || cq_shared_hold_some(q) || q->shutting_down != NULL || !cq_blocks_all_finished(q) ||
 	    q->claimed.begin != q->claimed.end ||
 	    cq_sleepers_waiters(&q->drains, NULL) != 0;
 	pthread_mutex_unlock(&q->lock);
@@ -195,6 +196,7 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 		pthread_mutex_unlock(&q->lock);
 		return EBUSY;
 	}
+	cq_shared_trim(q);
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next) {
 		if (p->block != NULL)
 			p->block->kept = true;

@@ -79,6 +79,7 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p, struct sums *sums
 		cq_producer_no_block(p); /* its owner may have been about to */
 	}
 	sums->queued += p->total;
+	p->taken = 0;
 	p->nspares = 0;
 	for (cq_node_t *node = p->spares; node != NULL; node = node->next, p->nspares++)
 		cq_block_of(node)->kept = true;

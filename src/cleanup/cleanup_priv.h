@@ -5,6 +5,7 @@
  *   blocks.c           memory of blocks, those that wait, the count of unfinished ones
  *   producer_block.c   the block that is open at a producer
  *   producer.c         the calls on a producer
+ *   shared.c           producers of the queue's own, for callers without one
  *   collect.c          what other threads take out of open blocks; flush
  *   run.c              the queue as a task: running blocks
  *   drain.c            drain and shutdown
@@ -87,6 +88,8 @@ struct cq_producer {
 	cq_callback_t dummy;		/* the slot where enqueue writes when none is open */
 	uint64_t base CQ_ALIGNED(8);	/* callbacks accepted before the open block */
 	uint64_t total;			/* and up to the last close, written before it */
+	uint32_t taken;			/* a shared one: it has an owner at the moment (shared.c) */
+	bool fills;			/* the last block was filled, not flushed. Owner */
 
 	/* Owner only: */
 	uint64_t reserved_until;	/* the count of accepted callbacks up to which an enqueue
@@ -95,7 +98,6 @@ struct cq_producer {
 	uint64_t nspares;
 	cq_callback_t *span;		/* write, when the last span was given */
 	char *ahead, *fetched;		/* the prefetch limit, and up to where lines are fetched */
-	bool fills;			/* the last block was filled, not flushed */
 
 	cq_producer_t *next, *prev;	/* under the queue's lock */
 };
@@ -138,6 +140,8 @@ struct cq_cleanup {
 		uint64_t since;		/* when units last rose from 0. Approximate */
 	} waiting[2];
 	uint64_t page CQ_ALIGNED(CQ_LINE);
+	cq_producer_t **shared;		/* SHARED of them, or NULL each. Written once, under the lock: so on a
+					   line that hardly ever changes */
 
 	cq_stack_t free CQ_ALIGNED(CQ_LINE);	/* empty blocks */
 
@@ -155,7 +159,7 @@ struct cq_cleanup {
 	pthread_mutex_t lock CQ_ALIGNED(CQ_LINE);
 	/* Under it: */
 	cq_producer_t *producers;
-	uint32_t nproducers;
+	uint32_t nproducers;		/* attached, so without the shared ones */
 	uint64_t queued;		/* by producers that are gone */
 	uint64_t executed;		/* from blocks that are gone, and before a fork */
 	uint64_t flushes;
@@ -274,6 +278,14 @@ int cq_producer_slow(cq_producer_t *p, cq_callback_fn *fn, void *arg, void *slot
 int cq_producer_ensure_spares(cq_producer_t *p, uint64_t n, uint64_t room);
 void cq_producer_free_spares(cq_producer_t *p, uint64_t keep);
 void cq_producers_see(cq_cleanup_t *q);
+
+/* producer.c */
+cq_producer_t *cq_producer_make(cq_cleanup_t *q, cq_callback_fn *fn);
+
+/* shared.c */
+void cq_shared_trim(cq_cleanup_t *q);
+bool cq_shared_hold_some(const cq_cleanup_t *q);
+void cq_shared_free(cq_cleanup_t *q);
 
 /* collect.c. With the lock held. */
 int cq_collect(cq_cleanup_t *q, bool *wakes);

@@ -149,6 +149,20 @@ int cq_producer_flush(cq_producer_t *p)
 
 /* --------------------------------------------------------------- attach and detach */
 
+/* With the lock held. NULL: no memory. */
+cq_producer_t *cq_producer_make(cq_cleanup_t *q, cq_callback_fn *fn)
+{
+	cq_producer_t *p = cq_allocate(&q->allocator, sizeof(*p));
+
+	if (p == NULL)
+		return NULL;
+	*p = (cq_producer_t){ .q = q, .fn = fn, .write = &p->dummy, .next = q->producers };
+	if (p->next != NULL)
+		p->next->prev = p;
+	q->producers = p;
+	return p;
+}
+
 int cq_producer_attach(cq_cleanup_t *q, cq_callback_fn *fn, cq_producer_t **out)
 {
 	cq_producer_t *p;
@@ -159,17 +173,12 @@ int cq_producer_attach(cq_cleanup_t *q, cq_callback_fn *fn, cq_producer_t **out)
 		return ESHUTDOWN;
 	if (cq_cleanup_forking(q))
 		return EDEADLK;
-	if ((p = cq_allocate(&q->allocator, sizeof(*p))) == NULL)
-		return ENOMEM;
-	*p = (cq_producer_t){ .q = q, .fn = fn, .write = &p->dummy };
-
 	pthread_mutex_lock(&q->lock);
-	p->next = q->producers;
-	if (p->next != NULL)
-		p->next->prev = p;
-	q->producers = p;
-	q->nproducers++;
+	p = cq_producer_make(q, fn);
+	q->nproducers += p != NULL;
 	pthread_mutex_unlock(&q->lock);
+	if (p == NULL)
+		return ENOMEM;
 	*out = p;
 	return 0;
 }
