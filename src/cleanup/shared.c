@@ -18,10 +18,9 @@
 #define SHARED 64
 
 /* The ith is made, by whoever comes first. */
-static CQ_RARE int make(cq_cleanup_t *q, uint32_t i)
+static CQ_RARE int make_shared(cq_cleanup_t *q, uint32_t i, cq_producer_t **p)
 {
-	cq_producer_t **list, *p;
-	bool made;
+	cq_producer_t **list;
 
 	if (cq_u32_load_relaxed(&q->closed) != 0)
 		return ESHUTDOWN;
@@ -30,29 +29,29 @@ static CQ_RARE int make(cq_cleanup_t *q, uint32_t i)
 	pthread_mutex_lock(&q->lock);
 	if (q->shared == NULL && (list = cq_allocate(&q->allocator, SHARED * sizeof(*list))) != NULL) {
 		memset(list, 0, SHARED * sizeof(*list));
-		/* Pairs with the acquire in get: an empty list. */
+		/* Pairs with the acquire in shared_at: an empty list. */
 		cq_ptr_store_release(&q->shared, list);
 	}
-	if (q->shared != NULL && q->shared[i] == NULL && (p = cq_producer_make(q, NULL)) != NULL)
-		/* Pairs with the acquire in get: the producer as it was made. Without it an owner could
+	if (q->shared != NULL && q->shared[i] == NULL && (*p = cq_producer_make(q, NULL)) != NULL)
+		/* Pairs with the acquire in shared_at: the producer as it was made. Without it an owner could
 		   write to wherever its memory last said. */
-		cq_ptr_store_release(&q->shared[i], p);
-	made = q->shared != NULL && q->shared[i] != NULL;
+		cq_ptr_store_release(&q->shared[i], *p);
+	*p = q->shared != NULL ? q->shared[i] : NULL;
 	pthread_mutex_unlock(&q->lock);
-	return made ? 0 : ENOMEM;
+	return *p != NULL ? 0 : ENOMEM;
 }
 
 /* The ith, or NULL. */
-static cq_producer_t *get(const cq_cleanup_t *q, uint32_t i)
+static cq_producer_t *shared_at(const cq_cleanup_t *q, uint32_t i)
 {
-	/* Each pairs with its release in make. */
+	/* Each pairs with its release in make_shared. */
 	cq_producer_t **list = cq_ptr_load_acquire(&q->shared);
 
 	return list != NULL ? cq_ptr_load_acquire(&list[i]) : NULL;
 }
 
 /* False: it is another's. */
-static bool take(cq_producer_t *p)
+static bool take_shared(cq_producer_t *p)
 {
 	if (cq_u32_load_relaxed(&p->taken) != 0 || !cq_u32_cas_relaxed(&p->taken, 0, 1))
 		return false;
@@ -81,18 +80,15 @@ int cq_cleanup_enqueue(cq_cleanup_t *q, cq_callback_fn *fn, void *arg)
 
 	for (uint32_t n = 0; n < SHARED; n++) {
 		uint32_t i = (cpu + n) % SHARED;
-		cq_producer_t *p = get(q, i);
+		cq_producer_t *p = shared_at(q, i);
 		int err;
 
-		if (p == NULL) {
-			if ((err = make(q, i)) != 0)
-				return err;
-			p = get(q, i);
-		}
-		if (!take(p))
+		if (p == NULL && (err = make_shared(q, i, &p)) != 0)
+			return err;
+		if (!take_shared(p))
 			continue;
 		err = cq_producer_enqueue(p, fn, arg);
-		/* Pairs with the acquire in take: all that was done with the producer. */
+		/* Pairs with the acquire in take_shared: all that was done with the producer. */
 		cq_u32_store_release(&p->taken, 0);
 		return err;
 	}
