@@ -232,7 +232,7 @@ static bool shutdown_sleeps(void)
 	bool sleeps;
 
 	pthread_mutex_lock(&q->drains.lock);
-	sleeps = q->drains.listed != 0;
+	sleeps = q->drains.newest != NULL;
 	pthread_mutex_unlock(&q->drains.lock);
 	return sleeps;
 }

@@ -5,7 +5,7 @@
  */
 #include <criterion/criterion.h>
 
-#include "base/cpu.h"
+#include "base/process.h"
 #include "cleanup/cleanup_priv.h"
 #include "pool/pool_priv.h"
 #include "support.h"

@@ -538,12 +538,12 @@ static cq_sleepers_t set = CQ_SLEEPERS_INITIALIZER_WITH(NULL, 1000);
 
 static bool someone_is_listed(void)
 {
-	uint32_t n;
+	bool listed;
 
 	pthread_mutex_lock(&set.lock);
-	n = set.listed;
+	listed = set.newest != NULL;
 	pthread_mutex_unlock(&set.lock);
-	return n != 0;
+	return listed;
 }
 
 static void *sleep_until_woken(void *unused)

@@ -1077,7 +1077,7 @@ static bool drain_sleeps(void)
 	bool sleeps;
 
 	pthread_mutex_lock(&q->drains.lock);
-	sleeps = q->drains.listed != 0;
+	sleeps = q->drains.newest != NULL;
 	pthread_mutex_unlock(&q->drains.lock);
 	return sleeps;
 }

@@ -6,8 +6,8 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "base/process.h"
 #include "jobs.h"
-#include "pool/processors.h"
 
 TestSuite(pool, .timeout = 60);
 

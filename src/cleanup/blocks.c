@@ -33,14 +33,14 @@ static cq_block_t *make(cq_cleanup_t *q)
 /* An empty block, from the free stack if it has one; NULL: no memory. */
 cq_block_t *cq_block_get(cq_cleanup_t *q)
 {
-	cq_node_t *node = cq_stack_pop(&q->free);
+	cq_node_t *node = cq_stack_pop_n(&q->free, 1);
 
 	return node != NULL ? cq_block_of(node) : make(q);
 }
 
 void cq_block_put(cq_cleanup_t *q, cq_block_t *b)
 {
-	cq_stack_push(&q->free, &b->node);
+	cq_stack_push(&q->free, &b->node, &b->node);
 }
 
 /* Forgets its callbacks, which have begun or are claimed. */
@@ -157,7 +157,7 @@ bool cq_blocks_all_finished(const cq_cleanup_t *q)
 /* Whoever waits in drain or shutdown looks again. Begins with a full fence. */
 void cq_drains_wake(cq_cleanup_t *q)
 {
-	if (cq_cleanup_forking(q))
+	if (cq_forking())
 		q->fork_wakes = true;
 	else
 		cq_sleepers_wake(&q->drains, UINT32_MAX);

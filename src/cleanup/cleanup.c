@@ -7,7 +7,6 @@
 #include "base/sized.h"
 #include "cleanup_priv.h"
 #include "pool/pool_inside.h"
-#include "workq/stack.h"
 
 /* ---------------------------------------------------------------------------- making */
 
@@ -142,7 +141,7 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 
 	if (q == NULL)
 		return 0;
-	if (cq_pool_is_current(q->pool) || cq_cleanup_forking(q))
+	if (cq_pool_is_current(q->pool) || cq_forking())
 		return EDEADLK;
 	/* The lock also waits for the last detach to leave it. */
 	pthread_mutex_lock(&q->lock);
@@ -187,7 +186,7 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 {
 	size_t freed;
 
-	if (cq_cleanup_forking(q))
+	if (cq_forking())
 		return EDEADLK;
 	pthread_mutex_lock(&q->lock);
 	/* Whoever pops a block, or has one in hand, has one that is not finished. A block that is finished is
@@ -203,7 +202,7 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 		for (cq_node_t *n = p->spares; n != NULL; n = n->next)
 			cq_block_of(n)->kept = true;
 	}
-	cq_stack_clear(&q->free);
+	q->free = (cq_stack_t){ NULL, NULL };
 	freed = sweep(q);
 	cq_u64_add_relaxed(&q->blocks_made, 0 - (uint64_t)(freed / q->block_bytes));
 	pthread_mutex_unlock(&q->lock);

@@ -20,13 +20,11 @@
  *   else                                         is free
  */
 #include "cleanup_priv.h"
-#include "workq/stack.h"
 
 static void prepare(cq_cleanup_t *q)
 {
 	pthread_mutex_lock(&q->lock);
 	cq_sleepers_fork(&q->drains, CQ_FORK_PREPARE);
-	cq_fork_begun(&q->fork);
 }
 
 static void unlock(cq_cleanup_t *q, cq_fork_phase_t phase)
@@ -141,15 +139,13 @@ static void in_child(cq_cleanup_t *q)
 		q->waiting[i].queue = (cq_workq_t)CQ_WORKQ_INITIALIZER;
 		q->unfinished[i] = 0;
 	}
-	cq_stack_clear(&q->free);
-	cq_stack_fork_child(&q->free);
+	q->free = (cq_stack_t){ NULL, NULL };
 	q->page = q->epoch = 0;
 	q->draining = 0;
 	q->blocks_made = 0; /* whoever has linked one may not have counted it */
 	for (cq_block_t *b = q->all; b != NULL; b = b->all_next, q->blocks_made++)
 		settle_block(q, b, &sums);
 	q->executed = sums.queued - sums.open - sums.published - q->handed_back;
-	q->fork = (struct cq_fork){ 0 };
 	q->fork_wakes = false;
 	unlock(q, CQ_FORK_CHILD);
 }
@@ -169,7 +165,6 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 	} else if (phase == CQ_FORK_CHILD) {
 		in_child(q);
 	} else {
-		cq_fork_ended(&q->fork);
 		unlock(q, phase);
 	}
 }

@@ -166,7 +166,6 @@ struct cq_cleanup {
 	const void *shutting_down;	/* cq_thread_mark of who is at it, or NULL */
 	bool shut_down;
 	bool sealed;			/* a shutdown has collected all that was accepted */
-	struct cq_fork fork;
 	bool fork_wakes;		/* drains are to be woken in the parent */
 
 	struct cq_fork_client fork_client;
@@ -182,22 +181,16 @@ struct cq_cleanup {
 	uint64_t handed_back CQ_ALIGNED(8);
 };
 
-/* The calling thread is between the queue's prepare and its end. */
-static inline bool cq_cleanup_forking(const cq_cleanup_t *q)
-{
-	return cq_fork_is_mine(&q->fork);
-}
-
 /* The lock, which a thread that is forking has already. */
 static inline void cq_cleanup_lock(cq_cleanup_t *q)
 {
-	if (!cq_cleanup_forking(q))
+	if (!cq_forking())
 		pthread_mutex_lock(&q->lock);
 }
 
 static inline void cq_cleanup_unlock(cq_cleanup_t *q)
 {
-	if (!cq_cleanup_forking(q))
+	if (!cq_forking())
 		pthread_mutex_unlock(&q->lock);
 }
 

@@ -176,7 +176,7 @@ int cq_cleanup_flush(cq_cleanup_t *q)
 	int err, signalled;
 	bool wakes;
 
-	if (cq_cleanup_forking(q))
+	if (cq_forking())
 		return EDEADLK;
 	pthread_mutex_lock(&q->lock);
 	err = cq_collect(q, &wakes);

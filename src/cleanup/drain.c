@@ -20,7 +20,7 @@ static __thread const cq_cleanup_t *giving_back;
 /* The caller would wait for itself. */
 static bool would_deadlock(const cq_cleanup_t *q)
 {
-	return cq_pool_is_current(q->pool) || giving_back == q || cq_cleanup_forking(q);
+	return cq_pool_is_current(q->pool) || giving_back == q || cq_forking();
 }
 
 /* --------------------------------------------------------------------------- draining */

@@ -123,7 +123,7 @@ int cq_producer_reserve(cq_producer_t *p, size_t n)
 
 	if (cq_u32_load_relaxed(&p->q->closed) != 0)
 		return ESHUTDOWN;
-	if (cq_cleanup_forking(p->q))
+	if (cq_forking())
 		return EDEADLK;
 	err = cq_producer_ensure_spares(p, n, room);
 	if (err == 0)
@@ -135,7 +135,7 @@ int cq_producer_flush(cq_producer_t *p)
 {
 	uint64_t so_far = accepted_by(p);
 
-	if (cq_cleanup_forking(p->q))
+	if (cq_forking())
 		return EDEADLK;
 	if (p->block == NULL || cq_producer_written(p) == state_claimed(cq_u64_load_relaxed(&p->state)))
 		return 0;
@@ -171,7 +171,7 @@ int cq_producer_attach(cq_cleanup_t *q, cq_callback_fn *fn, cq_producer_t **out)
 		return EINVAL;
 	if (cq_u32_load_relaxed(&q->closed) != 0)
 		return ESHUTDOWN;
-	if (cq_cleanup_forking(q))
+	if (cq_forking())
 		return EDEADLK;
 	pthread_mutex_lock(&q->lock);
 	p = cq_producer_make(q, fn);

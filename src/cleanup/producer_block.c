@@ -156,7 +156,7 @@ int cq_producer_open(cq_producer_t *p, bool fetch)
 
 	if (cq_u32_load_relaxed(&p->q->closed) != 0)
 		return ESHUTDOWN;
-	if (cq_cleanup_forking(p->q))
+	if (cq_forking())
 		return EDEADLK;
 	if ((b = next_block(p)) == NULL)
 		return ENOMEM;

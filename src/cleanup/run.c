@@ -76,7 +76,7 @@ static void lost(void *arg, void *piece)
 {
 	cq_cleanup_t *q = arg;
 
-	if (cq_cleanup_forking(q))
+	if (cq_forking())
 		return;
 	if (cq_block_give_up(q, piece))
 		(void)waits_again(q);

@@ -10,7 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/cpu.h"
+#include "base/process.h"
 #include "cleanup_priv.h"
 
 /* How many at most: with more CPUs some have one in common. Each has a block, and the list costs 8 bytes for each.
@@ -24,7 +24,7 @@ static CQ_RARE int make_shared(cq_cleanup_t *q, uint32_t i, cq_producer_t **p)
 
 	if (cq_u32_load_relaxed(&q->closed) != 0)
 		return ESHUTDOWN;
-	if (cq_cleanup_forking(q))
+	if (cq_forking())
 		return EDEADLK;
 	pthread_mutex_lock(&q->lock);
 	if (q->shared == NULL && (list = cq_allocate(&q->allocator, SHARED * sizeof(*list))) != NULL) {

@@ -3,10 +3,10 @@
 #include <string.h>
 
 #include "base/park.h"
+#include "base/process.h"
 #include "base/sized.h"
 #include "pool_inside.h"
 #include "pool_priv.h"
-#include "processors.h"
 
 /*
  * How long a worker may be idle, and how large its stack is, by default. 30 s:
@@ -227,7 +227,7 @@ int cq_pool_destroy(cq_pool_t *p, uint64_t deadline)
 
 	if (p == NULL)
 		return 0;
-	if (cq_pool_is_current(p) || cq_pool_forking(p))
+	if (cq_pool_is_current(p) || cq_forking())
 		return EDEADLK;
 	pthread_mutex_lock(&p->lock);
 	open = p->open != 0;
@@ -250,7 +250,7 @@ int cq_pool_set_workers(cq_pool_t *p, uint32_t min, uint32_t max)
 		max = default_max(min);
 	if (!limits_fit(min, max) || (cq_pool_is(p, CQ_POOL_HOSTED) && min != 0))
 		return EINVAL;
-	if (cq_pool_forking(p))
+	if (cq_forking())
 		return EDEADLK;
 	CQ_POINT("pool.limits");
 	/* Both of one call: of two that cross, a minimum could stay above the maximum. */
@@ -275,7 +275,7 @@ int cq_pool_work(cq_pool_t *p, void *host, uint64_t deadline)
 	int saved = errno;
 	bool stopped;
 
-	if (cq_pool_is_current(p) || cq_pool_forking(p))
+	if (cq_pool_is_current(p) || cq_forking())
 		return EDEADLK;
 	if ((w = cq_member_new(p)) == NULL)
 		return ENOMEM;
@@ -322,7 +322,7 @@ int cq_pool_wake(cq_pool_t *p)
 	uint64_t waiting = cq_pool_waiting(p), making;
 	int err;
 
-	if (cq_pool_forking(p)) {
+	if (cq_forking()) {
 		p->fork_wakes = true;
 		return EDEADLK;
 	}

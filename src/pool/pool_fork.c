@@ -20,7 +20,6 @@ static void prepare(cq_pool_t *p)
 	cq_sleepers_fork(&p->idle, CQ_FORK_PREPARE);
 	cq_sleepers_fork(&p->closers, CQ_FORK_PREPARE);
 	pthread_mutex_lock(&p->threads.lock);
-	cq_fork_begun(&p->fork);
 }
 
 static void unlock(cq_pool_t *p, cq_fork_phase_t phase)
@@ -110,7 +109,6 @@ static void in_child(cq_pool_t *p)
 	p->telling = 0;
 	p->destroyer = NULL;
 	p->fork_wakes = false;
-	p->fork = (struct cq_fork){ 0 };
 	unlock(p, CQ_FORK_CHILD);
 }
 
@@ -128,7 +126,6 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 	} else if (phase == CQ_FORK_CHILD) {
 		in_child(p);
 	} else {
-		cq_fork_ended(&p->fork);
 		unlock(p, phase);
 	}
 }

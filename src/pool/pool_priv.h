@@ -128,7 +128,6 @@ struct cq_pool {
 	cq_task_t *all, *free;
 	uint32_t open;			/* tasks */
 	uint64_t runs, empty_runs;	/* of members that are gone */
-	struct cq_fork fork;
 	bool fork_wakes;		/* a wake is to be made up for */
 
 	struct cq_fork_client fork_client;
@@ -154,12 +153,6 @@ static inline bool cq_pool_is(const cq_pool_t *p, uint32_t flag)
 static inline uint64_t cq_pool_waiting(const cq_pool_t *p)
 {
 	return cq_workq_units(&p->waiting[0]) + cq_workq_units(&p->waiting[1]);
-}
-
-/* The calling thread is between the pool's prepare and its end. */
-static inline bool cq_pool_forking(const cq_pool_t *p)
-{
-	return cq_fork_is_mine(&p->fork);
 }
 
 /* workers.c */

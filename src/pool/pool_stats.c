@@ -20,7 +20,7 @@ static void sum(cq_pool_t *p, cq_pool_stats_t *out)
 
 static void take(cq_pool_t *p, cq_pool_stats_t *out)
 {
-	bool forking = cq_pool_forking(p);
+	bool forking = cq_forking();
 	uint64_t counts;
 
 	*out = (cq_pool_stats_t){ 0 };

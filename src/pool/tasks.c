@@ -140,7 +140,7 @@ int cq_task_signal(cq_task_t *t)
 		t->ops->stalled(t->arg);
 	if (cq_pool_is(p, CQ_POOL_POLLED))
 		return 0;
-	if (cq_pool_forking(p)) {
+	if (cq_forking()) {
 		p->fork_wakes = true;
 		return 0;
 	}
@@ -396,7 +396,7 @@ static size_t run_some(cq_pool_t *p, cq_task_t *t, size_t pieces)
 	cq_run_t run = { .pool = p, .serves = t == NULL, .budget = pieces };
 	int saved = errno;
 
-	if (pieces == 0 || cq_pool_forking(p))
+	if (pieces == 0 || cq_forking())
 		return 0;
 	begin_run_some(&run);
 	if (may_be_ended())
@@ -440,7 +440,7 @@ int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t p
 
 	if (p == NULL || ops == NULL || ops->run == NULL || out == NULL)
 		return EINVAL;
-	if (cq_pool_forking(p))
+	if (cq_forking())
 		return EDEADLK;
 	if ((t = record(p)) == NULL)
 		return ENOMEM;
@@ -491,7 +491,7 @@ int cq_task_close(cq_task_t *t, uint64_t deadline)
 	bool owners = by_owner(t);
 	uint64_t word = cq_u64_load_relaxed(&t->word);
 
-	if (cq_pool_is_current(p) || cq_pool_forking(p))
+	if (cq_pool_is_current(p) || cq_forking())
 		return EDEADLK;
 	while (!cq_u64_cas_relaxed(&t->word, &word, word | TASK_CLOSED))
 		;

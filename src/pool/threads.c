@@ -9,9 +9,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
-#include "thread_name.h"
 #include "threads.h"
-#include "tls.h"
 
 #define STACK_BYTES_MIN ((size_t)16 << 10)
 

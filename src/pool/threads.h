@@ -11,7 +11,7 @@
 #include <signal.h>
 #include <stdbool.h>
 
-#include "inherit.h"
+#include "base/process.h"
 
 struct cq_threads {
 	pthread_mutex_t lock;

@@ -54,8 +54,3 @@ cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
 	cq_ptr_store_relaxed(&last->next, NULL);
 	return seen.head;
 }
-
-void cq_stack_fork_child(cq_stack_t *s)
-{
-	(void)s;
-}
