@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Enqueue for callers without a producer: by producers of the queue's own, one for each CPU that comes by. Whoever
- * enqueues takes one, is its owner for the moment, and lets go of it. To everybody else it is a producer like any other.
+ * Enqueue for callers without a producer: by producers of the queue's own, one for each CPU that comes by.
+ * Whoever enqueues takes one, is its owner for the moment, and lets go of it. To everybody else it is a
+ * producer like any other.
  *
- * Nobody waits for one. Who finds it taken takes the next: its owner may have been preempted, or be making a worker
- * or allocating. So a shared producer has no place in the order of locks; an owner may call what enqueues; a thread of a
- * higher priority is not held up by one of a lower; and a forked child lets go of all, whose owners it doesn't have.
+ * Nobody waits for one that is taken, but takes the next: its owner may be preempted, or make a worker, or
+ * allocate. So a shared producer has no place in the order of locks; what an owner calls may enqueue; a
+ * thread is not held up by one of a lower priority; and a forked child lets go of all, having none of the owners.
  */
 #include <errno.h>
 #include <string.h>
@@ -13,8 +14,8 @@
 #include "base/process.h"
 #include "cleanup_priv.h"
 
-/* How many at most: with more CPUs some have one in common. Each has a block, and the list costs 8 bytes for each.
-   At 1 two that enqueue at a time often make a block for one callback. */
+/* How many at most; more CPUs have some in common. Each has a block, and 8 bytes in the list. At 1, of two
+   that enqueue at a time one makes a block for its callback alone. */
 #define SHARED 64
 
 /* The ith is made, by whoever comes first. */
