@@ -496,8 +496,6 @@ static void goes_on_as_if_alone(void)
 		CHECK(cq_cleanup_destroy(q) == EBUSY);
 	}
 	detach_all();
-	if (q->claimed.begin != q->claimed.end) /* also where that is all */
-		CHECK(cq_cleanup_destroy(q) == EBUSY);
 	shut_down();
 	check_fates();
 	for (unsigned i = 0; sealed_at_the_start && i < 64; i++)

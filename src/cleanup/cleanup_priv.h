@@ -108,10 +108,6 @@ struct cq_producer {
 static inline bool state_open(uint64_t s) { return (s & STATE_OPEN) != 0; }
 static inline uint32_t state_claimed(uint64_t s) { return (uint32_t)(s & (STATE_SEQ - 1)) >> 1; }
 
-/* How many callbacks a shutdown takes out of open blocks under one hold of the lock. 1 would take the lock for
-   each; more is memory of every queue. */
-#define CLAIMED_AT_ONCE 8
-
 /* Words that different threads write are on different cache lines. */
 struct cq_cleanup {
 	/* Read by all, written at create. */
@@ -124,7 +120,7 @@ struct cq_cleanup {
 	bool fences;			/* no asymmetric barrier: each enqueue has a fence */
 	uint32_t slots;			/* callbacks per block, each with its function */
 	size_t block_bytes;
-	/* Written by shutdown, and by drains under the lock. */
+	/* Written by shutdown, and by drains. */
 	uint32_t closed;		/* enqueue refuses */
 	uint32_t stop;			/* runs take no more: what is left is handed back */
 	uint32_t draining;		/* drains that wait: a reason to flip, and to wake them */
@@ -163,23 +159,21 @@ struct cq_cleanup {
 	uint64_t queued;		/* by producers that are gone */
 	uint64_t executed;		/* from blocks that are gone, and before a fork */
 	uint64_t flushes;
-	const void *shutting_down;	/* cq_thread_mark of who is at it, or NULL */
+	const void *shutting_down;	/* cq_thread_mark of who is at it, or NULL. Read by anyone */
 	bool shut_down;
 	bool sealed;			/* a shutdown has collected all that was accepted */
 	bool fork_wakes;		/* drains are to be woken in the parent */
 
 	struct cq_fork_client fork_client;
 
-	/*
-	 * Of who is shutting down, and hands back: callbacks that it has claimed, of which [begin, end) are not
-	 * given yet. Not on its stack: a child that doesn't have its thread gives them.
-	 */
-	struct {
-		cq_callback_t callbacks[CLAIMED_AT_ONCE];
-		uint16_t begin, end;
-	} claimed;
 	uint64_t handed_back CQ_ALIGNED(8);
 };
+
+/* Whoever waits for the queue here would wait for itself. */
+static inline bool cq_cleanup_is_current(const cq_cleanup_t *q)
+{
+	return cq_pool_is_current(q->pool) || cq_forking();
+}
 
 /* The lock, which a thread that is forking has already. */
 static inline void cq_cleanup_lock(cq_cleanup_t *q)

@@ -217,7 +217,7 @@ CQ_RARE int cq_producer_close(cq_producer_t *p)
 		return 0;
 	}
 	cq_blocks_push(q, b, b, 1);
-	/* Pairs, by the full fence that it begins with, with the announcement of a wait in hand_back_all (drain.c): either that
+	/* Pairs, by the full fence that it begins with, with the announcement of a wait in wait_for (drain.c): either that
 	   sees this block, or the queue is seen to be stopped here. Without it the block could be handed back
 	   by nobody. */
 	err = cq_task_signal(q->task);

@@ -6,7 +6,8 @@
  *
  * Nobody waits for one that is taken, but takes the next: its owner may be preempted, or make a worker, or
  * allocate. So a shared producer has no place in the order of locks; what an owner calls may enqueue; a
- * thread is not held up by one of a lower priority; and a forked child lets go of all, having none of the owners.
+ * thread is not held up by one of a lower priority; and a forked child lets go of all, as it
+ * has none of the owners.
  */
 #include <errno.h>
 #include <string.h>

@@ -135,8 +135,8 @@ static cq_wait_result_t list_and_park(cq_sleepers_t *set, cq_sleeper_t *s, uint6
 	s->cpu = cq_cpu();
 	CQ_POINT("sleepers.listing");
 
-	/* 1. Onto the list, unless a waker has been here since prepare_wait: its work may
-	      be what the look has missed, and it found nobody on the list. */
+	/* 1. Onto the list, unless a waker has been here since prepare_wait: its work may be what the look has
+	      missed, and it found nobody on the list. */
 	pthread_mutex_lock(&set->lock);
 	if (set->stopped != 0 || set->epoch != s->epoch) {
 		result = set->stopped != 0 ? CQ_STOPPED : CQ_AGAIN;
@@ -261,7 +261,7 @@ bool cq_sleepers_wake_sleeper(cq_sleepers_t *set, cq_sleeper_t *s)
 
 void cq_sleepers_stop(cq_sleepers_t *set)
 {
-	/* Under the lock: who is not listed by then finds it. */
+	/* Who is not listed by then finds it. */
 	pthread_mutex_lock(&set->lock);
 	cq_u32_store_relaxed(&set->stopped, 1);
 	pthread_mutex_unlock(&set->lock);
@@ -272,13 +272,12 @@ void cq_sleepers_stop(cq_sleepers_t *set)
 
 void cq_sleepers_fork(cq_sleepers_t *set, cq_fork_phase_t phase)
 {
-	if (phase == CQ_FORK_PREPARE) {
-		pthread_mutex_lock(&set->lock);
-		return;
-	}
 	if (phase == CQ_FORK_CHILD) {
 		set->newest = NULL;
 		cq_u64_store_relaxed(&set->counts, 0);
 	}
-	pthread_mutex_unlock(&set->lock);
+	if (phase == CQ_FORK_PREPARE)
+		pthread_mutex_lock(&set->lock);
+	else
+		pthread_mutex_unlock(&set->lock);
 }

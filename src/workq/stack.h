@@ -10,10 +10,8 @@
 
 #include "base/ordering.h"
 
-/*
- * Pops exactly `n` nodes as a chain that ends in NULL; NULL when it saw an empty
- * stack. For more than one the caller knows that as many are there for it.
- */
+/* Pops exactly `n` nodes as a chain that ends in NULL; NULL when it saw an empty stack. For more than one the
+   caller knows that as many are there for it. */
 cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n);
 
 extern const char cq_pop_kind[]; /* "dwcas" or "locked" */

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Pops for processors without a two-word compare-and-swap: one popper at a
- * time. Then no node can be popped and pushed again between a popper's read of
- * head and its swap, and pushes may stay lock-free. The lock is the word that
- * would hold the generation.
+ * Pops for processors without a two-word compare-and-swap: one popper at a time. Then no node can be popped and
+ * pushed again between a popper's read of head and its swap, and pushes may stay lock-free. The lock is the word
+ * that would hold the generation.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -12,18 +11,12 @@
 #include "base/points.h"
 #include "stack.h"
 
-/*
- * Rounds of waiting before a sleep. The lock is held for a dozen instructions, so a
- * longer wait means that its holder is not running. 0 would sleep at once; without a
- * limit a preempted holder costs a time slice.
- */
+/* Rounds of waiting before a sleep. The lock is held for a dozen instructions, so a longer wait means that its
+   holder is not running. 0 would sleep at once; without a limit a preempted holder costs a time slice. */
 enum { SPINS = 64 };
 
-/*
- * How long a sleep is, in nanoseconds: at first, and doubled each time up to the most. It
- * is one, not sched_yield, so that the holder runs though its priority is lower. Shorter
- * ones are no sleep to the kernel, longer ones keep a popper from a lock that is free.
- */
+/* A sleep, in nanoseconds: at first, and doubled each time up to the most. No sched_yield, so that a holder of a lower
+   priority runs. Shorter ones are no sleep to the kernel, longer ones keep a popper from a lock that is free. */
 enum { SLEEP_FIRST = 1000, SLEEP_MOST = 1000000 };
 
 static char locked;
