@@ -514,7 +514,7 @@ Test(pool_fork, a_fork_in_worker_end_goes_on_in_both, .init = make_with_hooks)
 
 static void close_it_again(void)
 {
-	CHECK(cq_task_signal(a.task) == 0);
+	CHECK(signal_jobs(&a, 1) == 0);
 	CHECK(cq_task_run_some(a.task, 1) == 0); /* it stays closed */
 	CHECK(cq_pool_destroy(pool, wait_limit()) == EBUSY);
 }

@@ -315,18 +315,6 @@ Test(shared, trim_gives_back_the_blocks_that_hold_nothing, .init = make)
 	end(7);
 }
 
-/* A block that was full, and all claimed, is kept by its producer for the next. */
-Test(shared, trim_gives_back_a_block_that_was_all_claimed, .init = make)
-{
-	share(0, SLOTS - 1);
-	at_point("producer.stored", flush, NULL);
-	share(SLOTS - 1, 1);
-	run_all(NULL);
-	cr_assert_eq(cq_cleanup_trim(q, NULL), 0);
-	cr_assert_eq(stats().blocks_made, 0);
-	end(SLOTS);
-}
-
 /* ---------------------------------------------------------------------- threads */
 
 enum { THREADS = 6, EACH = 8000 };

@@ -54,9 +54,9 @@ static void end_all(bool child)
 	mine.is_child = false;
 	for (struct cq_fork_client *c = all.list.newer; c != &all.list; c = c->newer)
 		c->ops->phase(c, child ? CQ_FORK_CHILD : CQ_FORK_PARENT);
-	/* When all are unlocked: what makes a worker of one may call another. */
+	/* When all are unlocked: what makes a worker of one may call another. In a child nobody wakes. */
 	mine.unlocked = true;
-	for (struct cq_fork_client *c = all.list.newer; c != &all.list; c = c->newer)
+	for (struct cq_fork_client *c = all.list.newer; c != &all.list && !child; c = c->newer)
 		c->ops->make_up(c);
 	mine.unlocked = false;
 	mine.depth = 0;

@@ -18,7 +18,7 @@ struct cq_fork_client;
 struct cq_fork_ops {
 	/* PREPARE takes the client's locks, PARENT and CHILD let go of them. */
 	void (*phase)(struct cq_fork_client *client, cq_fork_phase_t phase);
-	/* After all clients are unlocked: what the client could not do meanwhile. */
+	/* In the parent, after all clients are unlocked: what the client could not do meanwhile. */
 	void (*make_up)(struct cq_fork_client *client);
 };
 

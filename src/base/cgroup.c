@@ -130,13 +130,13 @@ static bool lists_cpu(char *list)
 /* "0::/path", or "4:cpu,cpuacct:/path" */
 static uint32_t limit_of_cgroup(struct mount *m, char *line)
 {
-	char *id = strsep(&line, ":"), *controllers = strsep(&line, ":");
+	char *controllers;
 
-	if (line == NULL)
+	strsep(&line, ":");
+	controllers = strsep(&line, ":");
+	if (line == NULL || !(m->v2 ? *controllers == 0 : lists_cpu(controllers)))
 		return NO_LIMIT;
-	if (m->v2 ? strcmp(id, "0") == 0 && *controllers == 0 : lists_cpu(controllers))
-		return least_up_to(m, line);
-	return NO_LIMIT;
+	return least_up_to(m, line);
 }
 
 /* In mountinfo a blank in a path is \040. */

@@ -37,8 +37,8 @@ int cq_park_register(void);
 
 extern const char cq_park_kind[]; /* "futex" or "condvar" */
 
-/* Condition variables with deadlines on the clock of cq_now(): cond_clock.c, where a condition variable can be
-   told its clock, or cond_relative.c (macOS). It waits until a signal, the deadline, or no reason. */
+/* Condition variables with deadlines on the clock of cq_now(): cond_clock.c, where a condition variable can
+   be told its clock, or cond_relative.c (macOS). It waits until a signal, the deadline, or no reason. */
 void cq_cond_init(pthread_cond_t *cond);
 void cq_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *mutex, uint64_t deadline);
 

@@ -53,11 +53,9 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	/* If one fails: a mutex of the default kind has nothing to undo, nor has a set. */
 	if ((err = pthread_mutex_init(&q->lock, NULL)) == 0 &&
 	    (err = cq_sleepers_init(&q->drains, q->park, 0)) == 0 &&
-	    (err = cq_task_create(q->pool, &cq_cleanup_task_ops, q, c->parallel, &q->task)) == 0) {
-		/* The pool has the process's handlers, if it wants them. */
-		if ((err = cq_fork_register(&q->fork_client, &cq_cleanup_fork_ops, false)) != 0)
-			cq_task_close(q->task, CQ_FOREVER);
-	}
+	    (err = cq_task_create(q->pool, &cq_cleanup_task_ops, q, c->parallel, &q->task)) == 0)
+		/* The pool has the process's handlers, if it wants them. Not refused, as the task was not. */
+		err = cq_fork_register(&q->fork_client, &cq_cleanup_fork_ops, false);
 	if (err != 0 && q->own_pool)
 		cq_pool_destroy(q->pool, CQ_FOREVER);
 	return err;
@@ -90,24 +88,9 @@ cq_pool_t *cq_cleanup_pool(const cq_cleanup_t *q)
 
 /* ------------------------------------------------------------------------ destroying */
 
-static void free_queue(cq_cleanup_t *q)
-{
-	cq_allocator_t allocator = q->allocator;
-
-	cq_fork_unregister(&q->fork_client);
-	cq_shared_free(q);
-	for (cq_block_t *b = q->all, *next; b != NULL; b = next) {
-		next = b->all_next;
-		cq_release(&allocator, b, q->block_bytes);
-	}
-	cq_sleepers_destroy(&q->drains);
-	pthread_mutex_destroy(&q->lock);
-	cq_release(&allocator, q, sizeof(*q));
-}
-
 int cq_cleanup_destroy(cq_cleanup_t *q)
 {
-	int saved = errno, err;
+	cq_allocator_t allocator;
 	cq_pool_stats_t s;
 	bool busy;
 
@@ -125,13 +108,20 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 	if (busy || (q->own_pool && s.tasks > 1))
 		return EBUSY;
 	/* Runs may go on, which find nothing. */
-	if ((err = cq_task_close(q->task, CQ_FOREVER)) != 0)
-		return err;
+	(void)cq_task_close(q->task, CQ_FOREVER);
 	if (q->own_pool)
-		err = cq_pool_destroy(q->pool, CQ_FOREVER);
-	free_queue(q);
-	errno = saved;
-	return err;
+		(void)cq_pool_destroy(q->pool, CQ_FOREVER);
+	cq_fork_unregister(&q->fork_client);
+	allocator = q->allocator;
+	cq_shared_free(q);
+	for (cq_block_t *b = q->all, *next; b != NULL; b = next) {
+		next = b->all_next;
+		cq_release(&allocator, b, q->block_bytes);
+	}
+	cq_sleepers_destroy(&q->drains);
+	pthread_mutex_destroy(&q->lock);
+	cq_release(&allocator, q, sizeof(*q));
+	return 0;
 }
 
 /* --------------------------------------------------------------------------- trimming */

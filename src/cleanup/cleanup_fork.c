@@ -33,27 +33,29 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p)
 		n = claimed;
 	if (open)
 		p->total = p->base + n;
-	if (open && n < cq_producer_slots(p)) {
+	if (open && n < p->slots) {
 		p->write = cq_producer_slot(p, b, n);
 		if (q->discards)
 			p->state += (n - claimed) * STATE_CLAIMED;
 		else
 			q->executed -= n - claimed;
-		p->ahead = (char *)(b->callbacks + q->slots);
-		p->limit = q->fences || q->closed != 0 ? NULL : p->ahead;
+		p->fetched = SIZE_MAX;
+		p->limit = q->fences || q->closed != 0 ? NULL : (char *)b + q->block_bytes;
 		b->kept = true;
 	} else {
+		/* Its owner may have been about to. */
 		if (b != NULL) {
 			b->begin = (uint16_t)claimed;
 			b->end = (uint16_t)n;
 		}
 		p->state &= ~STATE_OPEN;
-		cq_producer_no_block(p); /* its owner may have been about to */
+		p->block = NULL;
+		p->write = &p->dummy;
+		p->limit = NULL;
 	}
 	q->executed += p->total;
 	p->taken = 0;
-	p->nspares = 0;
-	for (cq_node_t *node = p->spares; node != NULL; node = node->next, p->nspares++)
+	for (cq_node_t *node = p->spares; node != NULL; node = node->next)
 		cq_block_of(node)->kept = true;
 }
 
@@ -71,7 +73,6 @@ static void settle_block(cq_cleanup_t *q, cq_block_t *b)
 	b->first = b->begin;
 	if (!mine && b->begin == b->end) {
 		b->holder = NULL;
-		cq_block_clear(b);
 		cq_block_put(q, b);
 		return;
 	}
@@ -80,7 +81,7 @@ static void settle_block(cq_cleanup_t *q, cq_block_t *b)
 	q->unfinished[0]++;
 	if (!mine) {
 		b->holder = NULL;
-		cq_blocks_push(q, b, b, 1);
+		cq_blocks_push(q, b);
 	}
 }
 

@@ -32,7 +32,7 @@ static int drained(const struct drain *d)
 	pthread_mutex_lock(&q->lock);
 	if (q->epoch == e && cq_u64_load_relaxed(&q->unfinished[(e + 1) & 1]) == 0)
 		cq_u64_store_relaxed(&q->epoch, e + 1);
-	/* Pairs with the release in cq_blocks_last_finished: what the callbacks did. Its fence is also that of the
+	/* Pairs with the release in cq_block_give_up: what the callbacks did. Its fence is also that of the
 	   load before, since whoever advances the epoch comes here. */
 	done = q->epoch >= e + 2 ||
 	    (q->epoch == e + 1 && cq_u64_load_acquire(&q->unfinished[e & 1]) == 0);
@@ -92,17 +92,17 @@ static int wait_for(struct drain *d, uint64_t deadline)
 static int drain(cq_cleanup_t *q, uint64_t deadline, bool seals)
 {
 	struct drain d = { .q = q };
-	bool wakes = false;
+	cq_block_t *empty = NULL;
 	int err;
 
 	pthread_mutex_lock(&q->lock);
 	d.epoch = q->epoch;
 	d.stopped = cq_u32_load_relaxed(&q->stop);
-	err = d.stopped != 0 && !seals && !q->shut_down ? ESHUTDOWN : cq_collect(q, &wakes);
+	err = d.stopped != 0 && !seals && !q->shut_down ? ESHUTDOWN : cq_collect(q, &empty);
 	q->sealed |= seals && err == 0;
 	pthread_mutex_unlock(&q->lock);
-	if (wakes)
-		cq_drains_wake(q);
+	if (empty != NULL)
+		(void)cq_block_give_up(q, empty);
 	/* Also for what was published before the memory ended. What it says of a stalled pool is asked again below. */
 	if (cq_blocks_waiting(q) != 0)
 		(void)cq_task_signal(q->task);
@@ -121,7 +121,7 @@ int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline)
 /* Before the call, as a child that is forked in it doesn't give it again. */
 static void count_given(cq_cleanup_t *q, uint32_t n)
 {
-	/* Pairs with the acquire in sum (cleanup_stats.c): what is handed back was queued. */
+	/* Pairs with the acquire in cq_cleanup_stats_sized: what is handed back was queued. */
 	cq_fence_release();
 	cq_u64_add_relaxed(&q->handed_back, n);
 }
@@ -193,7 +193,7 @@ int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadlin
 	/* 2. Nothing is begun. */
 	if (how == CQ_SHUTDOWN_HAND_BACK) {
 		cq_u32_store_relaxed(&q->stop, 1);
-		cq_drains_wake(q); /* begins with a full fence: see cq_producer_close and waits_again */
+		cq_drains_wake(q); /* begins with a full fence: see cq_block_give_up */
 	}
 	/* 3. Until nothing is left. A drain of a queue that was stopped before finds out whether it is so. */
 	if (give_back != NULL && cq_u32_load_relaxed(&q->stop) != 0)

@@ -1,33 +1,19 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The queue as a task of its pool: what its runs do. */
-#include <errno.h>
-
 #include "cleanup_priv.h"
 
 /* How many callbacks the caller of cq_cleanup_run_some may still run; NULL: there is no limit. */
 static __thread size_t *budget;
 
-/* After a block was given up with some left. */
-static int waits_again(cq_cleanup_t *q)
-{
-	/* Begins with a full fence, which pairs with the announcement of a wait in wait_for (drain.c): as in
-	   cq_producer_close. */
-	int err = cq_task_signal(q->task);
-
-	cq_drains_rely_on_it(q);
-	return err;
-}
-
 static void run(cq_run_t *run, void *arg)
 {
 	cq_cleanup_t *q = arg;
 	size_t *limit = budget;
-	bool rest = false;
 	cq_callback_t c;
 	cq_block_t *b;
 
 	budget = NULL; /* not that of what the callbacks run */
-	while (!rest && (limit == NULL || *limit != 0) && cq_u32_load_relaxed(&q->stop) == 0 &&
+	while ((limit == NULL || *limit != 0) && cq_u32_load_relaxed(&q->stop) == 0 &&
 	    (b = cq_blocks_take(q)) != NULL) {
 		/* The task's chain, before the block runs: a callback that hangs holds back no other block. */
 		cq_run_more(run, cq_blocks_waiting(q));
@@ -39,13 +25,11 @@ static void run(cq_run_t *run, void *arg)
 			for (; *limit != 0 && cq_u32_load_relaxed(&q->stop) == 0 && cq_block_next(b, &c); --*limit)
 				c.fn(c.arg);
 		cq_run_piece(run, NULL);
-		rest = cq_block_give_up(q, b);
+		(void)cq_block_give_up(q, b);
 		if (!cq_run_may_continue(run))
 			break;
 	}
 	budget = limit;
-	if (rest)
-		(void)waits_again(q);
 }
 
 /* A callback has ended its thread; or its thread is not there in a forked child, where cleanup_fork.c sees to its block. */
@@ -53,10 +37,8 @@ static void lost(void *arg, void *piece)
 {
 	cq_cleanup_t *q = arg;
 
-	if (cq_forking())
-		return;
-	if (cq_block_give_up(q, piece))
-		(void)waits_again(q);
+	if (!cq_forking())
+		(void)cq_block_give_up(q, piece);
 }
 
 /* Nobody comes for what waits: drains wake somebody, or say that they can't. */

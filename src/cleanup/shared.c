@@ -104,17 +104,19 @@ static bool holds_some(const cq_producer_t *p)
 	return p->block != NULL && cq_producer_written(p) != state_claimed(p->state);
 }
 
-/* Gives back their blocks that hold nothing. With the lock held, and the queue otherwise idle. */
+/* They let go of blocks that hold nothing. With the lock held, and the queue otherwise idle. */
 void cq_shared_trim(cq_cleanup_t *q)
 {
 	for (uint32_t i = 0; q->shared != NULL && i < SHARED; i++) {
 		cq_producer_t *p = q->shared[i];
 
-		if (p == NULL || holds_some(p))
+		if (p == NULL || p->block == NULL || holds_some(p))
 			continue;
-		if (p->block != NULL)
-			(void)cq_producer_close(p);
-		cq_producer_free_spares(p, 0);
+		p->total = p->base + cq_producer_written(p);
+		p->state &= ~STATE_OPEN;
+		p->block = NULL;
+		p->write = &p->dummy;
+		p->limit = NULL;
 	}
 }
 
