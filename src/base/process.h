@@ -25,7 +25,7 @@ struct cq_creator {
 void cq_creator_note(struct cq_creator *creator);	/* the calling thread is it */
 void cq_creator_follow(const struct cq_creator *creator); /* in a new worker. process_posix.c: it keeps all */
 
-/* The CPU on which the caller runs, until it doesn't. The same for all where it isn't known. */
+/* The CPU on which the caller runs, until it doesn't. Where that isn't known, a number that few others have. */
 uint32_t cq_cpu(void);
 
 /* How many processors the calling thread may keep busy, at least 1. On Linux those of its affinity mask, but

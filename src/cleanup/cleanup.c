@@ -100,8 +100,8 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 		return EDEADLK;
 	/* The lock also waits for the last detach to leave it. */
 	pthread_mutex_lock(&q->lock);
-	busy = q->producers != NULL || q->shutting_down != NULL || !cq_blocks_all_finished(q) ||
-	    cq_sleepers_waiters(&q->drains, NULL) != 0;
+	busy = q->nproducers != 0 || cq_shared_hold_some(q) || q->shutting_down != NULL ||
+	    !cq_blocks_all_finished(q) || cq_sleepers_waiters(&q->drains, NULL) != 0;
 	pthread_mutex_unlock(&q->lock);
 	cq_pool_stats(q->pool, &s);
 	/* Its own pool may have tasks that are not the queue's. */
@@ -113,6 +113,7 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 		(void)cq_pool_destroy(q->pool, CQ_FOREVER);
 	cq_fork_unregister(&q->fork_client);
 	allocator = q->allocator;
+	cq_shared_free(q);
 	for (cq_block_t *b = q->all, *next; b != NULL; b = next) {
 		next = b->all_next;
 		cq_release(&allocator, b, q->block_bytes);
@@ -138,6 +139,7 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 		pthread_mutex_unlock(&q->lock);
 		return EBUSY;
 	}
+	cq_shared_trim(q);
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next) {
 		if (p->block != NULL)
 			p->block->kept = true;
@@ -181,9 +183,10 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 	   seen as queued below. */
 	cq_fence_acquire();
 	s.queued = q->queued;
-	for (cq_producer_t *p = q->producers; p != NULL; p = p->next, s.producers++)
+	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
 		s.queued += cq_producer_accepted(p);
 	s.flushes = q->flushes;
+	s.producers = q->nproducers;
 	cq_fork_unlock(&q->lock);
 	s.blocks_waiting = cq_blocks_waiting(q);
 	s.blocks_made = cq_u64_load_relaxed(&q->blocks_made);

@@ -54,6 +54,7 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p)
 		p->limit = NULL;
 	}
 	q->executed += p->total;
+	p->taken = 0;
 	for (cq_node_t *node = p->spares; node != NULL; node = node->next)
 		cq_block_of(node)->kept = true;
 }

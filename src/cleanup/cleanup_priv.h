@@ -65,6 +65,7 @@ struct cq_producer {
 	uint64_t base CQ_ALIGNED(8);	/* callbacks accepted before the open block */
 	uint64_t total;		/* and up to the last close, written before it */
 	uint32_t slots, slot_bytes; /* how many callbacks a block has room for, of what size. Written once */
+	uint32_t taken;		/* a shared one: it has an owner at the moment (shared.c) */
 
 	/* Owner only: */
 	uint64_t reserved_until; /* the count of accepted callbacks up to which an enqueue cannot fail */
@@ -107,6 +108,8 @@ struct cq_cleanup {
 		uint64_t since;		/* when units last rose from 0. Approximate */
 	} waiting[2];
 	uint64_t page CQ_ALIGNED(CQ_LINE);
+	cq_producer_t **shared;		/* SHARED of them, or NULL each. Written once, under the lock: so on a
+					   line that hardly ever changes */
 
 	cq_stack_t free CQ_ALIGNED(CQ_LINE);	/* empty blocks */
 
@@ -122,6 +125,7 @@ struct cq_cleanup {
 	pthread_mutex_t lock CQ_ALIGNED(CQ_LINE);
 	/* Under it: */
 	cq_producer_t *producers;
+	uint32_t nproducers;		/* attached, so without the shared ones */
 	uint64_t queued;		/* by producers that are gone */
 	uint64_t executed;		/* from blocks that are gone, and before a fork */
 	uint64_t flushes;
@@ -198,6 +202,14 @@ uint64_t cq_producer_accepted(const cq_producer_t *p);
 void cq_producers_see(cq_cleanup_t *q);
 int cq_collect(cq_cleanup_t *q, cq_block_t **empty);
 uint32_t cq_collect_some(cq_cleanup_t *q, cq_callback_t *to, uint32_t room);
+
+/* producer.c */
+cq_producer_t *cq_producer_make(cq_cleanup_t *q, cq_callback_fn *fn);
+
+/* shared.c: producers of the queue's own, for callers without one */
+void cq_shared_trim(cq_cleanup_t *q);
+bool cq_shared_hold_some(const cq_cleanup_t *q);
+void cq_shared_free(cq_cleanup_t *q);
 
 /* run.c: the queue as a task: running blocks */
 extern const cq_task_ops_t cq_cleanup_task_ops;
