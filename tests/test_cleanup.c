@@ -77,7 +77,9 @@ Test(cleanup, fields_outside_their_limits_are_refused)
 	cr_assert_eq(CREATE(.flags = 2), EINVAL);
 	cr_assert_eq(CREATE(.flags = 1u << 31), EINVAL);
 	cr_assert_eq(CREATE(.parallel = CQ_BY_OWNER - 1), 0);
-	cr_assert_eq(CREATE(.parallel = CQ_BY_OWNER), EINVAL, "workers would run nothing");
+	cr_assert_eq(CREATE(.parallel = CQ_BY_OWNER), 0);
+	cr_assert_eq(CREATE(.parallel = CQ_BY_OWNER, .wake_owner = flush), 0);
+	cr_assert_eq(CREATE(.wake_owner = flush), EINVAL, "workers come");
 }
 
 /* Programs of an older and of a newer version, with a field less and a field more. */

@@ -5,6 +5,8 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "support.h"
 
@@ -72,7 +74,8 @@ static void open_pool(cq_pool_config_t config)
 	test_alloc_init(&mem);
 	fake_init(&park);
 	config.allocator = &mem.allocator;
-	config.park = &park.ops;
+	if (config.park == NULL)
+		config.park = &park.ops;
 	CHECK(cq_pool_create(&config, &pool) == 0);
 }
 
@@ -107,9 +110,13 @@ static void open_owner(owner_t *o, cq_cleanup_config_t config)
 
 static void close_owner(owner_t *o)
 {
+	int err;
+
 	if (o->p != NULL)
 		cq_producer_detach(o->p);
-	CHECK(cq_cleanup_shutdown(o->q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL) == 0);
+	while ((err = cq_cleanup_shutdown(o->q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL)) == EAGAIN)
+		cq_cleanup_run_some(o->q, SIZE_MAX);
+	CHECK(err == 0);
 	CHECK(cq_cleanup_destroy(o->q) == 0);
 }
 
@@ -187,12 +194,11 @@ Test(owners, who_ends_a_queue_waits_for_no_callback_of_another)
 	close_pool();
 }
 
-static void *drain(void *owner)
+/* In no callback of its own is anybody then. */
+static void *drain_all(void *owner)
 {
-	owner_t *o = owner;
-
-	CHECK(cq_cleanup_drain(o->q, CQ_FOREVER) == 0);
-	CHECK(o->ran == 1);
+	CHECK(cq_cleanup_drain(((owner_t *)owner)->q, CQ_FOREVER) == 0);
+	CHECK(((owner_t *)owner)->inside == 0);
 	return NULL;
 }
 
@@ -206,7 +212,7 @@ Test(owners, who_drains_a_queue_waits_for_its_own_callback_whatever_others_do)
 	publish(&a, stay);
 	AWAIT(a.inside == 1);
 	fake_wait_blocked(&park, 1);
-	drainer = start(drain, &a);
+	drainer = start(drain_all, &a);
 	fake_wait_blocked(&park, 2); /* it, and the other worker */
 	publish(&b, run_it);
 	cr_assert_eq(cq_cleanup_drain(b.q, CQ_FOREVER), 0);
@@ -300,5 +306,285 @@ Test(owners, a_flooded_queue_holds_back_no_other)
 	cr_assert_leq(ran_of_a, 2);
 	close_owner(&a);
 	cr_assert_eq(a.ran, 2 * FLOOD + 1);
+	close_pool();
+}
+
+/* ------------------------------------------------------------------- by the owner alone */
+
+static atomic_uint woken;
+
+static void wake_owner(void *owner)
+{
+	CHECK(owner == &a);
+	woken++;
+}
+
+static void open_by_owner(owner_t *o)
+{
+	open_owner(o, (cq_cleanup_config_t){ .parallel = CQ_BY_OWNER, .wake_owner = wake_owner, .host = o });
+}
+
+/* Its callbacks wait for no worker, and no worker for them. */
+Test(owners, no_worker_runs_what_is_its_owners)
+{
+	open_pool((cq_pool_config_t){ .workers_max = 2 });
+	open_by_owner(&a);
+	open_owner(&b, (cq_cleanup_config_t){ 0 });
+	for (unsigned i = 0; i < 5; i++)
+		publish(&a, run_it);
+	cr_assert_eq(cq_cleanup_flush(a.q), 0);
+	cr_assert_eq(pool_stats().workers_created, 0);
+	cr_assert_eq(pool_stats().tasks_waiting, 0);
+	publish(&b, run_it);
+	cr_assert_eq(cq_cleanup_drain(b.q, CQ_FOREVER), 0);
+	cr_assert_eq(cq_pool_run_some(pool, SIZE_MAX), 0);
+	cr_assert_eq(cq_pool_wake(pool), 0);
+	cr_assert_eq(a.ran, 0);
+	cr_assert_eq(cq_cleanup_run_some(a.q, 2), 2);
+	cr_assert_eq(cq_cleanup_run_some(a.q, SIZE_MAX), 3);
+	close_owner(&b);
+	close_owner(&a);
+	cr_assert_eq(a.ran, 5);
+	close_pool();
+}
+
+Test(owners, an_owner_is_woken_once_until_it_has_run_some)
+{
+	open_pool((cq_pool_config_t){ 0 });
+	open_by_owner(&a);
+	for (unsigned i = 0; i < 3; i++)
+		publish(&a, run_it);
+	cr_assert_eq(woken, 1);
+	cr_assert_eq(cq_cleanup_run_some(a.q, 2), 2);
+	publish(&a, run_it);
+	cr_assert_eq(woken, 2);
+	cr_assert_eq(cq_cleanup_run_some(a.q, 9), 2);
+	publish(&a, run_it);
+	cr_assert_eq(woken, 3);
+	publish(&a, run_it);
+	cr_assert_eq(woken, 3);
+	close_owner(&a);
+	close_pool();
+}
+
+/* What is left of a block is published again, by the owner. */
+Test(owners, an_owner_is_woken_for_the_rest_of_a_block)
+{
+	open_pool((cq_pool_config_t){ 0 });
+	open_by_owner(&a);
+	CHECK(cq_producer_enqueue(a.p, run_it, &a) == 0);
+	publish(&a, run_it);
+	cr_assert_eq(woken, 1);
+	cr_assert_eq(cq_cleanup_run_some(a.q, 1), 1);
+	cr_assert_eq(woken, 2);
+	close_owner(&a);
+	close_pool();
+}
+
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t posted;
+	bool event;
+} loop = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false };
+
+static void post_event(void *unused)
+{
+	(void)unused;
+	pthread_mutex_lock(&loop.lock);
+	loop.event = true;
+	pthread_cond_signal(&loop.posted);
+	pthread_mutex_unlock(&loop.lock);
+}
+
+static void take_event(void)
+{
+	pthread_mutex_lock(&loop.lock);
+	while (!loop.event)
+		pthread_cond_wait(&loop.posted, &loop.lock);
+	loop.event = false;
+	pthread_mutex_unlock(&loop.lock);
+}
+
+enum { EACH = 5000 };
+
+static void *loop_of_the_owner(void *unused)
+{
+	while (a.ran + b.ran < 2 * EACH) {
+		take_event();
+		while (cq_cleanup_run_some(a.q, 3) == 3)
+			;
+	}
+	return unused;
+}
+
+static void send(void *unused, unsigned index)
+{
+	owner_t *sender = index == 0 ? &a : &b;
+	cq_producer_t *p;
+
+	(void)unused;
+	CHECK(cq_producer_attach(a.q, run_it, &p) == 0);
+	for (unsigned i = 1; i <= EACH; i++) {
+		CHECK(cq_producer_put(p, sender) == 0);
+		if (i % 3 == 0)
+			CHECK(cq_producer_flush(p) == 0);
+		if (i % 24 == 0) /* the owner is about to sleep when the next comes */
+			AWAIT(sender->ran == i);
+	}
+	cq_producer_detach(p);
+}
+
+/* The loop of cq/cleanup.h: an event that is lost leaves it asleep. */
+Test(owners, an_owner_that_sleeps_between_its_runs_misses_nothing)
+{
+	pthread_t owner;
+
+	open_pool((cq_pool_config_t){ 0 });
+	open_owner(&a, (cq_cleanup_config_t){ .parallel = CQ_BY_OWNER, .wake_owner = post_event });
+	owner = start(loop_of_the_owner, NULL);
+	run_threads(2, send, NULL);
+	join(owner);
+	cr_assert_eq(a.most, 1);
+	cr_assert_eq(pool_stats().workers_created, 0);
+	close_owner(&a);
+	close_pool();
+}
+
+Test(owners, a_drain_of_an_owners_queue_says_that_callbacks_wait_for_it)
+{
+	open_pool((cq_pool_config_t){ .workers_min = 1, .workers_max = 1 });
+	open_by_owner(&a);
+	cr_assert_eq(cq_cleanup_drain(a.q, CQ_FOREVER), 0);
+	CHECK(cq_producer_enqueue(a.p, run_it, &a) == 0);
+	cr_assert_eq(cq_cleanup_drain(a.q, CQ_FOREVER), EAGAIN);
+	cr_assert_eq(woken, 1);
+	cr_assert_eq(cq_cleanup_run_some(a.q, SIZE_MAX), 1);
+	cr_assert_eq(cq_cleanup_drain(a.q, CQ_FOREVER), 0);
+	publish(&a, run_it);
+	cr_assert_eq(cq_cleanup_shutdown(a.q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), EAGAIN);
+	cr_assert_eq(cq_producer_enqueue(a.p, run_it, &a), ESHUTDOWN);
+	cr_assert_eq(cq_cleanup_run_some(a.q, SIZE_MAX), 1);
+	close_owner(&a);
+	close_pool();
+}
+
+static void *run_all(void *owner)
+{
+	CHECK(cq_cleanup_run_some(((owner_t *)owner)->q, SIZE_MAX) == 3);
+	return NULL;
+}
+
+static void *drain_in_vain(void *owner)
+{
+	CHECK(cq_cleanup_drain(((owner_t *)owner)->q, CQ_FOREVER) == EAGAIN);
+	return NULL;
+}
+
+static pthread_t asleep_in_vain(void)
+{
+	pthread_t drainer = start(drain_in_vain, &a);
+
+	fake_wait_blocked(&park, 1);
+	return drainer;
+}
+
+/* It sleeps while the owner has in hand what it waits for, and learns of what comes. */
+Test(owners, a_drain_that_sleeps_is_told_that_an_owner_is_to_run_more)
+{
+	pthread_t owner, drainer;
+
+	open_pool((cq_pool_config_t){ 0 });
+	open_by_owner(&a);
+	publish(&a, stay);
+	owner = start(run_all, &a);
+	AWAIT(a.inside == 1);
+	drainer = asleep_in_vain();
+	CHECK(cq_producer_enqueue(a.p, stay, &b) == 0);
+	CHECK(cq_producer_flush(a.p) == 0);
+	join(drainer);
+	/* In the same run: the owner needs no event to come for the next block. */
+	gate_open(&a.leave);
+	AWAIT(b.inside == 1);
+	drainer = asleep_in_vain();
+	publish(&a, run_it);
+	join(drainer);
+	cr_assert_eq(woken, 2);
+	gate_open(&b.leave);
+	join(owner);
+	cr_assert_eq(cq_cleanup_drain(a.q, CQ_FOREVER), 0);
+	close_owner(&a);
+	close_pool();
+}
+
+Test(owners, a_drain_waits_for_what_an_owner_has_in_hand)
+{
+	pthread_t drainer, owner;
+
+	open_pool((cq_pool_config_t){ 0 });
+	open_by_owner(&a);
+	publish(&a, stay);
+	for (unsigned i = 0; i < 2; i++)
+		publish(&a, run_it);
+	owner = start(run_all, &a);
+	AWAIT(a.inside == 1 && a.ran == 2); /* the newest first */
+	drainer = start(drain_all, &a);
+	fake_wait_blocked(&park, 1);
+	gate_open(&a.leave);
+	join(drainer);
+	join(owner);
+	close_owner(&a);
+	close_pool();
+}
+
+Test(owners, what_an_owner_has_not_run_is_handed_back)
+{
+	open_pool((cq_pool_config_t){ 0 });
+	open_by_owner(&a);
+	publish(&a, run_it);
+	CHECK(cq_producer_enqueue(a.p, run_it, &a) == 0);
+	cr_assert_eq(cq_cleanup_shutdown(a.q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, give_back, NULL), 0);
+	cr_assert_eq(a.ran, 2);
+	close_owner(&a);
+	close_pool();
+}
+
+Test(owners, a_pool_of_an_owners_queue_alone_has_no_thread)
+{
+	cq_cleanup_config_t config = { .parallel = CQ_BY_OWNER };
+
+	cr_assert_eq(cq_cleanup_create(&config, &a.q), 0);
+	pool = cq_cleanup_pool(a.q);
+	cr_assert_eq(cq_producer_attach(a.q, NULL, &a.p), 0);
+	publish(&a, run_it);
+	cr_assert_eq(pool_stats().workers_created, 0);
+	close_owner(&a);
+	cr_assert_eq(a.ran, 1);
+}
+
+static void run_in_the_child(void)
+{
+	woken = 0;
+	publish(&a, run_it);
+	CHECK(woken == 1 && pool_stats().workers_created == 0);
+	CHECK(cq_cleanup_drain(a.q, CQ_FOREVER) == EAGAIN);
+	CHECK(cq_cleanup_run_some(a.q, SIZE_MAX) == 2 && a.ran == 2);
+	_exit(0);
+}
+
+Test(owners, in_a_child_what_is_its_owners_is_so_too)
+{
+	pid_t child;
+	int status;
+
+	open_pool((cq_pool_config_t){ .park = cq_park_default() });
+	open_by_owner(&a);
+	publish(&a, run_it);
+	child = fork();
+	if (child == 0)
+		run_in_the_child();
+	cr_assert_eq(waitpid(child, &status, 0), child);
+	cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	cr_assert_eq(cq_cleanup_run_some(a.q, SIZE_MAX), 1);
+	close_owner(&a);
 	close_pool();
 }

@@ -20,7 +20,7 @@ static bool complete(cq_cleanup_config_t *c)
 		c->allocator = c->pool_config->allocator;
 	if (c->allocator == NULL)
 		c->allocator = &cq_default_allocator;
-	return (c->flags & ~CQ_CLEANUP_FORK_DISCARD) == 0 && c->parallel != CQ_BY_OWNER &&
+	return (c->flags & ~CQ_CLEANUP_FORK_DISCARD) == 0 && (c->parallel == CQ_BY_OWNER || c->wake_owner == NULL) &&
 	    c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX &&
 	    (c->pool == NULL || c->pool_config == NULL) &&
 	    c->allocator->alloc != NULL && c->allocator->free != NULL;
@@ -55,7 +55,10 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	if ((err = make_pool(q, c)) != 0)
 		return err;
 	q->park = cq_pool_park(q->pool);
-	q->polled = cq_pool_is_polled(q->pool);
+	q->by_owner = c->parallel == CQ_BY_OWNER;
+	q->wake_owner = c->wake_owner;
+	q->host = c->host;
+	q->polled = q->by_owner || cq_pool_is_polled(q->pool);
 	/* If one fails: a mutex of the default kind has nothing to undo, nor has a set. */
 	if ((err = cq_workq_init(&q->waiting[0].queue)) == 0 &&
 	    (err = cq_workq_init(&q->waiting[1].queue)) == 0 &&

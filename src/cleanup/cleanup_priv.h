@@ -117,8 +117,11 @@ struct cq_cleanup {
 	cq_task_t *task;
 	const cq_park_ops_t *park;	/* the pool's */
 	cq_allocator_t allocator;
+	void (*wake_owner)(void *host);	/* of the config, as the next */
+	void *host;
 	bool own_pool, discards;
-	bool polled;			/* a signal wakes no worker: drains that wait do */
+	bool by_owner;			/* no worker comes: owner's run_some */
+	bool polled;			/* a signal wakes no worker: drains that wait look again */
 	bool fences;			/* no asymmetric barrier: each enqueue has a fence */
 	uint32_t slots;			/* callbacks per block, each with its function */
 	size_t block_bytes;

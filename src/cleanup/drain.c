@@ -71,6 +71,8 @@ static int wake_somebody(const struct drain *d)
 	cq_cleanup_t *q = d->q;
 	cq_pool_stats_t s = pool_stats(q);
 
+	if (q->by_owner)
+		return EAGAIN;
 	if (s.workers_live == 0 && s.workers_failed > d->failed + 1)
 		return EAGAIN;
 	return cq_pool_wake(q->pool);

@@ -82,7 +82,7 @@ static void lost(void *arg, void *piece)
 		(void)waits_again(q);
 }
 
-/* Nobody comes for what waits: drains wake somebody, or say that they can't. */
+/* Nobody comes for what waits: drains wake somebody, or say that they can't; an owner is told. */
 static void stalled(void *arg)
 {
 	cq_cleanup_t *q = arg;
@@ -91,6 +91,8 @@ static void stalled(void *arg)
 	   that isn't seen finds the task when it wakes the pool. */
 	if (cq_u32_load_relaxed(&q->draining) != 0 || cq_u32_load_relaxed(&q->stop) != 0)
 		cq_drains_wake(q);
+	if (q->wake_owner != NULL)
+		q->wake_owner(q->host);
 }
 
 const cq_task_ops_t cq_cleanup_task_ops = { run, lost, stalled };

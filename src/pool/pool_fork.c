@@ -60,12 +60,12 @@ static void settle_tasks(cq_pool_t *p)
 		if ((word & TASK_RELEASED) != 0) {
 			t->free_next = p->free;
 			p->free = t;
-		} else if ((word & TASK_CLOSED) == 0) {
+		} else if ((word & TASK_CLOSED) == 0 && t->parallel != CQ_BY_OWNER) {
 			word |= TASK_IN;
 		}
 		p->open += (word & TASK_RELEASED) == 0;
 		t->word = word;
-		if ((word & TASK_IN) != 0 && t->parallel != CQ_BY_OWNER)
+		if ((word & TASK_IN) != 0)
 			cq_task_push(t);
 	}
 }

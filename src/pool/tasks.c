@@ -99,7 +99,7 @@ static bool at_limit(const cq_task_t *t, uint64_t word)
 	return !by_owner(t) && t->parallel != 0 && word / TASK_RUN >= t->parallel;
 }
 
-/* True: somebody is to come for the task. */
+/* True: somebody is to come for the task; or its owner's, which waited for nothing, does now. */
 static bool mark_signalled(cq_task_t *t)
 {
 	uint64_t word, next;
@@ -119,9 +119,10 @@ static bool mark_signalled(cq_task_t *t)
 		next = word | (at_limit(t, word) ? TASK_MORE : TASK_IN);
 		CQ_POINT("tasks.signal");
 	} while (!cq_u64_cas_relaxed(&t->word, &word, next));
-	if ((next & TASK_IN) == 0 || by_owner(t))
+	if ((next & TASK_IN) == 0)
 		return false;
-	cq_task_push(t);
+	if (!by_owner(t))
+		cq_task_push(t);
 	return true;
 }
 
@@ -131,6 +132,14 @@ int cq_task_signal(cq_task_t *t)
 
 	if (!mark_signalled(t))
 		return 0;
+	if (by_owner(t)) {
+		/* Pairs with the release in begin_here: what the owner did before its last run, such as to take back
+		   the event by which it was told. Without it that could take back the one that it is told by here. */
+		cq_fence_acquire();
+		if (t->ops->stalled != NULL)
+			t->ops->stalled(t->arg);
+		return 0;
+	}
 	/* Nobody may be woken here. Pairs with the fence in cq_sleepers_prepare_wait of whoever waits for the task,
 	   and then wakes the pool: either that finds the record, or the caller sees that it waits. And with the
 	   one in tell_if_unserved (workers.c). Without it a drain could find work whose record isn't there yet, and sleep. */
@@ -157,7 +166,7 @@ void cq_run_more(cq_run_t *run, uint64_t pieces)
 {
 	cq_pool_t *p = run->pool;
 
-	if (pieces != 0 && mark_signalled(run->task) && !cq_pool_is(p, CQ_POOL_POLLED))
+	if (pieces != 0 && !by_owner(run->task) && mark_signalled(run->task) && !cq_pool_is(p, CQ_POOL_POLLED))
 		cq_workers_ensure(p, pieces < MANY_PIECES ? 1 : 2);
 }
 
@@ -209,6 +218,8 @@ static bool begin_here(cq_task_t *t)
 		if ((word & TASK_CLOSED) != 0 || at_limit(t, word))
 			return false;
 		next = (by_owner(t) ? word & ~(uint64_t)TASK_IN : word) + TASK_RUN;
+		/* Pairs with the acquire in cq_task_signal: what the owner did before. */
+		cq_fence_release();
 	} while (!cq_u64_cas_relaxed(&t->word, &word, next));
 	return true;
 }
