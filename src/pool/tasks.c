@@ -126,6 +126,15 @@ static bool mark_signalled(cq_task_t *t)
 	return true;
 }
 
+static void tell(const cq_task_t *t)
+{
+	int saved = errno;
+
+	if (t->ops->stalled != NULL)
+		t->ops->stalled(t->arg);
+	errno = saved;
+}
+
 int cq_task_signal(cq_task_t *t)
 {
 	cq_pool_t *p = t->pool;
@@ -136,8 +145,7 @@ int cq_task_signal(cq_task_t *t)
 		/* Pairs with the release in begin_here: what the owner did before its last run, such as to take back
 		   the event by which it was told. Without it that could take back the one that it is told by here. */
 		cq_fence_acquire();
-		if (t->ops->stalled != NULL)
-			t->ops->stalled(t->arg);
+		tell(t);
 		return 0;
 	}
 	/* Nobody may be woken here. Pairs with the fence in cq_sleepers_prepare_wait of whoever waits for the task,
@@ -145,8 +153,8 @@ int cq_task_signal(cq_task_t *t)
 	   one in tell_if_unserved (workers.c). Without it a drain could find work whose record isn't there yet, and sleep. */
 	if (cq_pool_is(p, CQ_POOL_POLLED) || cq_pool_is(p, CQ_POOL_HOSTED))
 		cq_fence_full();
-	if (t->ops->stalled != NULL && cq_workers_unserved(p))
-		t->ops->stalled(t->arg);
+	if (cq_workers_unserved(p))
+		tell(t);
 	if (cq_pool_is(p, CQ_POOL_POLLED))
 		return 0;
 	if (cq_pool_forking(p)) {
