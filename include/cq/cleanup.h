@@ -107,7 +107,7 @@ typedef struct cq_cleanup_config {
 	uint32_t flags;
 	/** At most so many of the queue's blocks run at once, however many workers the pool has. 1: callbacks run
 	    one after the other, in no promised order. 0: no limit. CQ_BY_OWNER: no worker runs them, only who calls
-	    run_some, such as an isolate in its loop. */
+	    run_some, such as an isolate in its loop (examples/isolate.c). */
 	uint32_t parallel;
 	/** A block's size, rounded down to whole callbacks. 0: CQ_BLOCK_BYTES, which holds 253 callbacks
 	    with their functions, or 506 arguments, on 64-bit machines. Larger blocks cost fewer
