@@ -68,7 +68,7 @@ inline wake()
 	}
 }
 
-/* cq_blocks_finished */
+/* cq_block_give_up */
 inline finish(which)
 {
 	atomic { unfinished[which] = unfinished[which] - 1; last = (unfinished[which] == 0) }
@@ -79,7 +79,7 @@ inline finish(which)
 	last = false
 }
 
-/* ----------------------------------------------------- producers: producer_block.c */
+/* ----------------------------------------------------------- producers: producer.c */
 
 inline close_block()
 {
