@@ -231,6 +231,8 @@ typedef struct cq_cleanup_statistics {
 	uint64_t block_bytes;	/**< the memory of one */
 	uint64_t oldest_ns;	/**< how long the oldest published block has waited, at most */
 	uint32_t producers;
+	uint64_t in_hand;	/**< callbacks of the blocks that run, those that have run among them */
+	uint64_t in_hand_ns;	/**< how long the one of these blocks that was taken first has run */
 } cq_cleanup_stats_t;
 
 /**

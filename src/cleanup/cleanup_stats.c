@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "base/sized.h"
 #include "cleanup_priv.h"
+#include "pool/pool_inside.h"
 
 void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t bytes)
 {
@@ -32,5 +33,6 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 		if (cq_workq_units(&q->waiting[i].queue) != 0 && now > since && now - since > s.oldest_ns)
 			s.oldest_ns = now - since;
 	}
+	cq_task_in_hand(q->task, now, &s.in_hand, &s.in_hand_ns);
 	cq_sized_write(out, bytes, &s, sizeof(s));
 }

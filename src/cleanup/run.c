@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The queue as a task of its pool: what its runs do. */
 #include "cleanup_priv.h"
+#include "pool/pool_inside.h"
 
 /* How many callbacks the caller of cq_cleanup_run_some may still run; NULL: there is no limit. */
 static __thread size_t *budget;
@@ -17,7 +18,7 @@ static void run(cq_run_t *run, void *arg)
 	    (b = cq_blocks_take(q)) != NULL) {
 		/* The task's chain, before the block runs: a callback that hangs holds back no other block. */
 		cq_run_more(run, cq_blocks_waiting(q));
-		cq_run_piece(run, b);
+		cq_run_piece_since(run, b, q->park->now(q->park->host), (uint64_t)(b->end - b->first));
 		if (limit == NULL)
 			while (cq_u32_load_relaxed(&q->stop) == 0 && cq_block_next(b, &c))
 				c.fn(c.arg);

@@ -2,6 +2,7 @@
 /* Tasks: when they are signalled, run and closed. */
 #include <errno.h>
 
+#include "pool_inside.h"
 #include "pool_priv.h"
 #include "workq/stack.h"
 
@@ -226,7 +227,7 @@ static void end(cq_run_t *run)
 	if (run->pieces == run->pieces_before)
 		/* Pairs with the acquire in cq_pool_stats_sized: an empty run is one of the runs. */
 		cq_u64_store_release(&run->empty_runs, run->empty_runs + 1);
-	cq_ptr_store_relaxed(&run->piece, NULL);
+	cq_run_piece(run, NULL);
 	cq_ptr_store_relaxed(&run->task, NULL);
 	cq_run_leave(run);
 	c = change(t, END);
@@ -286,8 +287,15 @@ void cq_task_abort(cq_run_t *run)
 
 void cq_run_piece(cq_run_t *run, void *piece)
 {
+	cq_run_piece_since(run, piece, piece != NULL ? UNKNOWN : CQ_FOREVER, 0);
+}
+
+void cq_run_piece_since(cq_run_t *run, void *piece, uint64_t since, uint64_t parts)
+{
 	run->pieces += piece != NULL;
 	cq_ptr_store_relaxed(&run->piece, piece);
+	cq_u64_store_relaxed(&run->parts, parts);
+	cq_u64_store_relaxed(&run->taken, ~since);
 }
 
 bool cq_run_may_continue(cq_run_t *run)
