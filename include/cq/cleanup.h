@@ -232,13 +232,11 @@ typedef struct cq_cleanup_statistics {
 	uint64_t oldest_ns;	/**< how long the oldest published block has waited, at most */
 	uint32_t producers;
 	uint64_t in_hand;	/**< callbacks of the blocks that run, those that have run among them */
-	uint64_t in_hand_ns;	/**< how long the one of these blocks that was taken first has run */
+	uint64_t in_hand_ns;	/**< for how long, at most: with what oldest_ns was when the block was taken */
 } cq_cleanup_stats_t;
 
-/**
- * Writes the first `bytes` bytes of the statistics, the size that they have to the caller. What this library
- * doesn't know of them is zero. Takes a lock, and walks all blocks.
- */
+/** Writes the first `bytes` bytes of the statistics, the size that they have to the caller. What this library
+    doesn't know of them is zero. Takes locks, one after the other, and walks all blocks. */
 CQ_API void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t bytes);
 
 static inline void cq_cleanup_stats(cq_cleanup_t *q, cq_cleanup_stats_t *out)

@@ -233,7 +233,7 @@ static inline uint32_t cq_producer_written(const cq_producer_t *p)
 cq_block_t *cq_block_get(cq_cleanup_t *q);
 void cq_block_put(cq_cleanup_t *q, cq_block_t *b);
 void cq_blocks_push(cq_cleanup_t *q, cq_block_t *b);
-cq_block_t *cq_blocks_take(cq_cleanup_t *q);
+cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since);
 uint64_t cq_blocks_waiting(const cq_cleanup_t *q);
 int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b);
 bool cq_blocks_all_finished(const cq_cleanup_t *q);

@@ -149,11 +149,12 @@ static int hand_back(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *give_b
 {
 	struct drain d = { .q = q, .stopped = 1 };
 	int saved = errno, err;
+	uint64_t since; /* of no interest */
 	cq_callback_t c;
 	cq_block_t *b;
 
 	do {
-		while ((b = cq_blocks_take(q)) != NULL) {
+		while ((b = cq_blocks_take(q, &since)) != NULL) {
 			while (cq_block_next(b, &c)) {
 				count_given(q, 1);
 				give_back(ctx, c.fn, c.arg);

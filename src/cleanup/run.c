@@ -12,13 +12,14 @@ static void run(cq_run_t *run, void *arg)
 	size_t *limit = budget;
 	cq_callback_t c;
 	cq_block_t *b;
+	uint64_t since;
 
 	budget = NULL; /* not that of what the callbacks run */
 	while ((limit == NULL || *limit != 0) && cq_u32_load_relaxed(&q->stop) == 0 &&
-	    (b = cq_blocks_take(q)) != NULL) {
+	    (b = cq_blocks_take(q, &since)) != NULL) {
 		/* The task's chain, before the block runs: a callback that hangs holds back no other block. */
 		cq_run_more(run, cq_blocks_waiting(q));
-		cq_run_piece_since(run, b, q->park->now(q->park->host), (uint64_t)(b->end - b->first));
+		cq_run_piece_since(run, b, since, (uint64_t)(b->end - b->first));
 		if (limit == NULL)
 			while (cq_u32_load_relaxed(&q->stop) == 0 && cq_block_next(b, &c))
 				c.fn(c.arg);
