@@ -298,7 +298,8 @@ static void check_blocks(const cq_cleanup_stats_t *s)
 		EXPECT(yes == 0 || s->blocks_waiting != 0, "%u callbacks are lost", yes);
 	if (s->blocks_waiting == 0)
 		EXPECT_EQ(s->oldest_ns, 0);
-	EXPECT(s->oldest_ns <= now - m.begun_at, "older than the queue");
+	EXPECT(s->oldest_ns <= now - m.begun_at && s->in_hand_ns <= now - m.begun_at, "older than the queue");
+	EXPECT(within(CALLBACK) == 0 || s->in_hand != 0, "a callback runs, and none is in hand");
 }
 
 /* Published callbacks wait: somebody is on the way, unless nobody idles and nobody can be made. */
