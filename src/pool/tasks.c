@@ -291,13 +291,14 @@ void cq_task_abort(cq_run_t *run)
 
 void cq_run_piece(cq_run_t *run, void *piece)
 {
-	cq_run_piece_since(run, piece, piece != NULL ? UNKNOWN : CQ_FOREVER, 0);
+	run->pieces += piece != NULL;
+	cq_ptr_store_relaxed(&run->piece, piece);
+	cq_u64_store_relaxed(&run->taken, piece != NULL ? ~UNKNOWN : 0);
 }
 
 void cq_run_piece_since(cq_run_t *run, void *piece, uint64_t since, uint64_t parts)
 {
-	run->pieces += piece != NULL;
-	cq_ptr_store_relaxed(&run->piece, piece);
+	cq_run_piece(run, piece);
 	cq_u64_store_relaxed(&run->parts, parts);
 	cq_u64_store_relaxed(&run->taken, ~since);
 }
