@@ -62,8 +62,9 @@ uint64_t cq_blocks_waiting(const cq_cleanup_t *q)
 	return cq_workq_units(&q->waiting[0].queue) + cq_workq_units(&q->waiting[1].queue);
 }
 
-/* One that waits, which is in the caller's hand then; or NULL. */
-cq_block_t *cq_blocks_take(cq_cleanup_t *q)
+/* One that waits, which is in the caller's hand then; or NULL. *since: it was published then or later. Its
+   stack's time, as a look at the clock is a quarter of what a block of one callback costs. */
+cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since)
 {
 	uint64_t page = cq_u64_load_relaxed(&q->page);
 	unsigned newer = page & 1, older = newer ^ 1;
@@ -77,8 +78,9 @@ cq_block_t *cq_blocks_take(cq_cleanup_t *q)
 	    cq_u64_cas_relaxed(&q->page, &page, page + 1))
 		older = newer;
 	if ((node = cq_workq_try_pop(&q->waiting[older].queue)) == NULL &&
-	    (node = cq_workq_try_pop(&q->waiting[older ^ 1].queue)) == NULL)
+	    (node = cq_workq_try_pop(&q->waiting[older ^= 1].queue)) == NULL)
 		return NULL;
+	*since = cq_u64_load_relaxed(&q->waiting[older].since);
 	b = cq_block_of(node);
 	b->first = b->begin;
 	b->holder = cq_thread_mark();

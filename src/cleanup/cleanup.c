@@ -19,7 +19,7 @@ static bool complete(cq_cleanup_config_t *c)
 		c->allocator = c->pool_config->allocator;
 	if (c->allocator == NULL)
 		c->allocator = &cq_default_allocator;
-	return (c->flags & ~CQ_CLEANUP_FORK_DISCARD) == 0 && c->parallel != CQ_BY_OWNER &&
+	return (c->flags & ~CQ_CLEANUP_FORK_DISCARD) == 0 && (c->parallel == CQ_BY_OWNER || c->wake_owner == NULL) &&
 	    c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX &&
 	    (c->pool == NULL || c->pool_config == NULL) &&
 	    c->allocator->alloc != NULL && c->allocator->free != NULL;
@@ -49,7 +49,10 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 			return err;
 	}
 	q->park = cq_pool_park(q->pool);
-	q->polled = cq_pool_is_polled(q->pool);
+	q->by_owner = c->parallel == CQ_BY_OWNER;
+	q->wake_owner = c->wake_owner;
+	q->host = c->host;
+	q->polled = q->by_owner || cq_pool_is_polled(q->pool);
 	/* If one fails: a mutex of the default kind has nothing to undo, nor has a set. */
 	if ((err = pthread_mutex_init(&q->lock, NULL)) == 0 &&
 	    (err = cq_sleepers_init(&q->drains, q->park, 0)) == 0 &&
@@ -197,5 +200,6 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 		if (cq_workq_units(&q->waiting[i].queue) != 0 && now > since && now - since > s.oldest_ns)
 			s.oldest_ns = now - since;
 	}
+	cq_task_in_hand(q->task, now, &s.in_hand, &s.in_hand_ns);
 	cq_sized_write(out, bytes, &s, sizeof(s));
 }

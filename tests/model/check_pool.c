@@ -650,6 +650,24 @@ static void signal_against_a_run_in_a_caller(void)
 	end_after(1);
 }
 
+/* The owner takes its event back, then looks: for what it misses it is told anew. What it is told of late it may have
+   run already, by the event of another. */
+static void signal_against_a_run_of_the_owner(void)
+{
+	begin(0, 0, 1);
+	make_task(&works[0], CQ_BY_OWNER);
+	run_beside(signal_work, &works[0]);
+	run_beside(signal_work, &works[0]);
+	for (int i = 0; i < 2; i++) {
+		cq_u32_store_relaxed(&works[0].told, 0);
+		run_task(&works[0]);
+	}
+	join_beside();
+	if (works[0].told != 0)
+		run_task(&works[0]);
+	end_after(2);
+}
+
 static void ask_for_statistics(void *unused)
 {
 	cq_pool_stats_t s;
@@ -830,6 +848,8 @@ const struct scenario pool_scenarios[] = {
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_signal_against_a_run_in_a_caller", signal_against_a_run_in_a_caller,
 	    SOME(2, 1), SOME(3, 2) },
+	{ "pool_signal_against_a_run_of_the_owner", signal_against_a_run_of_the_owner,
+	    SOME(3, 1), SOME(3, 2) },
 	{ "pool_statistics_against_an_empty_run", statistics_against_an_empty_run,
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_stacks_change_places", stacks_change_places,

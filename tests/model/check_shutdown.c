@@ -272,6 +272,17 @@ static void block_published_against_a_drain_in_an_unserved_pool(void)
 	end_calmly();
 }
 
+/* The same, where it would be the owner's to run. */
+static void block_published_against_a_drain_of_an_owners_queue(void)
+{
+	begin(BY_OWNER, 0, 1);
+	enqueue_some(producers[0], 0, 1);
+	run_beside(enqueuer_of_the_second, producers[0]);
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EAGAIN);
+	join_beside();
+	end_calmly();
+}
+
 /* The same, and its publisher makes the worker, or can't. */
 static void block_published_against_a_drain_where_making_may_fail(void)
 {
@@ -568,6 +579,8 @@ const struct scenario shutdown_scenarios[] = {
 	    SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_a_block_published_in_an_unserved_pool",
 	    block_published_against_a_drain_in_an_unserved_pool, SOME(2, 1), SOME(3, 2) },
+	{ "drain_against_a_block_published_for_an_owner",
+	    block_published_against_a_drain_of_an_owners_queue, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_a_block_published_where_making_may_fail",
 	    block_published_against_a_drain_where_making_may_fail, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_a_shutdown_that_drains", drain_against_a_shutdown_that_drains,
