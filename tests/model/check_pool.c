@@ -604,6 +604,28 @@ static void close_against_a_run(void)
 	destroy();
 }
 
+/* The same, and the run ends as the close looks. */
+static void run_and_leave_a_letter_late(cq_run_t *run, void *arg)
+{
+	add_to(&begun);
+	wait_for(&done, 1);
+	run_and_leave_a_letter(run, arg);
+}
+
+static void close_against_the_end_of_a_run(void)
+{
+	static const cq_task_ops_t letter_ops = { run_and_leave_a_letter_late, NULL, NULL };
+
+	begin(0, 0, 1);
+	CHECK(cq_task_create(pool, &letter_ops, &works[0], 0, &works[0].task) == 0);
+	signal_work(&works[0]);
+	wait_for(&begun, 1);
+	add_to(&done);
+	close_work(&works[0]);
+	CHECK(works[0].letter == 42);
+	destroy();
+}
+
 static void close_against_two_runs(void)
 {
 	begin(0, 2, 2);
@@ -704,6 +726,23 @@ static void statistics_against_an_empty_run(void)
 	run_task(&works[0]);
 	join_beside();
 	end_after(0);
+}
+
+/* It has just been popped, and hides the other: what its pop wrote may not follow. */
+static void record_is_pushed_over_another(void)
+{
+	begin(POLLED, 0, 1);
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	signal_work(&works[0]);
+	run_beside(run_pool_once, NULL);
+	while (cq_pool_waiting(pool) != 0)
+		sched_yield();
+	signal_work(&works[1]);
+	signal_work(&works[0]);
+	join_beside();
+	run_pool(NULL);
+	end_after(3);
 }
 
 /* The stacks change places while records are pushed and popped. */
@@ -870,6 +909,8 @@ const struct scenario pool_scenarios[] = {
 	    who_waits_where_nobody_serves_is_told, SOME(2, 1), SOME(2, 2) },
 	{ "pool_close_against_a_run", close_against_a_run,
 	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_close_against_the_end_of_a_run", close_against_the_end_of_a_run,
+	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_close_against_two_runs", close_against_two_runs,
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_task_is_made_and_closed_while_all_are_told", task_is_made_and_closed_while_all_are_told,
@@ -881,6 +922,8 @@ const struct scenario pool_scenarios[] = {
 	{ "pool_signal_against_a_run_in_a_caller", signal_against_a_run_in_a_caller,
 	    SOME(2, 1), SOME(3, 2) },
 	{ "pool_statistics_against_an_empty_run", statistics_against_an_empty_run,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_record_is_pushed_over_another", record_is_pushed_over_another,
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_stacks_change_places", stacks_change_places,
 	    SOME(1, 1), SOME(2, 2) },
