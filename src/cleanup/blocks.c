@@ -94,8 +94,8 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 	unsigned parity = b->parity;
 	int err;
 
-	/* Pairs with the acquire in cq_cleanup_stats_sized: what has run was queued. Without it more could be
-	   executed than queued. */
+	/* Pairs with the first acquire in look (collect.c), of statistics: what has run was queued. Without it
+	   more could be executed than queued. */
 	cq_u64_store_release(&b->executed, b->executed + (uint64_t)(b->begin - b->first));
 	b->holder = NULL;
 	if (b->begin == b->end) {

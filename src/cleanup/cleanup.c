@@ -176,15 +176,14 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 	cq_cleanup_stats_t s = { .block_bytes = q->block_bytes };
 
 	cq_fork_lock(&q->lock);
-	/* What has left the queue first, so that it is never more than queued. */
+	/* What has left the queue first, so that it is never more than queued: behind the first acquire in look
+	   (collect.c) all is seen that was before the release in cq_block_give_up; and what is handed back was
+	   seen under this lock, or the barrier came before it (cq_producers_see). */
 	s.executed = q->executed;
-	/* Pairs with the release in make (blocks.c): the fields of the blocks. */
+	/* Pairs with the release in cq_block_get (blocks.c): the fields of the blocks. */
 	for (cq_block_t *b = cq_ptr_load_acquire(&q->all); b != NULL; b = b->all_next)
 		s.executed += cq_u64_load_relaxed(&b->executed);
 	s.handed_back = cq_u64_load_relaxed(&q->handed_back);
-	/* Pairs with the releases in cq_block_give_up (blocks.c) and count_given (drain.c): what has left is
-	   seen as queued below. */
-	cq_fence_acquire();
 	s.queued = q->queued;
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
 		s.queued += cq_producer_accepted(p);

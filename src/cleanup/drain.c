@@ -122,8 +122,6 @@ int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline)
 /* Before the call, as a child that is forked in it doesn't give it again. */
 static void count_given(cq_cleanup_t *q, uint32_t n)
 {
-	/* Pairs with the acquire in cq_cleanup_stats_sized: what is handed back was queued. */
-	cq_fence_release();
 	cq_u64_add_relaxed(&q->handed_back, n);
 }
 

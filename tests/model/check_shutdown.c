@@ -369,6 +369,20 @@ static void hand_back_against_enqueue(void)
 	hand_back_against(0, enqueuer);
 }
 
+static void enqueuer_of_one_more(void *arg)
+{
+	enqueue(arg, 1);
+}
+
+/* Its block is open: the claim may come at any point of the refusal. */
+static void hand_back_against_one_more(void)
+{
+	begin(CALLED, 0, 1);
+	enqueue_some(producers[0], 0, 1);
+	run_beside(enqueuer_of_one_more, producers[0]);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
 static void enqueuer_of_5(void *arg)
 {
 	for (int i = 0; i < 5; i++)
@@ -600,6 +614,7 @@ const struct scenario shutdown_scenarios[] = {
 	{ "shutdown_hand_back_against_enqueues_without_a_producer",
 	    hand_back_against_enqueues_without_a_producer, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_enqueue", hand_back_against_enqueue, SOME(2, 2), SOME(4, 3) },
+	{ "shutdown_hand_back_against_one_more", hand_back_against_one_more, SOME(2, 2), SOME(4, 3) },
 	{ "shutdown_hand_back_against_put", hand_back_against_put, SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_hand_back_against_spans", hand_back_against_spans, SOME(2, 2), SOME(4, 3) },
 	{ "shutdown_against_a_span_claimed_in_halves",

@@ -335,8 +335,8 @@ inline give(b)
 	used[b] = false
 }
 
-/* give_what_lies_there. What is claimed lies in a block here, which is not counted. */
-inline give_what_lies_there()
+/* Without its wait. What is claimed lies in a block here, which is not counted. */
+inline hand_back()
 {
 	do
 	:: waiting?to -> give(to); finish()
@@ -380,7 +380,7 @@ active proctype shutdown()
 	do
 	::
 #ifndef BUG_SHUTDOWN_DROPS_WHAT_IS_UNPUBLISHED
-		give_what_lies_there();
+		hand_back();
 #else
 		do
 		:: waiting?to -> give(to); finish()
