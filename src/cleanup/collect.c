@@ -112,10 +112,8 @@ static cq_block_t *with_room(cq_cleanup_t *q, cq_block_t *b)
 	return b;
 }
 
-/*
- * All that was written, into as few blocks as hold it, which are pushed. ENOMEM: some is still where it was.
- * *empty: a block that no claim has filled, for the caller to give up when it has left the lock; or NULL.
- */
+/* All that was written, into as few blocks as hold it, which are pushed. ENOMEM: some is still where it was.
+   *empty: a block that no claim has filled, for the caller to give up when it has left the lock; or NULL. */
 int cq_collect(cq_cleanup_t *q, cq_block_t **empty)
 {
 	cq_block_t *to = NULL;

@@ -39,14 +39,9 @@ static void settle_members(cq_pool_t *p)
 	p->has_ended = false;
 }
 
-static cq_pool_t *pool_of(struct cq_fork_client *client)
-{
-	return (cq_pool_t *)(void *)((char *)client - offsetof(cq_pool_t, fork_client));
-}
-
 static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 {
-	cq_pool_t *p = pool_of(client);
+	cq_pool_t *p = cq_node_container(client, offsetof(cq_pool_t, fork_client));
 
 	if (phase == CQ_FORK_PREPARE) {
 		pthread_mutex_lock(&p->lock);
@@ -63,14 +58,18 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 	cq_tasks_fork_child(p);
 	settle_members(p);
 	p->failed = p->telling = 0;
+	p->fork_wakes = false;
 }
 
-/* For what handlers of others signalled while this thread held the locks. */
+/* For what handlers of others signalled while this thread held the locks. Else a host's spawn, which may take
+   a lock that the forking thread has, isn't called here. */
 static void fork_make_up(struct cq_fork_client *client)
 {
-	cq_pool_t *p = pool_of(client);
+	cq_pool_t *p = cq_node_container(client, offsetof(cq_pool_t, fork_client));
+	bool wakes = p->fork_wakes;
 
-	if (!cq_pool_is(p, CQ_POOL_POLLED))
+	p->fork_wakes = false;
+	if (wakes)
 		(void)cq_pool_wake(p);
 }
 
