@@ -163,7 +163,11 @@ inline flip()
 #ifndef BUG_FLIP_LEAVES_THE_PARTIAL_BLOCK
 	lock_partial();
 	if
-	:: there -> waiting[older ^ 1]!partial; atomic { there = false; partial = 0 }
+	:: there ->
+		newer = page;	/* another may have flipped meanwhile: then it waits for the next flip */
+		young(newer);
+		waiting[newer]!partial;
+		atomic { newer = 0; there = false; partial = 0 }
 	:: !there
 	fi;
 	unlock_partial();
@@ -232,7 +236,7 @@ end_hung:	false
 active [WORKERS] proctype worker()
 {
 	byte b, y;
-	bit older;
+	bit older, newer;
 	bool mine, left;
 
 end:	do

@@ -6,13 +6,13 @@
  * step here. Which stack a block waits in has no part in it: the worker takes any. That
  * nobody may be there to run blocks is in pool.pml.
  *
- *   holds short safety CALLBACKS=2 DRAINS=1
+ *   holds short safety CALLBACKS=2 DRAINS=1 DETACH
  *   holds short safety CALLBACKS=1 DRAINS=2 COLLECTORS=0
  *   holds short safety PRODUCERS=2 CALLBACKS=1 DRAINS=1 COLLECTORS=0
  *   holds full  safety CALLBACKS=3 DRAINS=1
  *   holds full  safety CALLBACKS=1 DRAINS=2
  *   holds full  safety CALLBACKS=2 DRAINS=2
- *   holds full  safety PRODUCERS=2 CALLBACKS=1 DRAINS=1
+ *   holds full  safety PRODUCERS=2 CALLBACKS=1 DRAINS=1 DETACH
  *
  *   fails short assertion BUG_COUNTED_AFTER_THE_CLOSE
  *   fails short assertion BUG_CLAIMED_BEFORE_IT_IS_COUNTED
@@ -174,13 +174,15 @@ active [PRODUCERS] proctype producer()
 		:: written[me] == SLOTS -> close_block()
 		:: written[me] < SLOTS
 		:: written[me] < SLOTS -> close_block()	/* cq_producer_flush of many */
-		:: written[me] < SLOTS -> join(me)	/* of few; or, if this is the last, detach */
+		:: written[me] < SLOTS -> join(me)	/* of few; or, with what follows, detach */
 		fi
 	od;
+#ifdef DETACH
 	if
-	:: is_open[me] -> close_block()		/* detach */
+	:: is_open[me] -> close_block()
 	:: else
 	fi
+#endif
 }
 
 /* ------------------------------------------------------------------- worker */
