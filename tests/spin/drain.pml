@@ -89,41 +89,56 @@ inline finish(which)
 
 /* ------------------------------------------------------------- joining: collect.c */
 
+/* The claim fails if the owner has closed the block meanwhile. */
 inline claim(i)
 {
-	if
-	:: is_open[i] -> partial = partial | block[i]; block[i] = 0
-	:: else	/* it was closed meanwhile, and the partial block may stay empty */
-	fi
+	atomic {
+		if
+		:: is_open[i] -> got = block[i]; block[i] = 0
+		:: else
+		fi
+	}
 }
 
-/* What producer i has in its open block joins the partial one: by whoever flushes. */
+/*
+ * What producer i has in its open block joins the partial one, or the next one: by whoever flushes. The next is counted
+ * before the claim, and seen to wait behind it; one that no claim filled is counted no more.
+ */
 inline join(i)
 {
 	if
 	:: is_open[i] && block[i] != 0 ->
 		lock_partial();
-#ifdef BUG_CLAIMED_BEFORE_IT_IS_COUNTED
-		atomic { claim(i) };
-#endif
 		if
-#ifdef BUG_COUNTED_WHENEVER_SOME_JOIN
-		:: true ->
-#else
-		:: there
+		:: there -> claim(i)
 		:: !there ->
-#endif
 			parity = epoch % 2;	/* others may advance it meanwhile */
-			atomic {
-#ifndef BUG_PARTIAL_BLOCK_COUNTED_WHEN_TAKEN
-				unfinished[parity] = unfinished[parity] + 1;
+#if defined(BUG_CLAIMED_BEFORE_IT_IS_COUNTED)
+			claim(i);
+			unfinished[parity] = unfinished[parity] + 1;
+#elif defined(BUG_PARTIAL_BLOCK_COUNTED_WHEN_TAKEN)
+			claim(i);
+#else
+			unfinished[parity] = unfinished[parity] + 1;
+			claim(i);
 #endif
+			atomic {
+				there = (got != 0);
 				partial_parity = parity;
-				parity = 0;
-				there = true
+				counted = !there
 			}
 		fi;
-		atomic { claim(i); unlock_partial() }
+#ifdef BUG_COUNTED_WHENEVER_SOME_JOIN
+		unfinished[partial_parity] = unfinished[partial_parity] + 1;
+#endif
+		atomic { partial = partial | got; got = 0; unlock_partial() }
+#if !defined(BUG_EMPTY_BLOCK_STAYS_COUNTED) && !defined(BUG_PARTIAL_BLOCK_COUNTED_WHEN_TAKEN)
+		if
+		:: counted -> finish(parity)
+		:: !counted
+		fi;
+#endif
+		atomic { parity = 0; counted = false }
 	:: else
 	fi
 }
@@ -155,9 +170,9 @@ inline close_block()
 
 active [PRODUCERS] proctype producer()
 {
-	byte me = _pid, set, done;
+	byte me = _pid, set, done, got;
 	bit parity;
-	bool last;
+	bool last, counted;
 
 	do
 	:: done == CALLBACKS -> break
@@ -243,8 +258,9 @@ inline cq_collect()
 
 active [COLLECTORS] proctype collector()
 {
-	byte i;
+	byte i, got;
 	bit parity;
+	bool last, counted;
 
 	lock();
 	cq_collect();
@@ -283,9 +299,9 @@ inline drained()
 
 active [DRAINS] proctype drain()
 {
-	byte before, mine, i, seen;
+	byte before, mine, i, seen, got;
 	bit parity;
-	bool yes;
+	bool yes, last, counted;
 
 	before = accepted;
 	lock();

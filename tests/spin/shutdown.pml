@@ -22,6 +22,7 @@
  *   fails short assertion DRAIN=1 BUG_COLLECTING_AFTER_THE_SEAL
  *   fails short assertion BUG_COUNTED_AFTER_THE_CLOSE
  *   fails short assertion BUG_HAND_BACK_IGNORES_UNFINISHED_BLOCKS
+ *   fails short assertion BUG_EMPTY_BLOCK_STAYS_COUNTED
  *   fails short assertion BUG_PARTIAL_BLOCK_TAKEN_WITHOUT_ITS_LOCK
  *   fails short deadlock  BUG_PUBLISHED_WITHOUT_A_WAKE
  *   fails short deadlock  BUG_REST_WAKES_NOBODY
@@ -62,6 +63,7 @@ bool waits, woken;
 /* What the library doesn't have, for the properties. */
 byte accepted, ran;		/* sets of callbacks; one that is handed back has run */
 bool enqueued, finished;
+byte flushed;
 
 inline lock() { atomic { !lock_held -> lock_held = true } }
 inline unlock() { lock_held = false }
@@ -162,7 +164,8 @@ inline claim()
 	}
 }
 
-/* By whoever flushes: what is open joins the partial block. One that is full is pushed first. */
+/* By whoever flushes: what is open joins the partial block, if that has room; else the next one, which is counted
+   before the claim and seen to wait behind it. One that no claim filled is given up. */
 inline join()
 {
 	do
@@ -174,24 +177,48 @@ inline join()
 		fi;
 		atomic {
 			lock_partial();
+			mine = !there || end_of[partial] == SLOTS;
 			if
-			:: there && end_of[partial] < SLOTS
-			:: else ->
+			:: mine && !has_next -> get_block(next); unfinished++; has_next = true
+			:: else
+			fi;
+			if
+			:: mine -> to = next
+			:: !mine -> to = partial
+			fi
+		}
+		claim();
+		atomic {
+			if
+			:: mine && end_of[next] != 0 ->
 				if
 				:: there -> waiting!partial
 				:: !there
 				fi;
-				get_block(to);
-				unfinished++;
-				partial = to;
-				there = true
+				partial = next;
+				there = true;
+				has_next = false;
+				next = 0
+			:: else
 			fi;
-			to = partial
+			mine = false;
+			unlock_partial()
 		}
-		claim();
-		unlock_partial()
 	od;
 	atomic { to = 0; from = 0; g_open = false; g_seq = 0; g_claimed = 0; g_n = 0 }
+}
+
+/* Behind the lock. */
+inline give_up_the_next()
+{
+	if
+	:: has_next ->
+		atomic { used[next] = false; has_next = false; next = 0 }
+#ifndef BUG_EMPTY_BLOCK_STAYS_COUNTED
+		finish()
+#endif
+	:: !has_next
+	fi
 }
 
 inline take_partial()
@@ -279,8 +306,8 @@ inline retract()
 active proctype producer()
 {
 	byte c, i, b, s_claimed, s_seq;
-	byte to, from, g_seq, g_claimed, g_n, fit, j;
-	bool refused, last, g_open;
+	byte to, from, next, g_seq, g_claimed, g_n, fit, j;
+	bool refused, last, g_open, mine, has_next;
 
 	do
 	:: c == CALLBACKS -> break
@@ -312,6 +339,7 @@ active proctype producer()
 				:: n < SLOTS -> close_block()	/* cq_producer_flush of many */
 				:: n < SLOTS ->			/* of few */
 					join();
+					give_up_the_next();
 #ifndef BUG_JOIN_WAKES_NOBODY
 					if
 					:: stop -> wake()
@@ -330,15 +358,17 @@ active proctype producer()
 
 active [COLLECTORS] proctype collector()
 {
-	byte to, from, g_seq, g_claimed, g_n, fit, j;
-	bool g_open, last;
+	byte to, from, next, g_seq, g_claimed, g_n, fit, j;
+	bool g_open, last, mine, has_next;
 
 	lock();
 	if
 	:: sealed
 	:: else -> join()
 	fi;
-	unlock()
+	unlock();
+	give_up_the_next();
+	flushed++
 }
 
 /* -------------------------------------------------------------------- runs: run.c */
@@ -465,8 +495,8 @@ inline give_what_lies_there()
 
 active proctype shutdown()
 {
-	byte to, from, g_seq, g_claimed, g_n, fit, j, w;
-	bool g_open, last, found;
+	byte to, from, next, g_seq, g_claimed, g_n, fit, j, w;
+	bool g_open, last, found, mine, has_next;
 
 	closed = true;		/* and cq_producers_see: fences.pml */
 #if DRAIN
@@ -476,6 +506,7 @@ active proctype shutdown()
 #endif
 	seal();
 	unlock();
+	give_up_the_next();
 	unfinished == 0;
 #else
 	stop = true;
@@ -512,11 +543,12 @@ active proctype shutdown()
 
 /* --------------------------------------------------------------- properties */
 
-/* When the producer has made its last enqueue and the shutdown has returned. */
+/* When the producer has made its last enqueue and the shutdown has returned; and nothing keeps the queue from
+   being destroyed. */
 active proctype properties()
 {
 	atomic {
-		enqueued && finished ->
-		assert(accepted == ran)
+		enqueued && finished && flushed == COLLECTORS ->
+		assert(accepted == ran && unfinished == 0 && !there && empty(waiting))
 	}
 }
