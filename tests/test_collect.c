@@ -35,7 +35,7 @@ static struct {
 
 static unsigned room_of(unsigned kind)
 {
-	return cq_producer_slots(of[kind].p);
+	return of[kind].p->slots;
 }
 
 static int try_next(unsigned kind)

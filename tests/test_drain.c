@@ -616,7 +616,7 @@ static bool asleep_in(cq_sleepers_t *set)
 	bool asleep;
 
 	pthread_mutex_lock(&set->lock);
-	asleep = set->listed != 0;
+	asleep = set->newest != NULL;
 	pthread_mutex_unlock(&set->lock);
 	return asleep;
 }

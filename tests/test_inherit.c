@@ -29,21 +29,19 @@ static struct view view(void)
 {
 	struct view v = { .policy = (int)syscall(SYS_sched_getscheduler, 0) };
 	struct sched_param param;
-	long bytes;
 
 	CHECK(pthread_getschedparam(pthread_self(), &v.libc_policy, &param) == 0);
 	v.priority = param.sched_priority;
 	v.nice = getpriority(PRIO_PROCESS, 0);
 	v.slack = prctl(PR_GET_TIMERSLACK);
-	bytes = syscall(SYS_sched_getaffinity, 0, sizeof(v.on.cpus), v.on.cpus);
-	CHECK(bytes > 0);
-	v.on.cpus_bytes = (size_t)bytes;
+	CHECK(syscall(SYS_sched_getaffinity, 0, sizeof(v.on.cpus), v.on.cpus) > 0);
+	v.on.has_cpus = true;
 	return v;
 }
 
 static bool same_cpus(const struct cq_creator *one, const struct cq_creator *two)
 {
-	return one->cpus_bytes == two->cpus_bytes && memcmp(one->cpus, two->cpus, one->cpus_bytes) == 0;
+	return memcmp(one->cpus, two->cpus, sizeof(one->cpus)) == 0;
 }
 
 static void look(void *arg)
@@ -173,10 +171,10 @@ Test(inherit, a_workers_timers_are_as_exact_as_the_creators)
 static struct cq_creator last_cpu(void)
 {
 	struct view all = view();
-	struct cq_creator one = { .cpus_bytes = all.on.cpus_bytes };
+	struct cq_creator one = { .has_cpus = true };
 	size_t bits = 8 * sizeof(*one.cpus);
 
-	for (size_t i = all.on.cpus_bytes * 8; i-- > 0; )
+	for (size_t i = sizeof(one.cpus) * 8; i-- > 0; )
 		if ((all.on.cpus[i / bits] >> i % bits & 1) != 0) {
 			one.cpus[i / bits] = 1ul << i % bits;
 			break;
@@ -188,7 +186,7 @@ static bool be_bound(void)
 {
 	struct cq_creator one = last_cpu();
 
-	return syscall(SYS_sched_setaffinity, 0, one.cpus_bytes, one.cpus) == 0;
+	return syscall(SYS_sched_setaffinity, 0, sizeof(one.cpus), one.cpus) == 0;
 }
 
 Test(inherit, a_worker_runs_where_the_creator_may_and_not_where_its_maker_is_bound)
@@ -218,7 +216,7 @@ Test(inherit, a_creators_processors_that_are_gone_are_ignored)
 {
 	open_creator();
 	memset(pool->threads.creator.cpus, 0, sizeof(pool->threads.creator.cpus));
-	((unsigned char *)pool->threads.creator.cpus)[pool->threads.creator.cpus_bytes - 1] = 0x80;
+	((unsigned char *)pool->threads.creator.cpus)[sizeof(pool->threads.creator.cpus) - 1] = 0x80;
 	maker.become = be_bound;
 	make_and_look();
 	cr_assert(maker.is);

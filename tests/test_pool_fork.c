@@ -514,7 +514,7 @@ Test(pool_fork, a_fork_in_worker_end_goes_on_in_both, .init = make_with_hooks)
 
 static void close_it_again(void)
 {
-	CHECK(cq_task_signal(a.task) == 0);
+	CHECK(signal_jobs(&a, 1) == 0);
 	CHECK(cq_task_run_some(a.task, 1) == 0); /* it stays closed */
 	CHECK(cq_pool_destroy(pool, wait_limit()) == EBUSY);
 }
@@ -594,7 +594,7 @@ Test(pool_fork, a_pool_that_was_being_destroyed_is_destroyed_in_the_child_too, .
 	AWAIT(a.done == 1);
 	close_task(&a);
 	close_task(&b);
-	AWAIT(cq_u32_load_relaxed(&pool->idle.listed) != 0); /* one that is idle may not sleep yet */
+	AWAIT(cq_ptr_load_relaxed(&pool->idle.newest) != NULL); /* one that is idle may not sleep yet */
 	at_point("sleepers.back", stop_at_begin, NULL);
 	destroyer = start(destroy, NULL);
 	gate_wait(&popped);

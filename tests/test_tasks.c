@@ -146,7 +146,7 @@ Test(tasks, a_signal_wakes_though_another_has_signalled)
 	fake_wait_blocked(&park, 1);
 	add(&a, NULL, NULL);
 	a.task->word |= TASK_IN;
-	cq_task_push(a.task);
+	cq_workq_push(&pool->waiting[pool->page & 1], &a.task->node);
 	cr_assert_eq(cq_task_signal(a.task), 0);
 	AWAIT(a.done == 1);
 	close_task(&own);

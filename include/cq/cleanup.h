@@ -161,7 +161,7 @@ CQ_API int cq_cleanup_flush(cq_cleanup_t *q);
  * Flushes all producers, then waits until every callback whose enqueue happened before the call has run,
  * however many are enqueued meanwhile. Sleeps, and runs nothing itself, as the caller may hold locks that
  * callbacks take. ETIMEDOUT: `deadline` (absolute, nanoseconds, the park table's clock) has passed; EDEADLK:
- * from a run of its pool, from give_back, or a fork handler; STALLED; EAGAIN too where nobody serves a hosted
+ * from a run of its pool, within a shutdown (give_back), or a fork handler; STALLED; EAGAIN too where nobody serves a hosted
  * pool (loop with run_some); ENOMEM: the flush failed; ESHUTDOWN: a shutdown hands back what is left.
  */
 CQ_API int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline);

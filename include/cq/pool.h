@@ -165,7 +165,7 @@ CQ_API int cq_pool_destroy(cq_pool_t *pool, uint64_t deadline);
 
 /**
  * Changes the limits, at any time; 0 as max: the default. Makes workers up to `min`, and one if
- * all are at work. Those above `max` end after their run. EINVAL: min > max, or out of range; or
+ * all are at work. Those above `max` end after their run, or at once. EINVAL: min > max, or out of range; or
  * the error of a worker that could not be made, and the limits are changed all the same (ESHUTDOWN: it
  * was a queue's own, which is shut down). EDEADLK: from a fork handler.
  */

@@ -97,8 +97,8 @@ CQ_BEGIN_DECLS
 
 /** One thread that may sleep. Its fields are the library's. */
 typedef struct cq_sleeper {
-	struct cq_sleeper *next, *prev;	/**< in the list; under the set's lock */
-	bool listed;			/**< under the set's lock */
+	struct cq_sleeper *next;	/**< in the list; under the set's lock */
+	struct cq_sleeper **link;	/**< what points to it; NULL: it is not in the list */
 	bool waits_long;		/**< its last wait was longer than spin_ns */
 	uint32_t epoch;			/**< of the set, at prepare_wait */
 	uint32_t cpu;			/**< where it ran when it was listed */
@@ -112,8 +112,7 @@ typedef struct cq_sleepers {
 	uint64_t counts CQ_ALIGNED(8);
 	uint32_t epoch;			/**< written under the lock, read by anyone */
 	uint32_t spin_ns;
-	uint32_t listed;		/**< under the lock, as what follows */
-	uint32_t stopped;
+	uint32_t stopped;		/**< under the lock, as what follows */
 	cq_sleeper_t *newest;
 	const cq_park_ops_t *ops;	/**< NULL: the default table */
 	pthread_mutex_t lock;
@@ -130,7 +129,7 @@ typedef struct cq_sleepers {
 static inline constexpr cq_sleepers_t cq_sleepers_initializer(const cq_park_ops_t *ops,
     uint32_t spin_ns)
 {
-	return cq_sleepers_t{ 0, 0, spin_ns, 0, 0, nullptr, ops, PTHREAD_MUTEX_INITIALIZER };
+	return cq_sleepers_t{ 0, 0, spin_ns, 0, nullptr, ops, PTHREAD_MUTEX_INITIALIZER };
 }
 #pragma GCC diagnostic pop
 #define CQ_SLEEPERS_INITIALIZER cq_sleepers_initializer(nullptr, 0)
@@ -138,7 +137,7 @@ static inline constexpr cq_sleepers_t cq_sleepers_initializer(const cq_park_ops_
 #else
 #define CQ_SLEEPERS_INITIALIZER CQ_SLEEPERS_INITIALIZER_WITH(NULL, 0)
 #define CQ_SLEEPERS_INITIALIZER_WITH(ops, spin_ns)				\
-	{ 0, 0, (spin_ns), 0, 0, NULL, (ops), PTHREAD_MUTEX_INITIALIZER }
+	{ 0, 0, (spin_ns), 0, NULL, (ops), PTHREAD_MUTEX_INITIALIZER }
 #endif
 
 /** Why commit_wait returned. */

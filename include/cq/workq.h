@@ -37,7 +37,7 @@
  * exclude each other: one that meets another spins for a moment, then sleeps, a microsecond at
  * first and 1 ms at most (a child that is forked while another thread pops must not use the queue).
  *
- * Source: the stack is Treiber's with a generation count, from Concurrency Kit;
+ * Source: the stack is Treiber's with a generation count, as in Concurrency Kit;
  * the counter and its protocol are those of the cleanup queue of Go's runtime
  * (runtime/mcleanup.go after golang/go#73642).
  *
@@ -148,7 +148,7 @@ static inline void *cq_node_container(void *node, size_t offset)
 	}
 #endif
 
-/** The same memory as ck_stack_t, aligned for a compare-and-swap of both words. */
+/** Aligned for a compare-and-swap of both words. */
 typedef struct cq_stack {
 	cq_node_t *head;
 	char *generation;	/**< pops so far; the lock, where pops need one */

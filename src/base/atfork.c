@@ -8,39 +8,58 @@
 #include "atfork.h"
 #include "ordering.h"
 #include "park.h"
-#include "points.h"
 
 #define REGISTERED UINT32_MAX /* no process's id */
 
 static struct {
 	pthread_mutex_t lock;	/* held from prepare to parent or child */
-	struct cq_fork fork;
-	struct cq_fork_client *newest, *oldest; /* under the lock */
-	uint32_t registered;	/* 0, REGISTERED, or the id of the process that is about to */
-} all = { .lock = PTHREAD_MUTEX_INITIALIZER };
+	struct cq_fork_client list; /* a circle, under the lock: behind it the oldest, before it the newest */
+	uint32_t registered;	/* 0, REGISTERED, or the id of the process that is about to register */
+} all = { .lock = PTHREAD_MUTEX_INITIALIZER, .list = { .newer = &all.list, .older = &all.list } };
+
+/* The fork in which this thread is. A forked child has it too. */
+static __thread struct {
+	unsigned depth;		/* with those by handlers within */
+	bool is_child;		/* one of these has made the process: how the outermost ends */
+	bool unlocked;		/* the clients have let go of their locks */
+} mine;
+
+const void *cq_thread_mark(void)
+{
+	return &mine;
+}
+
+bool cq_forking(void)
+{
+	return mine.depth != 0 && !mine.unlocked;
+}
 
 static void prepare_all(void)
 {
-	if (!cq_fork_begins(&all.fork))
+	if (mine.depth++ != 0)
 		return;
 	pthread_mutex_lock(&all.lock);
-	cq_fork_begun(&all.fork);
-	for (struct cq_fork_client *c = all.newest; c != NULL; c = c->older)
+	for (struct cq_fork_client *c = all.list.older; c != &all.list; c = c->older)
 		c->ops->phase(c, CQ_FORK_PREPARE);
 }
 
 static void end_all(bool child)
 {
-	enum fork_end end = cq_fork_ends(&all.fork, child);
-
-	if (end == FORK_GOES_ON)
+	mine.is_child |= child;
+	if (mine.depth > 1) {
+		mine.depth--;
 		return;
-	for (struct cq_fork_client *c = all.oldest; c != NULL; c = c->newer)
-		c->ops->phase(c, end == FORK_IN_CHILD ? CQ_FORK_CHILD : CQ_FORK_PARENT);
-	/* When all are unlocked: what makes a worker of one may call another. */
-	for (struct cq_fork_client *c = all.oldest; c != NULL; c = c->newer)
+	}
+	child = mine.is_child;
+	mine.is_child = false;
+	for (struct cq_fork_client *c = all.list.newer; c != &all.list; c = c->newer)
+		c->ops->phase(c, child ? CQ_FORK_CHILD : CQ_FORK_PARENT);
+	/* When all are unlocked: what makes a worker of one may call another. In a child nobody wakes. */
+	mine.unlocked = true;
+	for (struct cq_fork_client *c = all.list.newer; c != &all.list && !child; c = c->newer)
 		c->ops->make_up(c);
-	cq_fork_ended(&all.fork);
+	mine.unlocked = false;
+	mine.depth = 0;
 	pthread_mutex_unlock(&all.lock);
 }
 
@@ -56,40 +75,30 @@ void cq_fork(cq_fork_phase_t phase)
 }
 
 /*
- * By one thread: with a second set, handlers of others that lie between the two would turn the
- * order of locks round. Not with a lock or pthread_once, which a fork meanwhile would leave
- * taken in the child: the claim is the process's id, which a child finds to be another's.
- * True: the caller has it. False: the handlers are there.
+ * By one thread: with a second set, handlers of others that lie between the two would turn the order of locks
+ * round. Not with a lock or pthread_once, which a fork meanwhile would leave taken in the child: the claim is
+ * the process's id, which a child finds to be another's.
  */
-static bool claim_registration(void)
+static int register_handlers(void)
 {
 	const struct timespec moment = { 0, 100000 };
 	uint32_t me = (uint32_t)getpid(), seen;
-
-	for (;;) {
-		/* Pairs with the release in register_handlers: the handlers are registered. */
-		seen = cq_u32_load_acquire(&all.registered);
-		if (seen == REGISTERED)
-			return false;
-		if (seen == me)
-			nanosleep(&moment, NULL); /* another thread is at it */
-		else if (cq_u32_cas_relaxed(&all.registered, seen, me))
-			return true;
-	}
-}
-
-/* Those of parking first: a wake that was left to parent_all needs them to be over there. */
-static int register_handlers(void)
-{
 	int err;
 
-	if (!claim_registration())
-		return 0;
+	for (;;) {
+		/* Pairs with the release below: the handlers are registered. */
+		seen = cq_u32_load_acquire(&all.registered);
+		if (seen == REGISTERED)
+			return 0;
+		if (seen != me && cq_u32_cas_relaxed(&all.registered, seen, me))
+			break;
+		nanosleep(&moment, NULL); /* another thread is at it */
+	}
+	/* Those of parking first: a wake that was left to parent_all needs them to be over there. */
 	if ((err = cq_park_register()) == 0)
 		err = pthread_atfork(prepare_all, parent_all, child_all);
-	CQ_POINT("atfork.registered");
-	/* Pairs with the acquire in claim_registration. Without it a queue could be made,
-	   and a fork begin, before the handlers are seen to be there. */
+	/* Pairs with the acquire above. Without it a queue could be made, and a fork begin, before the
+	   handlers are seen to be there. */
 	cq_u32_store_release(&all.registered, err == 0 ? REGISTERED : 0);
 	return err;
 }
@@ -98,19 +107,15 @@ int cq_fork_register(struct cq_fork_client *c, const struct cq_fork_ops *ops, bo
 {
 	int err;
 
-	if (cq_fork_is_mine(&all.fork))
+	if (mine.depth != 0)
 		return EDEADLK;
 	if (by_atfork && (err = register_handlers()) != 0)
 		return err;
 	c->ops = ops;
-	c->newer = NULL;
+	c->newer = &all.list;
 	pthread_mutex_lock(&all.lock);
-	c->older = all.newest;
-	if (c->older != NULL)
-		c->older->newer = c;
-	else
-		all.oldest = c;
-	all.newest = c;
+	c->older = all.list.older;
+	c->older->newer = all.list.older = c;
 	pthread_mutex_unlock(&all.lock);
 	return 0;
 }
@@ -118,7 +123,7 @@ int cq_fork_register(struct cq_fork_client *c, const struct cq_fork_ops *ops, bo
 void cq_fork_unregister(struct cq_fork_client *c)
 {
 	pthread_mutex_lock(&all.lock);
-	*(c->newer != NULL ? &c->newer->older : &all.newest) = c->older;
-	*(c->older != NULL ? &c->older->newer : &all.oldest) = c->newer;
+	c->newer->older = c->older;
+	c->older->newer = c->newer;
 	pthread_mutex_unlock(&all.lock);
 }

@@ -9,7 +9,7 @@ bool cq_barrier_asymmetric(void)
 
 void cq_barrier_heavy(void)
 {
-	/* Pairs with the fence in the hot side (cq_producer_slow, producer_block.c). */
+	/* Pairs with the fence in the hot side (slow, cleanup/producer.c). */
 	cq_fence_full();
 }
 

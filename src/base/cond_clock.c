@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include <time.h>
 
-#include "cond.h"
 #include "park.h"
 
 void cq_cond_init(pthread_cond_t *cond)

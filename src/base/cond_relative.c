@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "cond.h"
 #include "park.h"
 
 void cq_cond_init(pthread_cond_t *cond)

@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Every atomic operation of the library, with its order in its name, on top of
- * ck_pr. ck's own loads, stores and read-modify-writes order nothing on weakly
- * ordered machines, so all order comes from the fences named here, and each use
- * of one says what it pairs with. doc/memory-order lists them.
+ * Every atomic operation of the library, with its order in its name, on top of ck_pr. ck's own loads, stores
+ * and read-modify-writes order nothing on weakly ordered machines, so all order comes from the fences named
+ * here, and each use of one says what it pairs with. doc/memory-order lists them.
  *
  * Which of ck's fences may stand where (ck 0.7):
- *   full      ck_pr_fence_memory. Not ck_pr_fence_atomic (a store fence on
- *             arm64) nor ck_pr_fence_atomic_load (the same on 32-bit arm).
- *   release   ck_pr_fence_release: loads and stores before, stores after. ck's
- *             stack has only a store fence in its push: enough for what the
- *             pusher wrote, but not for what it had read of a node that the
+ *   full      ck_pr_fence_memory. Not ck_pr_fence_atomic (a store fence on arm64) nor
+ *             ck_pr_fence_atomic_load (the same on 32-bit arm).
+ *   release   ck_pr_fence_release: loads and stores before, stores after. ck's stack has only a store fence
+ *             in its push: enough for what the pusher wrote, but not for what it had read of a node that the
  *             popper then overwrites. So a push here has a release before it.
  *   acquire   ck_pr_fence_acquire: loads before, loads and stores after.
  */
@@ -35,6 +33,13 @@ static inline void cq_stall(void) { ck_pr_stall(); }
 
 static inline uint32_t cq_u32_load_relaxed(const uint32_t *p) { return ck_pr_load_32(p); }
 static inline void cq_u32_store_relaxed(uint32_t *p, uint32_t v) { ck_pr_store_32(p, v); }
+static inline void cq_u32_add_relaxed(uint32_t *p, uint32_t v) { ck_pr_add_32(p, v); }
+static inline uint32_t cq_u32_exchange_relaxed(uint32_t *p, uint32_t v) { return ck_pr_fas_32(p, v); }
+
+static inline bool cq_u32_cas_relaxed(uint32_t *p, uint32_t old, uint32_t v)
+{
+	return ck_pr_cas_32(p, old, v);
+}
 
 static inline uint32_t cq_u32_load_acquire(const uint32_t *p)
 {
@@ -50,30 +55,14 @@ static inline void cq_u32_store_release(uint32_t *p, uint32_t v)
 	ck_pr_store_32(p, v);
 }
 
-static inline uint32_t cq_u32_exchange_relaxed(uint32_t *p, uint32_t v)
-{
-	return ck_pr_fas_32(p, v);
-}
-
 static inline uint32_t cq_u32_exchange_release(uint32_t *p, uint32_t v)
 {
 	ck_pr_fence_release();
 	return cq_u32_exchange_relaxed(p, v);
 }
 
-static inline bool cq_u32_cas_relaxed(uint32_t *p, uint32_t old, uint32_t v)
-{
-	return ck_pr_cas_32(p, old, v);
-}
-
-static inline void cq_u32_add_relaxed(uint32_t *p, uint32_t v) { ck_pr_add_32(p, v); }
-
 /* ---- 64 bits ---- */
 
-/*
- * Where a word has 32 bits ck lacks these or (i386) tears them in two, and the
- * compiler's builtins are atomic.
- */
 #if UINTPTR_MAX > UINT32_MAX
 static inline uint64_t cq_u64_load_relaxed(const uint64_t *p) { return ck_pr_load_64(p); }
 static inline void cq_u64_store_relaxed(uint64_t *p, uint64_t v) { ck_pr_store_64(p, v); }
@@ -85,15 +74,10 @@ static inline bool cq_u64_cas_relaxed(uint64_t *p, uint64_t *old, uint64_t v)
 	return ck_pr_cas_64_value(p, *old, v, old);
 }
 #else
-static inline uint64_t cq_u64_load_relaxed(const uint64_t *p)
-{
-	return __atomic_load_n(p, __ATOMIC_RELAXED);
-}
-
-static inline void cq_u64_store_relaxed(uint64_t *p, uint64_t v)
-{
-	__atomic_store_n(p, v, __ATOMIC_RELAXED);
-}
+/* Where a word has 32 bits ck lacks these or (i386) tears them in two, and the compiler's builtins are
+   atomic. */
+static inline uint64_t cq_u64_load_relaxed(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+static inline void cq_u64_store_relaxed(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
 
 static inline uint64_t cq_u64_add_relaxed(uint64_t *p, uint64_t v)
 {
@@ -124,6 +108,7 @@ static inline void cq_u64_store_release(uint64_t *p, uint64_t v)
 
 #define cq_ptr_load_relaxed(p) ck_pr_load_ptr(p)
 #define cq_ptr_store_relaxed(p, v) ck_pr_store_ptr_unsafe((p), (v))
+static inline void *cq_ptr_exchange_relaxed(void *p, void *v) { return ck_pr_fas_ptr(p, v); }
 
 static inline void *cq_ptr_load_acquire(const void *p)
 {
@@ -144,7 +129,5 @@ static inline bool cq_ptr_cas_relaxed(void *p, void *old, void *v)
 {
 	return ck_pr_cas_ptr_value(p, *(void **)old, v, old);
 }
-
-static inline void *cq_ptr_exchange_relaxed(void *p, void *v) { return ck_pr_fas_ptr(p, v); }
 
 #endif /* CQ_ORDERING_H */

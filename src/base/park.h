@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * What the default park tables share. Each is a file of its own, park_futex.c
- * or park_condvar.c, of which one is built.
- */
+/* What the default park tables share, park_futex.c and park_condvar.c, of which one is built. */
 #ifndef CQ_SRC_PARK_H
 #define CQ_SRC_PARK_H
 
 #include <cq/park.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <time.h>
 
@@ -33,11 +31,16 @@ static inline bool cq_park_complete(const cq_park_ops_t *ops)
 	return ops == NULL || (ops->now != NULL && ops->park != NULL && ops->unpark != NULL);
 }
 
-/* Registers the fork handlers of the default table, if it has some and had none before. By
-   one thread at a time. ENOMEM. */
+/* Registers the fork handlers of the default table, if it has some and had none before. By one thread at a
+   time. ENOMEM. */
 int cq_park_register(void);
 
 extern const char cq_park_kind[]; /* "futex" or "condvar" */
+
+/* Condition variables with deadlines on the clock of cq_now(): cond_clock.c, where a condition variable can
+   be told its clock, or cond_relative.c (macOS). It waits until a signal, the deadline, or no reason. */
+void cq_cond_init(pthread_cond_t *cond);
+void cq_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *mutex, uint64_t deadline);
 
 struct timespec cq_timespec(uint64_t ns);
 uint64_t cq_default_now(void *host);

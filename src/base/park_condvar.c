@@ -2,24 +2,21 @@
 /*
  * Parking on condition variables, for systems without futexes.
  *
- * The mutexes and condition variables are not in the parkers but in a fixed
- * table, chosen by the parker's address (a "parking lot"): a waker that still
- * holds the lock, or signals, when the parked thread has returned and freed its
- * parker touches only the table. A parker has no state to destroy.
+ * The mutexes and condition variables are not in the parkers but in a fixed table, chosen by the parker's
+ * address (a "parking lot"): a waker that still holds the lock, or signals, when the parked thread has
+ * returned and freed its parker touches only the table. A parker has no state to destroy.
  */
 #include <errno.h>
 #include <pthread.h>
 
-#include "cond.h"
-#include "forking.h"
 #include "ordering.h"
 #include "park.h"
 #include "points.h"
 
 /*
- * Two threads that park in the same place wake each other for nothing. 32 makes
- * that rare for the dozen of workers that a process has. A fork holds all their
- * locks, and ThreadSanitizer bears no thread that holds 64.
+ * Two threads that park in the same place wake each other for nothing. 32 makes that rare for the dozen of
+ * workers that a process has. A fork holds all their locks, and ThreadSanitizer bears no thread that holds
+ * 64.
  */
 enum { PLACES_LOG2 = 5, PLACES = 1 << PLACES_LOG2 };
 
@@ -29,7 +26,6 @@ static struct place {
 } places[PLACES] = { [0 ... PLACES - 1] = { .lock = PTHREAD_MUTEX_INITIALIZER } };
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int atfork_err;
-static struct cq_fork forking;
 
 static void init_places(void)
 {
@@ -37,24 +33,26 @@ static void init_places(void)
 		cq_cond_init(&places[i].granted);
 }
 
+/* Handlers of others may fork meanwhile, as in atfork.c. */
+static __thread unsigned fork_depth;
+static __thread bool fork_made_this;
+
 static void fork_prepare(void)
 {
-	if (!cq_fork_begins(&forking))
+	if (fork_depth++ != 0)
 		return;
 	for (int i = 0; i < PLACES; i++)
 		pthread_mutex_lock(&places[i].lock);
-	cq_fork_begun(&forking);
 }
 
 static void fork_ends(bool child)
 {
-	enum fork_end end = cq_fork_ends(&forking, child);
-
-	if (end == FORK_GOES_ON)
+	fork_made_this |= child;
+	if (--fork_depth != 0)
 		return;
-	if (end == FORK_IN_CHILD)
+	if (fork_made_this)
 		init_places(); /* nobody waits there, and no waiter of the parent is to be remembered */
-	cq_fork_ended(&forking);
+	fork_made_this = false;
 	for (int i = 0; i < PLACES; i++)
 		pthread_mutex_unlock(&places[i].lock);
 }
@@ -94,8 +92,8 @@ static void condvar_park(void *host, cq_parker_t *parker, uint64_t deadline)
 	int cancel;
 
 	(void)host;
-	/* The waits are cancellation points, and a thread that ends in one would leave
-	   its parker behind, to be granted. (A futex system call is none.) */
+	/* The waits are cancellation points, and a thread that ends in one would leave its parker behind, to
+	   be granted. (A futex system call is none.) */
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	pthread_mutex_lock(&place->lock);
 	if (!cq_parker_granted(parker)) {
@@ -115,8 +113,7 @@ static void condvar_unpark(void *host, cq_parker_t *parker)
 
 	(void)host;
 	pthread_mutex_lock(&place->lock);
-	/* Under the lock, or a thread that has just looked could miss it. After
-	   it the parker may be gone. */
+	/* Under the lock, or a thread that has just looked could miss it. After it the parker may be gone. */
 	cq_parker_grant(parker);
 	CQ_POINT("park.granted");
 	pthread_cond_broadcast(&place->granted);

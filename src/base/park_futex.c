@@ -2,11 +2,10 @@
 /*
  * Parking on a Linux futex: the permit is the futex word.
  *
- * unpark touches the parker's memory once, in the exchange that grants. The
- * system call after it uses the address only: a private futex is looked up by
- * address and never read by FUTEX_WAKE, so a parker that is freed meanwhile
- * costs at most a spurious return to whoever waits at that address by then,
- * and every wait here and in the C library is a loop.
+ * unpark touches the parker's memory once, in the exchange that grants. The system call after it uses the
+ * address only: a private futex is looked up by address and never read by FUTEX_WAKE, so a parker that is
+ * freed meanwhile costs at most a spurious return to whoever waits at that address by then, and every wait
+ * here and in the C library is a loop.
  */
 #include <errno.h>
 #include <sys/syscall.h>
@@ -20,23 +19,17 @@
 enum { FUTEX_WAKE_PRIVATE = 1 | 128, FUTEX_WAIT_BITSET_PRIVATE = 9 | 128 };
 #define FUTEX_BITSET_MATCH_ANY UINT32_MAX
 
-/* The call that reads this C library's timespec: 32-bit machines have two. */
-static long call(uint32_t *word, int op, uint32_t value, const struct timespec *until)
-{
-#ifdef SYS_futex_time64
-	if (sizeof(until->tv_sec) > sizeof(long))
-		return syscall(SYS_futex_time64, word, op, value, until, NULL,
-		    FUTEX_BITSET_MATCH_ANY);
-#endif
-	return syscall(SYS_futex, word, op, value, until, NULL, FUTEX_BITSET_MATCH_ANY);
-}
-
 /* Errors are of no interest: park's caller looks at the permit and the clock. */
 static void futex(uint32_t *word, int op, uint32_t value, const struct timespec *until)
 {
+	long call = SYS_futex;
 	int saved = errno;
 
-	(void)call(word, op, value, until);
+#ifdef SYS_futex_time64
+	if (sizeof(until->tv_sec) > sizeof(long))
+		call = SYS_futex_time64; /* 32-bit machines have two: this one has the C library's timespec */
+#endif
+	(void)syscall(call, word, op, value, until, NULL, FUTEX_BITSET_MATCH_ANY);
 	errno = saved;
 }
 
@@ -58,8 +51,8 @@ static void futex_park(void *host, cq_parker_t *parker, uint64_t deadline)
 static void futex_unpark(void *host, cq_parker_t *parker)
 {
 	(void)host;
-	/* Grants as cq_parker_grant does; pairs with cq_parker_granted. It acquires
-	   nothing: what it returns only says whether to call the kernel. */
+	/* Grants as cq_parker_grant does; pairs with cq_parker_granted. It acquires nothing: what it returns
+	   only says whether to call the kernel. */
 	if (cq_u32_exchange_release(&parker->permit, CQ_PERMIT_GRANTED) == CQ_PERMIT_PARKED) {
 		CQ_POINT("park.granted");
 		futex(&parker->permit, FUTEX_WAKE_PRIVATE, 1, NULL);

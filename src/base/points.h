@@ -2,11 +2,9 @@
 /*
  * Schedule points and checks, both nothing in an ordinary build.
  *
- * CQ_POINT marks a place where another thread's step, fallen between two steps
- * of this one, decides a race. The test build (-DCQ_POINTS) calls cq_point()
- * there, with which a test steers the schedule instead of hoping for it.
- *
- * CQ_CHECK is an assertion that costs; a checking build (-DCQ_CHECKS) has them.
+ * CQ_POINT marks a place where another thread's step, fallen between two steps of this one, decides a race.
+ * The test build (-DCQ_POINTS) calls cq_point() there, with which a test steers the schedule instead of
+ * hoping for it. CQ_CHECK is an assertion that costs; a checking build (-DCQ_CHECKS) has them.
  */
 #ifndef CQ_POINTS_H
 #define CQ_POINTS_H

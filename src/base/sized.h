@@ -5,10 +5,8 @@
 
 #include <stddef.h>
 
-/*
- * Into `known`, of `known_bytes` bytes, from the caller's; NULL is all zero. What that one lacks is
- * zero; what it has more must be: E2BIG. EINVAL: it has no bytes.
- */
+/* Into `known`, of `known_bytes` bytes, from the caller's; NULL is all zero. What that one lacks is zero;
+   what it has more must be: E2BIG. EINVAL: it has no bytes. */
 int cq_sized_read(void *known, size_t known_bytes, const void *from, size_t bytes);
 
 /* To the caller's; what this library doesn't know is zero. */

@@ -3,9 +3,8 @@
  * The inside of the cleanup queue. Which file has what, each calling only those above it:
  *
  *   blocks.c           memory of blocks, those that wait, the count of unfinished ones
- *   producer_block.c   the block that is open at a producer
- *   producer.c         the calls on a producer
- *   collect.c          what other threads take out of open blocks; flush
+ *   collect.c          what other threads do with producers; flush
+ *   producer.c         what their owners do
  *   run.c              the queue as a task: running blocks
  *   drain.c            drain and shutdown
  *   cleanup_fork.c, cleanup_stats.c
@@ -76,28 +75,25 @@ static inline void **block_args(cq_block_t *b)
  */
 struct cq_producer {
 	/* All that most enqueues touch, beside the slot. */
-	void *write;			/* the next slot; those before it are written. Release by the owner.
-					   &dummy: no block is open */
-	void *limit;			/* enqueue takes the slow path when write >= limit. NULL: always (no
-					   block, or a flag is up). Owner; and NULL by who closes the queue */
-	cq_callback_fn *fn;		/* of all its callbacks, or NULL. Written once */
+	void *write;		/* the next slot; those before it are written. By the owner. &dummy: none */
+	void *limit;		/* write >= limit: enqueue takes the slow path. NULL: always (no block, closed
+				   or `fences`). By the owner; NULL also by who closes the queue */
+	cq_callback_fn *fn;	/* of all its callbacks, or NULL. Written once */
 	cq_cleanup_t *q;
 	uint64_t state CQ_ALIGNED(8);
-	cq_block_t *block;		/* the open block, or NULL */
-	cq_callback_t dummy;		/* the slot where enqueue writes when none is open */
+	cq_block_t *block;	/* the open block, or NULL */
+	cq_callback_t dummy;	/* the slot where enqueue writes when none is open */
 	uint64_t base CQ_ALIGNED(8);	/* callbacks accepted before the open block */
-	uint64_t total;			/* and up to the last close, written before it */
+	uint64_t total;		/* and up to the last close, written before it */
+	uint32_t slots, slot_bytes; /* how many callbacks a block has room for, of what size. Written once */
 
 	/* Owner only: */
-	uint64_t reserved_until;	/* the count of accepted callbacks up to which an enqueue
-					   cannot fail */
-	cq_node_t *spares;		/* blocks for that */
-	uint64_t nspares;
-	cq_callback_t *span;		/* write, when the last span was given */
-	char *ahead, *fetched;		/* the prefetch limit, and up to where lines are fetched */
-	bool fills;			/* the last block was filled, not flushed */
+	uint64_t reserved_until; /* the count of accepted callbacks up to which an enqueue cannot fail */
+	cq_node_t *spares;	/* blocks for that */
+	cq_callback_t *span;	/* write, when the last span was given */
+	size_t fetched;		/* bytes of the block, or of the next, that are in the cache or needn't be */
 
-	cq_producer_t *next, *prev;	/* under the queue's lock */
+	cq_producer_t *next, **link;	/* under the queue's lock; link: who points here */
 };
 
 #define STATE_OPEN UINT64_C(1)
@@ -105,10 +101,6 @@ struct cq_producer {
 #define STATE_SEQ (UINT64_C(1) << 20)	/* one; 44 bits: for ever */
 static inline bool state_open(uint64_t s) { return (s & STATE_OPEN) != 0; }
 static inline uint32_t state_claimed(uint64_t s) { return (uint32_t)(s & (STATE_SEQ - 1)) >> 1; }
-
-/* How many callbacks a shutdown takes out of open blocks under one hold of the lock. 1 would take the lock for
-   each; more is memory of every queue. */
-#define CLAIMED_AT_ONCE 8
 
 /* Words that different threads write are on different cache lines. */
 struct cq_cleanup {
@@ -122,7 +114,7 @@ struct cq_cleanup {
 	bool fences;			/* no asymmetric barrier: each enqueue has a fence */
 	uint32_t slots;			/* callbacks per block, each with its function */
 	size_t block_bytes;
-	/* Written by shutdown, and by drains under the lock. */
+	/* Written by shutdown, and by drains. */
 	uint32_t closed;		/* enqueue refuses */
 	uint32_t stop;			/* runs take no more: what is left is handed back */
 	uint32_t draining;		/* drains that wait: a reason to flip, and to wake them */
@@ -159,41 +151,32 @@ struct cq_cleanup {
 	uint64_t queued;		/* by producers that are gone */
 	uint64_t executed;		/* from blocks that are gone, and before a fork */
 	uint64_t flushes;
-	const void *shutting_down;	/* cq_thread_mark of who is at it, or NULL */
+	const void *shutting_down;	/* cq_thread_mark of who is at it, or NULL. Read by anyone */
 	bool shut_down;
 	bool sealed;			/* a shutdown has collected all that was accepted */
-	struct cq_fork fork;
 	bool fork_wakes;		/* drains are to be woken in the parent */
 
 	struct cq_fork_client fork_client;
 
-	/*
-	 * Of who is shutting down, and hands back: callbacks that it has claimed, of which [begin, end) are not
-	 * given yet. Not on its stack: a child that doesn't have its thread gives them.
-	 */
-	struct {
-		cq_callback_t callbacks[CLAIMED_AT_ONCE];
-		uint16_t begin, end;
-	} claimed;
 	uint64_t handed_back CQ_ALIGNED(8);
 };
 
-/* The calling thread is between the queue's prepare and its end. */
-static inline bool cq_cleanup_forking(const cq_cleanup_t *q)
+/* Whoever waits for the queue here would wait for itself. */
+static inline bool cq_cleanup_is_current(const cq_cleanup_t *q)
 {
-	return cq_fork_is_mine(&q->fork);
+	return cq_pool_is_current(q->pool) || cq_forking();
 }
 
 /* The lock, which a thread that is forking has already. */
 static inline void cq_cleanup_lock(cq_cleanup_t *q)
 {
-	if (!cq_cleanup_forking(q))
+	if (!cq_forking())
 		pthread_mutex_lock(&q->lock);
 }
 
 static inline void cq_cleanup_unlock(cq_cleanup_t *q)
 {
-	if (!cq_cleanup_forking(q))
+	if (!cq_forking())
 		pthread_mutex_unlock(&q->lock);
 }
 
@@ -222,30 +205,23 @@ static inline bool cq_block_next(cq_block_t *b, cq_callback_t *callback)
  * How many slots of the block `b` are below `write`. Senseless, and harmless, when they don't belong
  * together or `b` is NULL: `state` tells, when it is read again.
  */
-static inline uint32_t cq_slots_below(const cq_block_t *b, cq_callback_fn *fn, const void *write)
+static inline uint32_t cq_slots_below(const cq_producer_t *p, const cq_block_t *b, const void *write)
 {
 	uintptr_t bytes = (uintptr_t)write - (uintptr_t)b - offsetof(cq_block_t, callbacks);
 
-	return (uint32_t)(bytes / (fn != NULL ? sizeof(void *) : sizeof(cq_callback_t)));
-}
-
-/* Callbacks that a block of this producer has room for. */
-static inline uint32_t cq_producer_slots(const cq_producer_t *p)
-{
-	return p->fn != NULL ? p->q->slots * (uint32_t)(sizeof(cq_callback_t) / sizeof(void *)) :
-	    p->q->slots;
+	return (uint32_t)(bytes / p->slot_bytes);
 }
 
 /* Where the nth is, or would be. */
 static inline void *cq_producer_slot(const cq_producer_t *p, cq_block_t *b, uint32_t n)
 {
-	return p->fn != NULL ? (void *)(block_args(b) + n) : (void *)(b->callbacks + n);
+	return (char *)b->callbacks + (size_t)n * p->slot_bytes;
 }
 
 /* By the owner, of the open block. */
 static inline uint32_t cq_producer_written(const cq_producer_t *p)
 {
-	return cq_slots_below(p->block, p->fn, p->write);
+	return cq_slots_below(p, p->block, p->write);
 }
 
 /* ------------------------------------------------------------- which file has what */
@@ -253,30 +229,17 @@ static inline uint32_t cq_producer_written(const cq_producer_t *p)
 /* blocks.c */
 cq_block_t *cq_block_get(cq_cleanup_t *q);
 void cq_block_put(cq_cleanup_t *q, cq_block_t *b);
-void cq_block_clear(cq_block_t *b);
-void cq_blocks_push(cq_cleanup_t *q, cq_block_t *first, cq_block_t *last, uint64_t n);
+void cq_blocks_push(cq_cleanup_t *q, cq_block_t *b);
 cq_block_t *cq_blocks_take(cq_cleanup_t *q);
 uint64_t cq_blocks_waiting(const cq_cleanup_t *q);
-bool cq_block_give_up(cq_cleanup_t *q, cq_block_t *b);
-void cq_blocks_counted(cq_cleanup_t *q, unsigned parity);
-bool cq_blocks_last_finished(cq_cleanup_t *q, unsigned parity);
-void cq_blocks_finished(cq_cleanup_t *q, unsigned parity);
+int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b);
 bool cq_blocks_all_finished(const cq_cleanup_t *q);
 void cq_drains_wake(cq_cleanup_t *q);
-void cq_drains_rely_on_it(cq_cleanup_t *q);
 
-/* producer_block.c */
+/* collect.c. The last two with the lock held. */
 uint64_t cq_producer_accepted(const cq_producer_t *p);
-void cq_producer_no_block(cq_producer_t *p);
-int cq_producer_open(cq_producer_t *p, bool fetch);
-int cq_producer_close(cq_producer_t *p);
-int cq_producer_slow(cq_producer_t *p, cq_callback_fn *fn, void *arg, void *slot, size_t count, size_t *accepted);
-int cq_producer_ensure_spares(cq_producer_t *p, uint64_t n, uint64_t room);
-void cq_producer_free_spares(cq_producer_t *p, uint64_t keep);
 void cq_producers_see(cq_cleanup_t *q);
-
-/* collect.c. With the lock held. */
-int cq_collect(cq_cleanup_t *q, bool *wakes);
+int cq_collect(cq_cleanup_t *q, cq_block_t **empty);
 uint32_t cq_collect_some(cq_cleanup_t *q, cq_callback_t *to, uint32_t room);
 
 /* run.c */

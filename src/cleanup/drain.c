@@ -14,23 +14,12 @@
 #include "cleanup_priv.h"
 #include "pool/pool_inside.h"
 
-/* The queue whose give_back the thread is in. */
-static __thread const cq_cleanup_t *giving_back;
-
-/* The caller would wait for itself. */
-static bool would_deadlock(const cq_cleanup_t *q)
-{
-	return cq_pool_is_current(q->pool) || giving_back == q || cq_cleanup_forking(q);
-}
-
-/* --------------------------------------------------------------------------- draining */
-
+/* A drain, or a hand-back that waits for what runs. */
 struct drain {
 	cq_cleanup_t *q;
 	uint64_t epoch;		/* of what it covers, and all before */
-	uint32_t stopped;	/* stop, when it began: a HAND_BACK had given back all */
-	uint64_t failed;	/* attempts to make a worker, before it began */
-	cq_wait_result_t result; /* of its last wait */
+	uint32_t stopped;	/* stop, when it began */
+	uint64_t failed;	/* attempts to make a worker, before it waits */
 };
 
 /* 0: everything has run; ESHUTDOWN: or is handed back; EBUSY: some is left. */
@@ -43,7 +32,7 @@ static int drained(const struct drain *d)
 	pthread_mutex_lock(&q->lock);
 	if (q->epoch == e && cq_u64_load_relaxed(&q->unfinished[(e + 1) & 1]) == 0)
 		cq_u64_store_relaxed(&q->epoch, e + 1);
-	/* Pairs with the release in cq_blocks_last_finished: what the callbacks did. Its fence is also that of the
+	/* Pairs with the release in cq_block_give_up: what the callbacks did. Its fence is also that of the
 	   load before, since whoever advances the epoch comes here. */
 	done = q->epoch >= e + 2 ||
 	    (q->epoch == e + 1 && cq_u64_load_acquire(&q->unfinished[e & 1]) == 0);
@@ -54,206 +43,128 @@ static int drained(const struct drain *d)
 	return done ? 0 : EBUSY;
 }
 
-static cq_pool_stats_t pool_stats(const cq_cleanup_t *q)
-{
-	cq_pool_stats_t s;
-
-	cq_pool_stats(q->pool, &s);
-	return s;
-}
-
-/*
- * Something waits. 0: somebody comes for it; or STALLED. Most attempts to make a worker fail here and now, and
- * say why. One that fails later, in worker_start, is tried once more; after that the next would do the same.
- */
-static int wake_somebody(const struct drain *d)
-{
-	cq_cleanup_t *q = d->q;
-	cq_pool_stats_t s = pool_stats(q);
-
-	if (s.workers_live == 0 && s.workers_failed > d->failed + 1)
-		return EAGAIN;
-	return cq_pool_wake(q->pool);
-}
-
-/* One look of a drain that is about to sleep. EBUSY: it sleeps; else why it ends. */
+/* One look of whoever is about to sleep. EBUSY: it sleeps; EINVAL: some waits, and is to be handed back; else why it ends. */
 static int look(const struct drain *d)
 {
+	cq_cleanup_t *q = d->q;
+	cq_pool_stats_t s;
 	int err = drained(d), wake;
 
-	if (err != EBUSY)
+	if (err != EBUSY || cq_blocks_waiting(q) == 0)
 		return err;
-	wake = cq_blocks_waiting(d->q) != 0 ? wake_somebody(d) : 0;
+	if (d->stopped != 0)
+		return EINVAL;
+	/* Most attempts to make a worker fail here and now, and say why. One that fails later, in worker_start, is
+	   tried once more; after that the next would do the same. */
+	cq_pool_stats(q->pool, &s);
+	wake = s.workers_live == 0 && s.workers_failed > d->failed + 1 ? EAGAIN : cq_pool_wake(q->pool);
 	if (wake == 0)
-		return d->result == CQ_TIMED_OUT ? ETIMEDOUT : EBUSY;
+		return EBUSY;
 	/* What nobody can run may have been run meanwhile. */
 	err = drained(d);
 	return err == EBUSY ? wake : err;
 }
 
-/* Waits until all is done that is written or published now. Runs nothing. */
-static int drain_until(cq_cleanup_t *q, uint64_t deadline, bool seal)
+static int wait_for(struct drain *d, uint64_t deadline)
 {
-	struct drain d = { .q = q, .result = CQ_AGAIN };
+	cq_cleanup_t *q = d->q;
+	cq_wait_result_t result = CQ_AGAIN;
+	cq_pool_stats_t s;
 	cq_sleeper_t me;
-	bool wakes = false;
+	int err;
+
+	cq_pool_stats(q->pool, &s);
+	d->failed = s.workers_failed;
+	cq_u32_add_relaxed(&q->draining, 1);
+	cq_sleeper_init(&me, NULL);
+	cq_sleepers_prepare_wait(&q->drains, &me);
+	while ((err = look(d)) == EBUSY && result != CQ_TIMED_OUT) {
+		result = cq_sleepers_commit_wait(&q->drains, &me, deadline);
+		cq_sleepers_prepare_wait(&q->drains, &me);
+	}
+	cq_sleepers_cancel_wait(&q->drains, &me);
+	cq_u32_add_relaxed(&q->draining, (uint32_t)-1);
+	return err == EBUSY ? ETIMEDOUT : err;
+}
+
+/* Waits until all is done that is written or published now. Runs nothing. `seals`: a shutdown's, after which nothing is
+   accepted. */
+static int drain(cq_cleanup_t *q, uint64_t deadline, bool seals)
+{
+	struct drain d = { .q = q };
+	cq_block_t *empty = NULL;
 	int err;
 
 	pthread_mutex_lock(&q->lock);
 	d.epoch = q->epoch;
 	d.stopped = cq_u32_load_relaxed(&q->stop);
-	err = d.stopped != 0 && !q->shut_down ? ESHUTDOWN : cq_collect(q, &wakes);
-	q->sealed |= seal && err == 0;
-	cq_u32_store_relaxed(&q->draining, q->draining + (err == 0));
+	err = d.stopped != 0 && !seals && !q->shut_down ? ESHUTDOWN : cq_collect(q, &empty);
+	q->sealed |= seals && err == 0;
 	pthread_mutex_unlock(&q->lock);
-	if (wakes)
-		cq_drains_wake(q);
+	if (empty != NULL)
+		(void)cq_block_give_up(q, empty);
 	/* Also for what was published before the memory ended. What it says of a stalled pool is asked again below. */
 	if (cq_blocks_waiting(q) != 0)
 		(void)cq_task_signal(q->task);
-	if (err != 0)
-		return err;
-	d.failed = pool_stats(q).workers_failed;
-	cq_sleeper_init(&me, NULL);
-	for (;;) {
-		cq_sleepers_prepare_wait(&q->drains, &me);
-		if ((err = look(&d)) != EBUSY)
-			break;
-		d.result = cq_sleepers_commit_wait(&q->drains, &me, deadline);
-	}
-	cq_sleepers_cancel_wait(&q->drains, &me);
-	pthread_mutex_lock(&q->lock);
-	cq_u32_store_relaxed(&q->draining, q->draining - 1);
-	pthread_mutex_unlock(&q->lock);
-	return err;
+	return err != 0 ? err : wait_for(&d, deadline);
 }
 
 int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline)
 {
-	return would_deadlock(q) ? EDEADLK : drain_until(q, deadline, false);
-}
-
-/* ------------------------------------------------------------------------ handing back */
-
-struct giver {
-	cq_cleanup_t *q;
-	cq_give_back_fn *give_back;
-	void *ctx;
-};
-
-static void give(struct giver *g, cq_callback_t c)
-{
-	const cq_cleanup_t *outer = giving_back;
-	int saved = errno;
-
-	/* Pairs with the acquire in sum (cleanup_stats.c): what is handed back was queued. Before the call, as
-	   a child that is forked in it doesn't give it again. */
-	cq_fence_release();
-	cq_u64_add_relaxed(&g->q->handed_back, 1);
-	giving_back = g->q;
-	g->give_back(g->ctx, c.fn, c.arg);
-	giving_back = outer;
-	errno = saved;
-}
-
-static bool some_claimed(const cq_cleanup_t *q)
-{
-	return q->claimed.begin != q->claimed.end;
-}
-
-/* False: nothing is accepted any more, and nothing of what was is left with a producer. */
-static bool claim_some_or_seal(cq_cleanup_t *q)
-{
-	uint32_t n;
-
-	pthread_mutex_lock(&q->lock);
-	n = cq_collect_some(q, q->claimed.callbacks, CLAIMED_AT_ONCE);
-	q->claimed.begin = 0;
-	q->claimed.end = (uint16_t)n;
-	q->sealed |= n == 0;
-	pthread_mutex_unlock(&q->lock);
-	return n != 0;
-}
-
-static void give_claimed(struct giver *g)
-{
-	cq_cleanup_t *q = g->q;
-
-	while (some_claimed(q)) {
-		cq_callback_t c = q->claimed.callbacks[q->claimed.begin++];
-
-		cq_fence_compiler(); /* as in cq_block_next */
-		give(g, c);
-	}
-}
-
-/* All that is in no worker's hand: published blocks, then open ones, some at a time, so that no memory is needed. */
-static void give_what_lies_there(struct giver *g)
-{
-	cq_callback_t c;
-	cq_block_t *b;
-
-	while ((b = cq_blocks_take(g->q)) != NULL) {
-		while (cq_block_next(b, &c))
-			give(g, c);
-		b->first = b->begin; /* not executed */
-		(void)cq_block_give_up(g->q, b);
-	}
-	do
-		give_claimed(g); /* at first, in a child, what its parent had claimed */
-	while (claim_some_or_seal(g->q));
-}
-
-/* After the queue was stopped: workers put back what they have not run. */
-static int hand_back_all(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *give_back, void *ctx)
-{
-	struct giver g = { q, give_back, ctx };
-	cq_wait_result_t result = CQ_AGAIN;
-	cq_sleeper_t me;
-	int err = 0;
-
-	cq_sleeper_init(&me, NULL);
-	for (;;) {
-		/* In a child of a HAND_BACK that had not come so far, open blocks have some too. */
-		if (give_back == NULL &&
-		    (cq_blocks_waiting(q) != 0 || some_claimed(q) || claim_some_or_seal(q)))
-			return EINVAL;
-		if (give_back != NULL)
-			give_what_lies_there(&g);
-		cq_sleepers_prepare_wait(&q->drains, &me);
-		if (cq_blocks_all_finished(q))
-			break;
-		if (cq_blocks_waiting(q) != 0) {
-			cq_sleepers_cancel_wait(&q->drains, &me);
-			continue;
-		}
-		if (result == CQ_TIMED_OUT) {
-			err = ETIMEDOUT;
-			break;
-		}
-		result = cq_sleepers_commit_wait(&q->drains, &me, deadline);
-	}
-	cq_sleepers_cancel_wait(&q->drains, &me);
-	return err;
+	if (cq_cleanup_is_current(q) || cq_ptr_load_relaxed(&q->shutting_down) == cq_thread_mark())
+		return EDEADLK;
+	return drain(q, deadline, false);
 }
 
 /* ---------------------------------------------------------------------------- shutdown */
 
-static int shut_down(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
-    cq_give_back_fn *give_back, void *ctx)
+/* Before the call, as a child that is forked in it doesn't give it again. */
+static void count_given(cq_cleanup_t *q, uint32_t n)
 {
-	int err;
+	/* Pairs with the acquire in cq_cleanup_stats_sized: what is handed back was queued. */
+	cq_fence_release();
+	cq_u64_add_relaxed(&q->handed_back, n);
+}
 
-	cq_u32_store_relaxed(&q->closed, 1);
-	cq_producers_see(q);
-	if (how == CQ_SHUTDOWN_DRAIN && cq_u32_load_relaxed(&q->stop) == 0) {
-		err = drain_until(q, deadline, true);
-	} else {
-		cq_u32_store_relaxed(&q->stop, 1);
-		cq_drains_wake(q); /* begins with a full fence: see cq_producer_close and waits_again */
-		err = hand_back_all(q, deadline, give_back, ctx);
-	}
-	return err == 0 && q->own_pool ? cq_pool_end(q->pool, deadline) : err;
+/* One callback out of an open block. False: nothing is accepted any more, and nothing of what was is left there. Claimed
+   and counted under one hold of the lock: a fork comes before both, or finds it given. */
+static bool claim_one(struct drain *d, cq_callback_t *c)
+{
+	cq_cleanup_t *q = d->q;
+	uint32_t n;
+
+	pthread_mutex_lock(&q->lock);
+	n = cq_collect_some(q, c, 1);
+	count_given(q, n);
+	q->sealed |= n == 0;
+	d->epoch = q->epoch;
+	pthread_mutex_unlock(&q->lock);
+	return n != 0;
+}
+
+/* Of a stopped queue, whose workers put back what they have not begun. First all that is in no worker's hand: published
+   blocks, then open ones. */
+static int hand_back(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *give_back, void *ctx)
+{
+	struct drain d = { .q = q, .stopped = 1 };
+	int saved = errno, err;
+	cq_callback_t c;
+	cq_block_t *b;
+
+	do {
+		while ((b = cq_blocks_take(q)) != NULL) {
+			while (cq_block_next(b, &c)) {
+				count_given(q, 1);
+				give_back(ctx, c.fn, c.arg);
+			}
+			b->first = b->begin; /* not executed */
+			(void)cq_block_give_up(q, b);
+		}
+		while (claim_one(&d, &c))
+			give_back(ctx, c.fn, c.arg);
+		errno = saved;
+	} while ((err = wait_for(&d, deadline)) == EINVAL);
+	return err;
 }
 
 int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
@@ -265,22 +176,36 @@ int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadlin
 
 	if (how != CQ_SHUTDOWN_DRAIN && (how != CQ_SHUTDOWN_HAND_BACK || give_back == NULL))
 		return EINVAL;
-	if (would_deadlock(q))
-		return giving_back == q ? EALREADY : EDEADLK;
-
+	if (cq_cleanup_is_current(q))
+		return EDEADLK;
 	pthread_mutex_lock(&q->lock);
 	busy = q->shutting_down;
 	done = q->shut_down;
 	if (busy == NULL && !done)
-		q->shutting_down = cq_thread_mark();
+		cq_ptr_store_relaxed(&q->shutting_down, cq_thread_mark());
 	pthread_mutex_unlock(&q->lock);
 	if (busy != NULL || done)
 		return busy != NULL ? EALREADY : 0;
 
-	err = shut_down(q, how, deadline, give_back, ctx);
+	/* 1. Nothing is accepted any more but what is seen below. */
+	cq_u32_store_relaxed(&q->closed, 1);
+	cq_producers_see(q);
+	/* 2. Nothing is begun. */
+	if (how == CQ_SHUTDOWN_HAND_BACK) {
+		cq_u32_store_relaxed(&q->stop, 1);
+		cq_drains_wake(q); /* begins with a full fence: see cq_block_give_up */
+	}
+	/* 3. Until nothing is left. A drain of a queue that was stopped before finds out whether it is so. */
+	if (give_back != NULL && cq_u32_load_relaxed(&q->stop) != 0)
+		err = hand_back(q, deadline, give_back, ctx);
+	else
+		err = drain(q, deadline, true);
+	/* 4. Its own pool has no work then. */
+	if (err == 0 && q->own_pool)
+		err = cq_pool_end(q->pool, deadline);
 
 	pthread_mutex_lock(&q->lock);
-	q->shutting_down = NULL;
+	cq_ptr_store_relaxed(&q->shutting_down, NULL);
 	q->shut_down = err == 0;
 	pthread_mutex_unlock(&q->lock);
 	return err;

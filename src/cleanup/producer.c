@@ -1,41 +1,189 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+/* What the owner of a producer does: its block is opened, filled, closed and published here. */
 #include <errno.h>
 
 #include "cleanup_priv.h"
 
+/* ------------------------------------------------------------------ the open block */
+
+/* How far ahead of write lines are fetched, in bytes. At 0 each store waits for its line; much more than a
+   cache's worth would push out what it fetched. */
+#define FETCH_BYTES ((size_t)16 * CQ_LINE)
+
+/* `fetched` of a new block whose producer is not known to fill it: nothing at first. */
+#define FETCH_LATER (sizeof(cq_block_t) + 2 * FETCH_BYTES)
+
+/* Where the next lines are to be fetched, or the end of the block. */
+static char *prefetch_limit(const cq_producer_t *p)
+{
+	size_t end = p->q->block_bytes;
+
+	return (char *)p->block + (p->fetched < end ? p->fetched - FETCH_BYTES : end);
+}
+
+/*
+ * The next lines, and the next limit. The lines of a block are in the cache of the processor that ran it, and
+ * a store asks for one line at a time; a store to each of many in a row has all of them under way
+ * (doc/protocol, 5).
+ */
+static void look_ahead(cq_producer_t *p)
+{
+	size_t written = (size_t)((char *)p->write - (char *)p->block);
+	size_t until = written + 2 * FETCH_BYTES;
+
+	if (until > p->q->block_bytes)
+		until = p->q->block_bytes;
+	if (p->fetched < written)
+		p->fetched = (written + CQ_LINE - 1) / CQ_LINE * CQ_LINE;
+	for (; p->fetched < until; p->fetched += CQ_LINE)
+		/* A free slot's. Relaxed, not plain: a collector that will not claim it may be reading it. */
+		cq_ptr_store_relaxed((void **)(void *)((char *)p->block + p->fetched), NULL);
+	/* Program order between this store and the load of `closed` is one half of the asymmetric barrier;
+	   see cq_producers_see (collect.c). */
+	cq_ptr_store_relaxed(&p->limit, prefetch_limit(p));
+	if (p->q->fences || cq_u32_load_relaxed(&p->q->closed) != 0)
+		cq_ptr_store_relaxed(&p->limit, NULL);
+}
+
+/* open 0 -> 1, with an empty block. ENOMEM, ESHUTDOWN, EDEADLK. */
+static int open_block(cq_producer_t *p)
+{
+	uint64_t seq = (cq_u64_load_relaxed(&p->state) & ~(STATE_SEQ - 1)) + STATE_SEQ;
+	cq_block_t *b;
+
+	if (cq_u32_load_relaxed(&p->q->closed) != 0)
+		return ESHUTDOWN;
+	if (cq_forking())
+		return EDEADLK;
+	if (p->spares != NULL) {
+		b = cq_block_of(p->spares);
+		p->spares = p->spares->next;
+	} else if ((b = cq_block_get(p->q)) == NULL) {
+		return ENOMEM;
+	}
+	b->fn = p->fn;
+	cq_u64_store_relaxed(&p->base, p->total);
+	cq_ptr_store_relaxed(&p->write, cq_producer_slot(p, b, 0));
+	/* Pairs with the copy that a fork takes: a child that has the block has a write within it. */
+	cq_ptr_store_release(&p->block, b);
+	/* Pairs with the acquire of `state` in look (collect.c): block, base and write are those of this seq.
+	   Without it a collector could take the callbacks of the last block for this one's. */
+	cq_u64_store_release(&p->state, seq | STATE_OPEN);
+
+	p->span = NULL; /* it may have been of this block, before */
+	look_ahead(p);
+	return 0;
+}
+
+/* Ends the open block and publishes what is not claimed; it is then the workers'. 0 or STALLED. */
+static CQ_RARE int close_block(cq_producer_t *p)
+{
+	cq_cleanup_t *q = p->q;
+	cq_block_t *b = p->block;
+	uint32_t written = cq_producer_written(p);
+	unsigned parity = cq_u64_load_relaxed(&q->epoch) & 1;
+	uint64_t s = cq_u64_load_relaxed(&p->state);
+
+	/* 1. Counted before it leaves the producer, and in the total. Pairs, by the release in 2, with the
+	   acquire of `state` in look (collect.c): a drain that finds the block closed finds it counted.
+	   Without it the drain would return before the block has run. */
+	cq_u64_add_relaxed(&q->unfinished[parity], 1);
+	cq_u64_store_relaxed(&p->total, p->base + written);
+	/* 2. The closing step. */
+	do {
+		cq_fence_release();
+	} while (!cq_u64_cas_relaxed(&p->state, &s, s & ~STATE_OPEN));
+	CQ_POINT("producer.closed");
+	/* Pairs with the release of the claim (collect.c): the collector has read the slots that it claimed.
+	   Without it they could be written again before. */
+	cq_fence_acquire();
+	b->begin = b->first = (uint16_t)state_claimed(s);
+	b->end = (uint16_t)written;
+	b->parity = (uint8_t)parity;
+	CQ_CHECK(b->begin <= b->end && b->end <= p->slots);
+	/* For the fork that copies this memory: from here on the block answers for its callbacks itself. */
+	cq_fence_release();
+	cq_ptr_store_relaxed(&p->block, NULL);
+	cq_ptr_store_relaxed(&p->write, &p->dummy);
+	cq_ptr_store_relaxed(&p->limit, NULL);
+	CQ_POINT("producer.counted");
+	/* 3. Published, if any is left. */
+	return cq_block_give_up(q, b);
+}
+
 /* ------------------------------------------------------------------------- enqueue */
+
+/* The queue is closed. Takes back the last `count` callbacks. False: none, as a collector has them all. */
+static bool retract(cq_producer_t *p, size_t count)
+{
+	uint32_t written = cq_producer_written(p), n = written - (uint32_t)count, stay;
+	uint64_t s;
+
+	cq_ptr_store_relaxed(&p->write, cq_producer_slot(p, p->block, n));
+	CQ_POINT("producer.retracting");
+	s = cq_u64_load_relaxed(&p->state);
+	do {
+		stay = state_claimed(s) > n ? state_claimed(s) : n;
+		if (stay == written)
+			break;
+		/* Pairs with the acquire of `state` in look (collect.c): a claim that sees the new seq sees
+		   the smaller write; one that is under way fails. Without it what was refused could run. */
+		cq_fence_release();
+	} while (!cq_u64_cas_relaxed(&p->state, &s, s + STATE_SEQ));
+	CQ_POINT("producer.retracted");
+	cq_ptr_store_relaxed(&p->write, cq_producer_slot(p, p->block, stay));
+	return stay != written;
+}
+
+/* The slow path: `count` callbacks were written, and write has come to the limit. 0: the call is refused. */
+static CQ_RARE int slow(cq_producer_t *p, size_t count)
+{
+	int err;
+
+	/* 1. Not of this producer's kind: here, so that the hot path has one return. */
+	if (count == 0)
+		return EINVAL;
+	/* 2. Nothing is open, and it was written to the dummy: open a block, and once more. */
+	if (p->block == NULL) {
+		CQ_POINT("producer.dummy");
+		cq_ptr_store_relaxed(&p->write, &p->dummy);
+		if ((err = open_block(p)) != 0)
+			return err;
+		return p->fn != NULL ? cq_producer_put(p, *(void **)(void *)&p->dummy) :
+		    cq_producer_enqueue(p, p->dummy.fn, p->dummy.arg);
+	}
+	/* 3. Without an asymmetric barrier: pairs with cq_barrier_heavy in cq_producers_see. Either the
+	   collection behind that barrier sees these callbacks, or the closed queue is seen here. Without this
+	   fence a callback could be neither refused nor seen. */
+	if (p->q->fences)
+		cq_fence_full();
+	/* 4. Shut down: refused, unless a collector was faster. Closed, so that the next refused one finds no
+	   block, and doesn't get in the way of the claim again. */
+	if (cq_u32_load_relaxed(&p->q->closed) != 0 && retract(p, count)) {
+		(void)close_block(p);
+		return ESHUTDOWN;
+	}
+	/* 5. Full: to the workers. That nobody can be made to run it is said by flush: this is accepted. */
+	if (cq_producer_written(p) == p->slots) {
+		p->fetched = 0;
+		(void)close_block(p);
+	} else if ((char *)p->write >= prefetch_limit(p)) {
+		look_ahead(p);
+	}
+	return 0;
+}
 
 /* The slots below `write` are written. True: it has come to the limit. */
 static inline bool shown(cq_producer_t *p, void *write)
 {
-	/* Pairs with the acquire of write in look (collect.c): the slots before what covers them. Without it a
-	   collector could copy an old slot. */
+	/* Pairs with the acquire of write in look (collect.c): the slots before what covers them. Without it
+	   a collector could copy an old slot. */
 	cq_ptr_store_release(&p->write, write);
 	if (p->block != NULL)
 		CQ_POINT("producer.stored");
-
 	/* Program order between that store and this load is one half of the asymmetric barrier; see
-	   cq_producers_see (producer_block.c). */
+	   cq_producers_see (collect.c). */
 	return (uintptr_t)write >= (uintptr_t)cq_ptr_load_relaxed(&p->limit);
-}
-
-static inline bool put_arg(cq_producer_t *p, void **slot, void *arg)
-{
-	cq_ptr_store_relaxed(slot, arg);
-	return shown(p, slot + 1);
-}
-
-static inline bool put_pair(cq_producer_t *p, cq_callback_t *slot, cq_callback_fn *fn, void *arg)
-{
-	cq_ptr_store_relaxed(&slot->arg, arg);
-	cq_ptr_store_relaxed(&slot->fn, fn);
-	return shown(p, slot + 1);
-}
-
-/* Its arguments are where the hot path has them. */
-static CQ_RARE int put_slow(cq_producer_t *p, void *arg, void *slot)
-{
-	return cq_producer_slow(p, p->fn, arg, slot, 1, NULL);
 }
 
 int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
@@ -43,10 +191,10 @@ int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg)
 	cq_callback_t *slot = p->write;
 
 	if (!CQ_LIKELY(fn != NULL && p->fn == NULL))
-		return cq_producer_slow(p, fn, arg, NULL, 1, NULL);
-	if (CQ_LIKELY(!put_pair(p, slot, fn, arg)))
-		return 0;
-	return cq_producer_slow(p, fn, arg, slot, 1, NULL);
+		return slow(p, 0);
+	cq_ptr_store_relaxed(&slot->arg, arg);
+	cq_ptr_store_relaxed(&slot->fn, fn);
+	return CQ_LIKELY(!shown(p, slot + 1)) ? 0 : slow(p, 1);
 }
 
 int cq_producer_put(cq_producer_t *p, void *arg)
@@ -54,10 +202,9 @@ int cq_producer_put(cq_producer_t *p, void *arg)
 	void **slot = p->write;
 
 	if (!CQ_LIKELY(p->fn != NULL))
-		return put_slow(p, arg, NULL);
-	if (CQ_LIKELY(!put_arg(p, slot, arg)))
-		return 0;
-	return put_slow(p, arg, slot);
+		return slow(p, 0);
+	cq_ptr_store_relaxed(slot, arg);
+	return CQ_LIKELY(!shown(p, slot + 1)) ? 0 : slow(p, 1);
 }
 
 /* --------------------------------------------------------------------------- spans */
@@ -70,81 +217,100 @@ int cq_producer_span(cq_producer_t *p, cq_callback_t **slots, size_t *n)
 		return EINVAL;
 	if (cq_u32_load_relaxed(&p->q->closed) != 0)
 		return ESHUTDOWN;
-	if (p->block == NULL && (err = cq_producer_open(p, false)) != 0)
-		return err;
+	if (p->block == NULL) {
+		p->fetched = SIZE_MAX; /* a span is written in one go, and fetched by that */
+		if ((err = open_block(p)) != 0)
+			return err;
+	}
 	*slots = p->span = p->write;
-	*n = p->q->slots - cq_producer_written(p);
+	*n = p->slots - cq_producer_written(p);
 	return 0;
-}
-
-/* The slots that commit may take: none if something came between, a commit or an enqueue. */
-static uint32_t spanned(const cq_producer_t *p)
-{
-	return p->block != NULL && p->write == p->span ? p->q->slots - cq_producer_written(p) : 0;
-}
-
-static size_t nulls_in(const cq_callback_t *slots, size_t n)
-{
-	size_t nulls = 0;
-
-	for (size_t i = 0; i < n; i++)
-		nulls += slots[i].fn == NULL;
-	return nulls;
 }
 
 int cq_producer_commit(cq_producer_t *p, size_t k, size_t *accepted)
 {
 	cq_callback_t *slot = p->write;
+	uint64_t before;
+	int err = 0;
 
 	if (accepted == NULL)
 		return EINVAL;
 	*accepted = 0;
-	if (k > spanned(p))
+	/* None are left of a span if something came between: a commit, an enqueue or a new block. */
+	if (k > (slot == p->span ? p->slots - cq_producer_written(p) : 0))
 		return EINVAL;
 	if (k == 0)
 		return 0;
-	CQ_CHECK(nulls_in(slot, k) == 0);
-	*accepted = k;
-	return shown(p, slot + k) ? cq_producer_slow(p, NULL, NULL, slot, k, accepted) : 0;
+	for (size_t i = 0; i < k; i++)
+		CQ_CHECK(slot[i].fn != NULL);
+	before = p->base + cq_producer_written(p);
+	if (shown(p, slot + k))
+		err = slow(p, k);
+	*accepted = err == 0 ? k : p->total - before;
+	return err;
 }
 
 /* ---------------------------------------------------------------- reserve and flush */
 
-/* Callbacks accepted so far, by the owner. */
-static uint64_t accepted_by(const cq_producer_t *p)
+/* All from `link` on. */
+static void free_spares(cq_producer_t *p, cq_node_t **link)
 {
-	return p->block != NULL ? p->base + cq_producer_written(p) : p->total;
+	cq_node_t *node;
+
+	while ((node = *link) != NULL) {
+		cq_ptr_store_relaxed(link, node->next);
+		cq_block_put(p->q, cq_block_of(node));
+	}
+}
+
+/* As many spares as n callbacks need. ENOMEM: those that there were. EINVAL. */
+static int ensure_spares(cq_producer_t *p, uint64_t n)
+{
+	uint64_t need = n / p->slots + (n % p->slots != 0);
+	cq_node_t **end = &p->spares, **link;
+	cq_block_t *b;
+
+	if (need > SIZE_MAX / p->q->block_bytes)
+		return EINVAL;
+	for (; need != 0 && *end != NULL; need--)
+		end = &(*end)->next;
+	for (link = end; need != 0 && (b = cq_block_get(p->q)) != NULL; need--, link = &b->node.next)
+		/* Relaxed, not plain: a pop of the free stack that lost may be reading it. */
+		cq_ptr_store_relaxed(link, &b->node);
+	if (need != 0 || link == end)
+		free_spares(p, end); /* too few, or too many */
+	return need == 0 ? 0 : ENOMEM;
 }
 
 int cq_producer_reserve(cq_producer_t *p, size_t n)
 {
-	uint64_t room = p->block != NULL ? cq_producer_slots(p) - cq_producer_written(p) : 0;
+	uint64_t room = p->block != NULL ? p->slots - cq_producer_written(p) : 0;
 	int err;
 
 	if (cq_u32_load_relaxed(&p->q->closed) != 0)
 		return ESHUTDOWN;
-	if (cq_cleanup_forking(p->q))
+	if (cq_forking())
 		return EDEADLK;
-	err = cq_producer_ensure_spares(p, n, room);
+	err = ensure_spares(p, n > room ? n - room : 0);
 	if (err == 0)
-		p->reserved_until = accepted_by(p) + n;
+		p->reserved_until = cq_producer_accepted(p) + n;
 	return err;
 }
 
 int cq_producer_flush(cq_producer_t *p)
 {
-	uint64_t so_far = accepted_by(p);
+	uint64_t so_far;
 
-	if (cq_cleanup_forking(p->q))
+	if (cq_forking())
 		return EDEADLK;
 	if (p->block == NULL || cq_producer_written(p) == state_claimed(cq_u64_load_relaxed(&p->state)))
 		return 0;
 	/* The rest of this block goes; what is reserved must fit the spares alone. */
-	if (p->reserved_until > so_far &&
-	    cq_producer_ensure_spares(p, p->reserved_until - so_far, 0) != 0)
+	so_far = p->base + cq_producer_written(p);
+	if (p->reserved_until > so_far && ensure_spares(p, p->reserved_until - so_far) != 0)
 		return ENOMEM;
-	p->fills = false;
-	return cq_producer_close(p);
+	p->fetched = FETCH_LATER;
+	return close_block(p);
 }
 
 /* --------------------------------------------------------------- attach and detach */
@@ -157,16 +323,19 @@ int cq_producer_attach(cq_cleanup_t *q, cq_callback_fn *fn, cq_producer_t **out)
 		return EINVAL;
 	if (cq_u32_load_relaxed(&q->closed) != 0)
 		return ESHUTDOWN;
-	if (cq_cleanup_forking(q))
+	if (cq_forking())
 		return EDEADLK;
 	if ((p = cq_allocate(&q->allocator, sizeof(*p))) == NULL)
 		return ENOMEM;
-	*p = (cq_producer_t){ .q = q, .fn = fn, .write = &p->dummy };
+	*p = (cq_producer_t){ .q = q, .fn = fn, .write = &p->dummy, .fetched = FETCH_LATER };
+	p->slot_bytes = fn != NULL ? sizeof(void *) : sizeof(cq_callback_t);
+	p->slots = q->slots * (uint32_t)(sizeof(cq_callback_t) / p->slot_bytes);
 
 	pthread_mutex_lock(&q->lock);
 	p->next = q->producers;
+	p->link = &q->producers;
 	if (p->next != NULL)
-		p->next->prev = p;
+		p->next->link = &p->next;
 	q->producers = p;
 	q->nproducers++;
 	pthread_mutex_unlock(&q->lock);
@@ -182,16 +351,13 @@ void cq_producer_detach(cq_producer_t *p)
 		return;
 	q = p->q;
 	if (p->block != NULL)
-		cq_producer_close(p);
-	cq_producer_free_spares(p, 0);
+		close_block(p);
+	free_spares(p, &p->spares);
 
 	cq_cleanup_lock(q);
-	if (p->prev != NULL)
-		p->prev->next = p->next;
-	else
-		q->producers = p->next;
+	*p->link = p->next;
 	if (p->next != NULL)
-		p->next->prev = p->prev;
+		p->next->link = p->link;
 	q->queued += p->total;
 	q->nproducers--;
 	cq_release(&q->allocator, p, sizeof(*p));

@@ -7,10 +7,10 @@
  *   worker_life.c  the life of a worker, from its making to its end
  *   pool.c         the calls on a pool
  *   pool_stats.c   statistics              pool_fork.c  fork
- *   threads.c      managed threads, which know nothing of pools
+ *   threads.c      managed threads
  *
  * Locks, in the order in which they may be held together:
- *   that of base/atfork.c -> lock -> idle.lock, closers.lock, threads.lock -> those of parking
+ *   that of base/atfork.c -> lock -> idle.lock, closers.lock -> those of parking
  * None is held while a task, a hook or spawn runs.
  */
 #ifndef CQ_POOL_PRIV_H
@@ -21,12 +21,13 @@
 #include <cq/stats.h>
 #include <cq/workq.h>
 #include <pthread.h>
+#include <signal.h>
 
 #include "base/alloc.h"
 #include "base/atfork.h"
 #include "base/ordering.h"
 #include "base/points.h"
-#include "threads.h"
+#include "base/process.h"
 
 /* The word of a task. */
 enum {
@@ -46,7 +47,6 @@ struct cq_task {
 	uint64_t word CQ_ALIGNED(8);
 	cq_pool_t *pool;		/* this and all_next: written once */
 	cq_task_t *all_next;
-	cq_task_t *free_next;		/* under the pool's lock */
 	/* Written while no one else has the record, before the word is 0: */
 	const cq_task_ops_t *ops;
 	void *arg;
@@ -64,6 +64,7 @@ struct cq_run {
 	void *piece;			/* in hand */
 	bool is_worker;			/* no run_some: the record was allocated */
 	bool managed;			/* on a thread that the pool made, which a piece may end */
+	bool to_join;			/* and which is joined: not where it has forked, in the child */
 	bool serves;			/* a thread of the host's, in run_some of the pool or work */
 	uint64_t count;			/* the worker's part of the pool's counts; 0: it has left them */
 	size_t pieces, budget;		/* taken so far; of a run_some: how many it may */
@@ -93,6 +94,13 @@ static inline uint32_t counts_made(uint64_t counts) { return (uint32_t)(counts >
 static inline uint32_t counts_live(uint64_t counts) { return (uint32_t)(counts >> 24) & 0xffffff; }
 static inline uint32_t counts_making(uint64_t counts) { return (uint32_t)counts & 0xffffff; }
 
+/* Of managed threads. Written before the first of them. */
+struct cq_threads {
+	size_t stack_overhead;	/* bytes of a stack that no callback gets */
+	struct cq_creator creator;
+	sigset_t blocked;
+};
+
 /* Words that different threads write are on different cache lines. */
 struct cq_pool {
 	/* Read by all, written at create, and by set_workers under the lock: min, max. */
@@ -114,6 +122,7 @@ struct cq_pool {
 	uint32_t serving;		/* threads of the host in run_some or work */
 	cq_sleepers_t closers CQ_ALIGNED(CQ_LINE); /* threads in cq_task_close */
 	uint32_t telling;		/* threads in tell_stalled (workers.c): close waits for them too */
+	cq_stack_t free;		/* records */
 
 	/* Statistics, on rare paths. */
 	uint64_t created CQ_ALIGNED(CQ_LINE);
@@ -123,31 +132,37 @@ struct cq_pool {
 	pthread_mutex_t lock CQ_ALIGNED(CQ_LINE);
 	/* Under it: */
 	cq_run_t *members;
-	uint32_t workers;		/* made and not gone, or in work: destroy waits for them */
+	uint32_t workers;		/* of them; destroy waits for these */
 	cq_parker_t *destroyer;		/* waits for the last of them */
-	cq_task_t *all, *free;
+	bool has_ended;
+	pthread_t ended;		/* the last managed thread that left, and is to be joined */
+	cq_task_t *all;
 	uint32_t open;			/* tasks */
 	uint64_t runs, empty_runs;	/* of members that are gone */
-	struct cq_fork fork;
-	bool fork_wakes;		/* a wake is to be made up for */
 
 	struct cq_fork_client fork_client;
 	struct cq_threads threads;
 };
 
-static inline const cq_park_ops_t *cq_pool_park_ops(const cq_pool_t *p)
-{
-	return p->config.park != NULL ? p->config.park : cq_park_default();
-}
-
 static inline uint64_t cq_pool_now(const cq_pool_t *p)
 {
-	return cq_pool_park_ops(p)->now(cq_pool_park_ops(p)->host);
+	return p->config.park->now(p->config.park->host);
 }
 
 static inline bool cq_pool_is(const cq_pool_t *p, uint32_t flag)
 {
 	return (p->config.flags & flag) != 0;
+}
+
+static inline bool cq_pool_stopped(const cq_pool_t *p)
+{
+	return cq_u32_load_relaxed(&p->stop) != 0;
+}
+
+/* Would a task wait for a thread of the host's, of which none is there? Behind a fence, as in cq_task_signal. */
+static inline bool cq_pool_unserved(const cq_pool_t *p)
+{
+	return cq_pool_is(p, CQ_POOL_HOSTED) && cq_u32_load_relaxed(&p->serving) == 0;
 }
 
 /* Records that wait. */
@@ -156,44 +171,40 @@ static inline uint64_t cq_pool_waiting(const cq_pool_t *p)
 	return cq_workq_units(&p->waiting[0]) + cq_workq_units(&p->waiting[1]);
 }
 
-/* The calling thread is between the pool's prepare and its end. */
-static inline bool cq_pool_forking(const cq_pool_t *p)
-{
-	return cq_fork_is_mine(&p->fork);
-}
+/* threads.c */
+void cq_threads_note_creator(struct cq_threads *t); /* the caller: theirs will be its processors and mask */
+int cq_threads_spawn(cq_run_t *worker);
 
 /* workers.c */
+bool cq_member_join(cq_run_t *m);
+int cq_member_new(cq_pool_t *p, uint64_t count, cq_run_t **out);
+void cq_member_leave(cq_run_t *m);
+void cq_members_join_last(cq_pool_t *p);
+bool cq_workers_surplus(const cq_run_t *w);
+bool cq_workers_missed(cq_pool_t *p, uint64_t counts);
+void cq_workers_ensure(cq_pool_t *p, uint32_t n);
+void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err);
 bool cq_workers_could_make(cq_pool_t *p, uint64_t *counts);
 int cq_workers_make(cq_pool_t *p, bool producer);
 int cq_workers_make_min(cq_pool_t *p);
-void cq_workers_ensure(cq_pool_t *p, uint32_t n);
-void cq_workers_join(cq_pool_t *p, uint64_t count);
-bool cq_workers_missed(cq_pool_t *p, uint64_t counts);
-void cq_workers_host_leaves(cq_run_t *worker);
-void cq_workers_arrive(cq_pool_t *p, uint64_t count);
-bool cq_workers_surplus(const cq_run_t *worker);
-bool cq_workers_retire(cq_run_t *worker);
-bool cq_workers_replace(cq_run_t *worker);
-void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err);
-int cq_workers_stall_error(const cq_pool_t *p);
-bool cq_workers_unserved(const cq_pool_t *p);
-void cq_workers_nobody_serves(cq_pool_t *p);
+void cq_workers_arrive(cq_run_t *w);
 void cq_workers_left_waiting(cq_pool_t *p);
-cq_run_t *cq_member_new(cq_pool_t *p);
-bool cq_worker_added(cq_pool_t *p);
-void cq_member_join(cq_run_t *m);
-void cq_member_leave(cq_run_t *m);
+void cq_workers_host_comes(cq_run_t *run);
+void cq_workers_host_leaves(cq_run_t *run);
+bool cq_workers_retire(cq_run_t *w);
+bool cq_workers_replace(cq_run_t *w);
 
 /* tasks.c */
-cq_run_t *cq_runs(void);	/* those that the thread is inside of, innermost first */
 void cq_run_enter(cq_run_t *run);
 void cq_run_leave(cq_run_t *run);
+bool cq_run_is_mine(const cq_run_t *run); /* the calling thread is inside of it, in a task or in a hook */
 cq_task_t *cq_task_pop(cq_pool_t *p);
 void cq_task_run(cq_run_t *run, cq_task_t *t);
 void cq_task_lose(cq_run_t *run);
 void cq_task_abort(cq_run_t *run);
-void cq_task_free(cq_task_t *t);
-void cq_task_push(cq_task_t *t);
+void cq_tasks_fork_child(cq_pool_t *p);
+/* Waits among the closers. False: the deadline has passed. */
+bool cq_pool_await(cq_pool_t *p, bool (*done)(const void *), const void *arg, uint64_t deadline);
 
 /* worker_life.c */
 void cq_pool_worker(void *run);

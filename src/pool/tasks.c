@@ -1,27 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * Tasks: when they are signalled, run and closed. The word of a task says all of it:
- *
- *   signal   IN: nothing more. At the limit of runs: MORE. Else IN, and the record is pushed.
- *   run      {IN -> 0, runs + 1}, full fence, the function, {runs - 1, MORE -> IN}.
- *   close    CLOSED; waits until no run is left; RELEASED.
- *
- * Records wait in two stacks that change places when the older is empty: so tasks come in turns,
- * without a clock. Each stack has its own count of units: with one for both, a unit of one
- * could be taken for a node of the other.
- */
+/* Tasks: when they are signalled, run and closed. */
 #include <errno.h>
 
 #include "pool_priv.h"
+#include "workq/stack.h"
 
 /* ------------------------------------------------- what the thread is inside of */
 
-static __thread cq_run_t *runs;
-
-cq_run_t *cq_runs(void)
-{
-	return runs;
-}
+static __thread cq_run_t *runs; /* innermost first */
 
 void cq_run_enter(cq_run_t *run)
 {
@@ -41,6 +27,14 @@ void cq_run_leave(cq_run_t *run)
 	*link = run->outer;
 }
 
+bool cq_run_is_mine(const cq_run_t *run)
+{
+	for (const cq_run_t *r = runs; r != NULL; r = r->outer)
+		if (r == run)
+			return true;
+	return false;
+}
+
 bool cq_pool_is_current(const cq_pool_t *p)
 {
 	for (const cq_run_t *r = runs; r != NULL; r = r->outer)
@@ -49,28 +43,97 @@ bool cq_pool_is_current(const cq_pool_t *p)
 	return false;
 }
 
+static uint64_t my_runs(const cq_task_t *t)
+{
+	uint64_t n = 0;
+
+	for (const cq_run_t *r = runs; r != NULL; r = r->outer)
+		n += r->task == t;
+	return n;
+}
+
 bool cq_task_is_current(const cq_task_t *t)
 {
-	for (const cq_run_t *r = runs; r != NULL; r = r->outer)
-		if (r->task == t)
-			return true;
-	return false;
+	return my_runs(t) != 0;
 }
 
-/* ---------------------------------------------------------------- the two stacks */
+/* ----------------------------------------------------------------------- the word */
 
-void cq_task_push(cq_task_t *t)
+/* What changes it. A run begins by a POP of the record, or by a CALL: it stays where it is. */
+enum event { SIGNAL, POP, CALL, END, CLOSE };
+
+struct change {
+	uint64_t word;	/* after it */
+	bool pushed;	/* SIGNAL, END: IN was set, and the record pushed */
+	bool begun;	/* POP, CALL: a run */
+};
+
+static inline struct change change(cq_task_t *t, enum event event)
 {
 	cq_pool_t *p = t->pool;
+	uint32_t parallel = t->parallel;
+	struct change c;
+	uint64_t word;
 
-	/* Pairs with the release in begin_popped: the node, as its last pop left it. Without it that
-	   pop could still write into it. */
-	cq_fence_acquire();
-	CQ_POINT("tasks.push");
-	cq_workq_push(&p->waiting[cq_u64_load_relaxed(&p->page) & 1], &t->node);
+	if (event == SIGNAL)
+		/* The work, before the look at IN. Pairs with the fence in call: either the run that has just
+		   cleared IN sees the work, or IN is seen cleared here. Without it a signal could rely on a
+		   run that has looked already. */
+		cq_fence_full();
+	else
+		/* Pairs with the acquire below: the pop has written the node, and read the record, before IN
+		   is cleared. Without it that could follow the next push, or be of the next task. And with
+		   that in cq_task_close: all that the run did. */
+		cq_fence_release();
+	word = cq_u64_load_relaxed(&t->word);
+	do {
+		bool closed = (word & TASK_CLOSED) != 0;
+		bool at_limit = parallel != 0 && word / TASK_RUN >= parallel;
+
+		c = (struct change){ .word = word };
+		switch (event) {
+		case SIGNAL:
+			if (closed || (word & TASK_IN) != 0 || parallel == CQ_BY_OWNER)
+				break;
+			c.word |= at_limit ? TASK_MORE : TASK_IN;
+			c.pushed = !at_limit;
+			break;
+		case POP:
+			c.word &= ~(uint64_t)TASK_IN;
+			if (!closed && at_limit)
+				c.word |= TASK_MORE;
+			/* fall through */
+		case CALL:
+			c.begun = !closed && !at_limit;
+			if (c.begun)
+				c.word += TASK_RUN;
+			break;
+		case END:
+			c.word -= TASK_RUN;
+			c.pushed = !closed && (word & TASK_MORE) != 0;
+			if (c.pushed)
+				c.word = (c.word & ~(uint64_t)TASK_MORE) | TASK_IN;
+			break;
+		case CLOSE:
+			c.word |= TASK_CLOSED;
+			break;
+		}
+		CQ_POINT(event == POP ? "tasks.begin" : "tasks.change");
+	} while (c.word != word && !cq_u64_cas_relaxed(&t->word, &word, c.word));
+	if (c.pushed) {
+		/* Pairs with the release above: the node, as its last pop left it. */
+		cq_fence_acquire();
+		CQ_POINT("tasks.push");
+		cq_workq_push(&p->waiting[cq_u64_load_relaxed(&p->page) & 1], &t->node);
+	}
+	return c;
 }
 
-/* A record that waits, or NULL. It is still IN. */
+/* So somebody is to come, whoever has set IN: that thread may be stopped before it wakes anybody. */
+static bool is_waiting(uint64_t word) { return (word & (TASK_IN | TASK_CLOSED)) == TASK_IN; }
+
+/* A record that waits, or NULL. It is still IN. Each stack has its own count of units: with one for both, a
+   unit of one could be taken for a node of the other. */
 cq_task_t *cq_task_pop(cq_pool_t *p)
 {
 	uint64_t page = cq_u64_load_relaxed(&p->page);
@@ -81,190 +144,97 @@ cq_task_t *cq_task_pop(cq_pool_t *p)
 	    cq_u64_cas_relaxed(&p->page, &page, page + 1))
 		older ^= 1;
 	for (int i = 0; i < 2; i++, older ^= 1)
-		if (cq_workq_units(&p->waiting[older]) != 0 &&
-		    cq_workq_try_take_work(&p->waiting[older]))
+		if (cq_workq_try_take_work(&p->waiting[older]))
 			return cq_task_of(cq_workq_pop_taken(&p->waiting[older]));
 	return NULL;
 }
 
 /* --------------------------------------------------------------------- signalling */
 
-static bool by_owner(const cq_task_t *t)
-{
-	return t->parallel == CQ_BY_OWNER;
-}
-
-static bool at_limit(const cq_task_t *t, uint64_t word)
-{
-	return !by_owner(t) && t->parallel != 0 && word / TASK_RUN >= t->parallel;
-}
-
-/* True: somebody is to come for the task. */
-static bool mark_signalled(cq_task_t *t)
-{
-	uint64_t word, next;
-
-	/* The work, before the look at IN. Pairs with the fence in begin: either the run that has just
-	   cleared IN sees the work, or IN is seen cleared here. Without it a signal could
-	   rely on a run that has looked already. */
-	cq_fence_full();
-	word = cq_u64_load_relaxed(&t->word);
-	do {
-		if ((word & TASK_CLOSED) != 0)
-			return false;
-		if ((word & TASK_IN) != 0)
-			return !by_owner(t); /* who pushes it may be stopped before it wakes anybody */
-		if (at_limit(t, word) && (word & TASK_MORE) != 0)
-			return false;
-		next = word | (at_limit(t, word) ? TASK_MORE : TASK_IN);
-		CQ_POINT("tasks.signal");
-	} while (!cq_u64_cas_relaxed(&t->word, &word, next));
-	if ((next & TASK_IN) == 0 || by_owner(t))
-		return false;
-	cq_task_push(t);
-	return true;
-}
-
 int cq_task_signal(cq_task_t *t)
 {
 	cq_pool_t *p = t->pool;
 
-	if (!mark_signalled(t))
+	if (!is_waiting(change(t, SIGNAL).word))
 		return 0;
-	/* Nobody may be woken here. Pairs with the fence in cq_sleepers_prepare_wait of whoever waits for the task,
-	   and then wakes the pool: either that finds the record, or the caller sees that it waits. And with the
-	   one in tell_if_unserved (workers.c). Without it a drain could find work whose record isn't there yet, and sleep. */
-	if (cq_pool_is(p, CQ_POOL_POLLED) || cq_pool_is(p, CQ_POOL_HOSTED))
+	if (cq_pool_is(p, CQ_POOL_POLLED | CQ_POOL_HOSTED)) {
+		/* Nobody may be woken here. Pairs with the fence in cq_sleepers_prepare_wait of whoever waits
+		   for the task, and then wakes the pool: either that finds the record, or the caller sees
+		   that it waits. And with that in lower (workers.c). Without it a drain could find work whose
+		   record isn't there yet, and sleep. */
 		cq_fence_full();
-	if (t->ops->stalled != NULL && cq_workers_unserved(p))
-		t->ops->stalled(t->arg);
-	if (cq_pool_is(p, CQ_POOL_POLLED))
-		return 0;
-	if (cq_pool_forking(p)) {
-		p->fork_wakes = true;
-		return 0;
+		if (t->ops->stalled != NULL && cq_pool_unserved(p))
+			t->ops->stalled(t->arg);
 	}
+	if (cq_pool_is(p, CQ_POOL_POLLED) || cq_forking())
+		return 0;
 	cq_workers_ensure(p, 1);
 	return cq_workers_make(p, true);
 }
 
-/* From so many on, two are woken, each of which wakes two: they come as a tree, not in a line. For fewer a line is
-   as fast, and leaves whoever wakes its time for its piece. At 1 the last waker wakes one for nothing; without limit
-   16 blocks of sleeping callbacks take half as long again where there are processors for all. */
+/* From so many on two are woken, each of which wakes two: a tree. For fewer a line is as fast, and leaves
+   whoever wakes its time for its piece. At 1 the last wakes one for nothing; without limit 16 blocks of
+   sleeping callbacks take half as long again where there are processors for all. */
 #define MANY_PIECES 4
 
 void cq_run_more(cq_run_t *run, uint64_t pieces)
 {
 	cq_pool_t *p = run->pool;
 
-	if (pieces != 0 && mark_signalled(run->task) && !cq_pool_is(p, CQ_POOL_POLLED))
+	if (pieces != 0 && is_waiting(change(run->task, SIGNAL).word) && !cq_pool_is(p, CQ_POOL_POLLED))
 		cq_workers_ensure(p, pieces < MANY_PIECES ? 1 : 2);
 }
 
 /* ------------------------------------------------------------------------ running */
 
-/* A free record stays CLOSED until it is taken for a new task. */
-void cq_task_free(cq_task_t *t)
+/* False: the task is closed, and its record may be another's by now; or at its limit. */
+static inline bool begin(cq_task_t *t, enum event event)
 {
+	struct change c = change(t, event);
+
+	/* Its close has left the record to the pop. */
+	if ((c.word & TASK_RELEASED) != 0)
+		cq_stack_push(&t->pool->free, &t->node, &t->node);
+	return c.begun;
+}
+
+/* The function has returned, or ended its thread. */
+static void end(cq_run_t *run)
+{
+	cq_task_t *t = run->task;
 	cq_pool_t *p = t->pool;
+	struct change c;
 
-	pthread_mutex_lock(&p->lock);
-	t->free_next = p->free;
-	p->free = t;
-	pthread_mutex_unlock(&p->lock);
-}
-
-/*
- * {IN -> 0, runs + 1} of a record that was popped. False: it is closed, and may be gone; or runs in
- * callers have come to the limit meanwhile, and the one that ends pushes it.
- */
-static bool begin_popped(cq_task_t *t)
-{
-	uint64_t word = cq_u64_load_relaxed(&t->word), next;
-	bool begins;
-
-	do {
-		begins = (word & TASK_CLOSED) == 0 && !at_limit(t, word);
-		next = word & ~(uint64_t)TASK_IN;
-		if (begins)
-			next += TASK_RUN;
-		else if ((word & TASK_CLOSED) == 0)
-			next |= TASK_MORE;
-		/* Pairs with the acquire in cq_task_push: whoever finds IN cleared has the record,
-		   and pushes it. Without it the pop's last write could follow that push. */
-		cq_fence_release();
-		CQ_POINT("tasks.begin");
-	} while (!cq_u64_cas_relaxed(&t->word, &word, next));
-	if ((word & TASK_RELEASED) != 0)
-		cq_task_free(t);
-	return begins;
-}
-
-/* runs + 1 for an owner or a run_some: the record, if it is in a stack, stays there. */
-static bool begin_here(cq_task_t *t)
-{
-	uint64_t word = cq_u64_load_relaxed(&t->word), next;
-
-	do {
-		if ((word & TASK_CLOSED) != 0 || at_limit(t, word))
-			return false;
-		next = (by_owner(t) ? word & ~(uint64_t)TASK_IN : word) + TASK_RUN;
-	} while (!cq_u64_cas_relaxed(&t->word, &word, next));
-	return true;
-}
-
-/* {runs - 1, MORE -> IN}. */
-static void end(cq_run_t *run, cq_task_t *t)
-{
-	cq_pool_t *p = t->pool;
-	uint64_t word = cq_u64_load_relaxed(&t->word), next;
-
-	do {
-		next = word - TASK_RUN;
-		if ((word & (TASK_MORE | TASK_CLOSED)) == TASK_MORE)
-			next = (next & ~(uint64_t)TASK_MORE) | TASK_IN;
-		/* Pairs with the acquire in cq_task_close: all that the run did. */
-		cq_fence_release();
-	} while (!cq_u64_cas_relaxed(&t->word, &word, next));
-	CQ_POINT("tasks.ended");
-	if ((next & TASK_IN) != 0 && (word & TASK_IN) == 0) {
-		cq_task_push(t);
-		/* A worker looks for tasks before it sleeps. The caller of a run_some may not. */
-		if (run->budget != 0)
-			cq_workers_left_waiting(p);
-	}
-	if ((next & TASK_CLOSED) != 0 && next / TASK_RUN == 0)
-		cq_sleepers_wake(&p->closers, UINT32_MAX);
-}
-
-static void count_run(cq_run_t *run)
-{
 	cq_u64_store_relaxed(&run->runs, run->runs + 1);
 	if (run->pieces == run->pieces_before)
-		/* Pairs with the acquire in sum (pool_stats.c): an empty run is one of the runs. */
+		/* Pairs with the acquire in cq_pool_stats_sized: an empty run is one of the runs. */
 		cq_u64_store_release(&run->empty_runs, run->empty_runs + 1);
+	cq_ptr_store_relaxed(&run->piece, NULL);
+	cq_ptr_store_relaxed(&run->task, NULL);
+	cq_run_leave(run);
+	c = change(t, END);
+	CQ_POINT("tasks.ended");
+	/* A worker looks for tasks before it sleeps. The caller of a run_some may not. */
+	if (c.pushed && run->budget != 0)
+		cq_workers_left_waiting(p);
+	if ((c.word & TASK_CLOSED) != 0 && c.word / TASK_RUN == 0)
+		cq_sleepers_wake(&p->closers, UINT32_MAX);
 }
 
 /* A run that has begun. The function may end the thread: see cq_task_abort. */
 static void call(cq_run_t *run, cq_task_t *t)
 {
-	/* Pairs with the fence in mark_signalled: the step that cleared IN, before the look at the work. */
+	/* Pairs with the fence in change: the step that cleared IN, before the look at the work. */
 	cq_fence_full();
 	cq_run_enter(run);
 	cq_ptr_store_relaxed(&run->task, t); /* the statistics read it */
 	run->pieces_before = run->pieces;
 	t->ops->run(run, t->arg);
-	count_run(run);
-	cq_ptr_store_relaxed(&run->piece, NULL);
-	cq_ptr_store_relaxed(&run->task, NULL);
-	cq_run_leave(run);
-	end(run, t);
+	end(run);
 }
 
-/*
- * Runs a task whose record was popped. First both chains, so that a piece that hangs holds back
- * nothing: the pool's here, for the other records; the task's in cq_run_more.
- */
+/* Runs a task whose record was popped. First both chains, so that a piece that hangs holds back nothing: the
+   pool's here, for the other records; the task's in cq_run_more. */
 void cq_task_run(cq_run_t *run, cq_task_t *t)
 {
 	cq_pool_t *p = run->pool;
@@ -272,14 +242,14 @@ void cq_task_run(cq_run_t *run, cq_task_t *t)
 
 	if (!polled && cq_pool_waiting(p) != 0)
 		cq_workers_ensure(p, 1);
-	if (!begin_popped(t))
+	if (!begin(t, POP))
 		return;
 	if (!polled)
 		(void)cq_workers_make(p, false);
 	call(run, t);
 }
 
-/* The worker is lost: what it had in hand is the task's again. */
+/* What a lost worker had in hand is the task's again. */
 void cq_task_lose(cq_run_t *run)
 {
 	const cq_task_t *t = run->task;
@@ -293,14 +263,8 @@ void cq_task_lose(cq_run_t *run)
 /* The function has ended its thread, which is in its last handlers. */
 void cq_task_abort(cq_run_t *run)
 {
-	cq_task_t *t = run->task;
-
-	cq_run_leave(run);
 	cq_task_lose(run);
-	count_run(run);
-	cq_ptr_store_relaxed(&run->task, NULL);
-	if (t != NULL)
-		end(run, t);
+	end(run);
 }
 
 void cq_run_piece(cq_run_t *run, void *piece)
@@ -309,72 +273,38 @@ void cq_run_piece(cq_run_t *run, void *piece)
 	cq_ptr_store_relaxed(&run->piece, piece);
 }
 
-/* The caller of cq_task_run_some, to whom it makes no difference which others wait. */
-static bool is_of_one_task(const cq_run_t *run)
-{
-	return run->budget != 0 && !run->serves;
-}
-
 bool cq_run_may_continue(cq_run_t *run)
 {
-	cq_pool_t *p = run->pool;
 	uint64_t word = cq_u64_load_relaxed(&run->task->word);
-	uint64_t own = by_owner(run->task) ? 0 : word & TASK_IN;
 
 	if ((word & TASK_CLOSED) != 0 || (run->budget != 0 && run->pieces >= run->budget))
 		return false;
-	if (is_of_one_task(run))
+	/* To the caller of cq_task_run_some it makes no difference which others wait. */
+	if (run->budget != 0 && !run->serves)
 		return true;
-	return cq_pool_waiting(p) <= own && !cq_workers_surplus(run);
+	return cq_pool_waiting(run->pool) <= (word & TASK_IN) && !cq_workers_surplus(run);
 }
 
-/* One run of the task, or, with NULL, of whichever waits. False: there is none. */
-static bool run_once(cq_run_t *run, cq_task_t *t)
+/* Of the task, or with NULL of whichever wait; until the budget is spent, none waits, or it finds nothing. */
+static void run_in_caller(cq_run_t *run, cq_task_t *only)
 {
-	if (t != NULL) {
-		if (!begin_here(t))
-			return false;
-	} else {
-		do
-			if ((t = cq_task_pop(run->pool)) == NULL)
-				return false;
-		while (!begin_popped(t));
-	}
-	call(run, t);
-	return true;
-}
-
-/* Until the budget is spent, or the task's function finds nothing. */
-static void run_in_caller(cq_run_t *run, cq_task_t *t)
-{
+	cq_task_t *t;
 	size_t before;
 
-	do
+	do {
 		before = run->pieces;
-	while (run_once(run, t) && run->pieces < run->budget && (t == NULL || run->pieces != before));
-}
-
-static void begin_run_some(cq_run_t *run)
-{
-	cq_member_join(run);
-	if (run->serves)
-		cq_u32_add_relaxed(&run->pool->serving, 1);
+		if ((t = only != NULL ? only : cq_task_pop(run->pool)) == NULL)
+			return;
+		if (only != NULL ? begin(t, CALL) : begin(t, POP))
+			call(run, t);
+	} while (run->pieces < run->budget && (only == NULL || run->pieces != before));
 }
 
 static void end_run_some(cq_run_t *run)
 {
 	if (run->serves)
-		cq_workers_nobody_serves(run->pool);
+		cq_workers_host_leaves(run);
 	cq_member_leave(run);
-}
-
-/* Is the thread a managed worker, within a run? Then what it runs may end it. */
-static bool may_be_ended(void)
-{
-	for (const cq_run_t *r = runs; r != NULL; r = r->outer)
-		if (r->managed)
-			return true;
-	return false;
 }
 
 /* A piece has ended the thread, which is on its way to the handler of its worker: worker_life.c. */
@@ -384,25 +314,29 @@ static void run_some_is_ended(void *run)
 	end_run_some(run);
 }
 
-static void run_where_it_may_end(cq_run_t *run, cq_task_t *t)
+static void run_where_it_may_end(cq_run_t *run, cq_task_t *only)
 {
 	pthread_cleanup_push(run_some_is_ended, run);
-	run_in_caller(run, t);
+	run_in_caller(run, only);
 	pthread_cleanup_pop(0);
 }
 
-static size_t run_some(cq_pool_t *p, cq_task_t *t, size_t pieces)
+static size_t run_some(cq_pool_t *p, cq_task_t *only, size_t pieces)
 {
-	cq_run_t run = { .pool = p, .serves = t == NULL, .budget = pieces };
+	cq_run_t run = {
+		.pool = p, .serves = only == NULL, .managed = runs != NULL && runs->managed, .budget = pieces
+	};
 	int saved = errno;
 
-	if (pieces == 0 || cq_pool_forking(p))
+	if (pieces == 0 || cq_forking())
 		return 0;
-	begin_run_some(&run);
-	if (may_be_ended())
-		run_where_it_may_end(&run, t);
+	(void)cq_member_join(&run);
+	if (run.serves)
+		cq_workers_host_comes(&run);
+	if (run.managed)
+		run_where_it_may_end(&run, only);
 	else
-		run_in_caller(&run, t);
+		run_in_caller(&run, only);
 	end_run_some(&run);
 	errno = saved;
 	return run.pieces;
@@ -420,32 +354,23 @@ size_t cq_pool_run_some(cq_pool_t *p, size_t pieces)
 
 /* ------------------------------------------------------------------ making, closing */
 
-static cq_task_t *record(cq_pool_t *p)
+int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t parallel, cq_task_t **out)
 {
-	cq_task_t *t;
-
-	pthread_mutex_lock(&p->lock);
-	if ((t = p->free) != NULL)
-		p->free = t->free_next;
-	pthread_mutex_unlock(&p->lock);
-	if (t == NULL && (t = cq_allocate(&p->allocator, sizeof(*t))) != NULL)
-		*t = (cq_task_t){ .pool = p, .word = TASK_CLOSED | TASK_RELEASED };
-	return t;
-}
-
-int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t parallel,
-    cq_task_t **out)
-{
+	cq_node_t *node;
 	cq_task_t *t;
 
 	if (p == NULL || ops == NULL || ops->run == NULL || out == NULL)
 		return EINVAL;
-	if (cq_pool_forking(p))
+	if (cq_forking())
 		return EDEADLK;
-	if ((t = record(p)) == NULL)
+	if ((node = cq_stack_pop_n(&p->free, 1)) != NULL)
+		t = cq_task_of(node);
+	else if ((t = cq_allocate(&p->allocator, sizeof(*t))) != NULL)
+		*t = (cq_task_t){ .pool = p, .word = TASK_CLOSED | TASK_RELEASED };
+	else
 		return ENOMEM;
 	pthread_mutex_lock(&p->lock);
-	if (t->ops == NULL) { /* a new one */
+	if (node == NULL) {
 		t->all_next = p->all;
 		p->all = t;
 	}
@@ -460,56 +385,67 @@ int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t p
 	return 0;
 }
 
-static bool nobody_left_inside(const cq_task_t *t)
+bool cq_pool_await(cq_pool_t *p, bool (*done)(const void *), const void *arg, uint64_t deadline)
 {
-	/* The fence at the end of cq_task_close is that of both loads. */
-	return cq_u64_load_relaxed(&t->word) / TASK_RUN == 0 && cq_u32_load_relaxed(&t->pool->telling) == 0;
-}
-
-static int wait_for_runs(cq_task_t *t, uint64_t deadline)
-{
-	cq_pool_t *p = t->pool;
 	cq_wait_result_t result = CQ_AGAIN;
 	cq_sleeper_t me;
-	bool done;
+	bool is_done;
 
 	cq_sleeper_init(&me, NULL);
 	for (;;) {
 		cq_sleepers_prepare_wait(&p->closers, &me);
-		done = nobody_left_inside(t);
-		if (done || result == CQ_TIMED_OUT)
+		is_done = done(arg);
+		if (is_done || result == CQ_TIMED_OUT)
 			break;
 		result = cq_sleepers_commit_wait(&p->closers, &me, deadline);
 	}
 	cq_sleepers_cancel_wait(&p->closers, &me);
-	return done ? 0 : ETIMEDOUT;
+	return is_done;
+}
+
+static bool nobody_is_inside(const void *task)
+{
+	const cq_task_t *t = task;
+
+	/* The fence at the end of cq_task_close is that of both loads. */
+	return cq_u64_load_relaxed(&t->word) / TASK_RUN == 0 && cq_u32_load_relaxed(&t->pool->telling) == 0;
 }
 
 int cq_task_close(cq_task_t *t, uint64_t deadline)
 {
 	cq_pool_t *p = t->pool;
-	bool owners = by_owner(t);
-	uint64_t word = cq_u64_load_relaxed(&t->word);
+	uint64_t word;
 
-	if (cq_pool_is_current(p) || cq_pool_forking(p))
+	if (cq_pool_is_current(p) || cq_forking())
 		return EDEADLK;
-	while (!cq_u64_cas_relaxed(&t->word, &word, word | TASK_CLOSED))
-		;
-	if (wait_for_runs(t, deadline) != 0)
+	(void)change(t, CLOSE);
+	if (!cq_pool_await(p, nobody_is_inside, t, deadline))
 		return ETIMEDOUT;
+	CQ_POINT("tasks.closed");
+	/* Both under the lock, for a fork. Who pops the record now frees it, and another task may have it. */
 	pthread_mutex_lock(&p->lock);
 	p->open--;
+	word = cq_u64_add_relaxed(&t->word, TASK_RELEASED);
 	pthread_mutex_unlock(&p->lock);
-	CQ_POINT("tasks.closed");
-	/* Last: whoever takes it off the stack may free it, and another task have it. */
-	word = cq_u64_load_relaxed(&t->word);
-	while (!cq_u64_cas_relaxed(&t->word, &word, word | TASK_RELEASED))
-		;
-	/* Pairs with the releases in end, of all that the runs did; in tell_stalled (workers.c); and in
-	   begin_popped: who took it off the stack has done so. Without it that pop could still write into the
-	   record of a new task. */
+	/* Pairs with the release in change, of all that the runs did, and of who popped it; and with that in
+	   tell_stalled (workers.c). Without it that pop could still write into the record of a new task. */
 	cq_fence_acquire();
-	if ((word & TASK_IN) == 0 || owners)
-		cq_task_free(t);
+	if ((word & TASK_IN) == 0)
+		cq_stack_push(&p->free, &t->node, &t->node);
 	return 0;
+}
+
+/* --------------------------------------------------------------------------- fork */
+
+void cq_tasks_fork_child(cq_pool_t *p)
+{
+	p->waiting[0] = p->waiting[1] = (cq_workq_t)CQ_WORKQ_INITIALIZER;
+	p->free = (cq_stack_t){ NULL, NULL };
+	for (cq_task_t *t = p->all; t != NULL; t = t->all_next) {
+		t->word = (t->word & (TASK_CLOSED | TASK_RELEASED)) + my_runs(t) * TASK_RUN;
+		if ((t->word & TASK_RELEASED) != 0)
+			cq_stack_push(&p->free, &t->node, &t->node);
+		else
+			(void)change(t, SIGNAL);
+	}
 }

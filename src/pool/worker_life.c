@@ -10,24 +10,15 @@
 
 #include "pool_priv.h"
 
-static uint64_t later(uint64_t time, uint64_t ns)
-{
-	return time > CQ_FOREVER - ns ? CQ_FOREVER : time + ns;
-}
-
-static bool stopped(const cq_pool_t *p)
-{
-	return cq_u32_load_relaxed(&p->stop) != 0;
-}
-
 /* Until when a worker that idles since then may sleep. */
 static uint64_t idle_until(const cq_run_t *w, uint64_t since)
 {
 	const cq_pool_t *p = w->pool;
 
-	if (counts_made(cq_u64_load_relaxed(&p->counts)) <= cq_u32_load_relaxed(&p->min))
+	if (counts_made(cq_u64_load_relaxed(&p->counts)) <= cq_u32_load_relaxed(&p->min) ||
+	    since > CQ_FOREVER - p->config.idle_ns)
 		return CQ_FOREVER;
-	return later(since, p->config.idle_ns);
+	return since + p->config.idle_ns;
 }
 
 /*
@@ -41,9 +32,9 @@ bool cq_pool_serve(cq_run_t *w, cq_sleeper_t *me, uint64_t deadline)
 	uint64_t since = 0; /* idle; 0: it was not */
 	cq_task_t *t;
 
-	for (;;) {
+	while (!cq_workers_surplus(w)) {
 		if ((t = cq_task_pop(p)) == NULL) {
-			if (stopped(p))
+			if (cq_pool_stopped(p))
 				return true;
 			if (result == CQ_TIMED_OUT)
 				return false;
@@ -51,86 +42,83 @@ bool cq_pool_serve(cq_run_t *w, cq_sleeper_t *me, uint64_t deadline)
 				since = cq_pool_now(p);
 			CQ_POINT("worker.found_nothing");
 			cq_sleepers_prepare_wait(&p->idle, me);
-			if ((t = cq_task_pop(p)) == NULL && !stopped(p)) {
+			if ((t = cq_task_pop(p)) == NULL && !cq_pool_stopped(p)) {
 				result = cq_sleepers_commit_wait(&p->idle, me,
 				    deadline != 0 ? deadline : idle_until(w, since));
 				continue;
 			}
 			cq_sleepers_cancel_wait(&p->idle, me);
+			if (t == NULL)
+				return true;
 		}
-		if (t == NULL)
-			return true;
 		result = CQ_AGAIN;
 		since = 0;
 		cq_task_run(w, t);
-		if (cq_workers_surplus(w))
-			return false;
 	}
+	return false;
 }
 
 /* ------------------------------------------------------------- of the pool's making */
 
-static bool is_managed(const cq_pool_t *p)
+/* The life of one worker, on its own stack, so that a handler finds how far it has come. */
+struct life {
+	cq_run_t *w; /* NULL: it has left */
+	cq_sleeper_t me;
+};
+
+static void leave(struct life *life)
 {
-	return p->config.spawn == NULL;
+	cq_run_t *w = life->w;
+
+	life->w = NULL;
+	cq_member_leave(w);
+}
+
+/* worker_start has refused, or ended its thread: to the pool, a worker that could not be made. */
+static void not_started(struct life *life, int err)
+{
+	cq_workers_not_made(life->w->pool, life->w->count, err);
+	leave(life);
 }
 
 /* The hooks run as tasks do, and a fork within goes on in the child. */
 static int call_start(cq_run_t *w)
 {
+	const cq_pool_config_t *c = &w->pool->config;
 	int err;
 
-	if (!is_managed(w->pool) || w->pool->config.worker_start == NULL)
+	if (!w->managed || c->worker_start == NULL)
 		return 0;
 	cq_run_enter(w);
-	err = w->pool->config.worker_start(w->pool->config.host);
+	err = c->worker_start(c->host);
 	cq_run_leave(w);
 	return err;
 }
 
 static void call_end(cq_run_t *w)
 {
+	const cq_pool_config_t *c = &w->pool->config;
 	int cancel;
 
-	if (!is_managed(w->pool) || w->pool->config.worker_end == NULL)
+	if (!w->managed)
 		return;
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* as in worker_start */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* a task may have allowed it */
+	if (c->worker_end == NULL)
+		return;
 	cq_run_enter(w);
-	w->pool->config.worker_end(w->pool->config.host);
+	c->worker_end(c->host);
 	cq_run_leave(w);
-}
-
-/* The life of one worker, on its own stack, so that a handler finds how far it has come. */
-struct life {
-	cq_run_t *w;
-	cq_sleeper_t me;
-	enum { STARTING, AT_WORK, ENDING, GONE } phase;
-};
-
-/* Until it may go, or the pool stops. */
-static void at_work(struct life *life)
-{
-	while (!cq_pool_serve(life->w, &life->me, 0) && !cq_workers_retire(life->w))
-		;
 }
 
 static void ending(struct life *life)
 {
 	cq_run_t *w = life->w;
 
-	/* Stopped: there are no tasks, and nobody counts on it. */
-	if (w->count != 0)
+	if (w->count != 0) /* stopped: there are no tasks, and nobody counts on it */
 		cq_u64_add_relaxed(&w->pool->counts, 0 - w->count);
-	life->phase = ENDING;
+	w->count = 0;
 	call_end(w);
-	cq_member_leave(w);
-}
-
-/* worker_start has refused, or ended its thread: to the pool, a worker that could not be made. */
-static void not_started(cq_run_t *w, int err)
-{
-	cq_workers_not_made(w->pool, w->count, err);
-	cq_member_leave(w);
+	leave(life);
 }
 
 /*
@@ -143,59 +131,53 @@ static void goes_on(void *arg)
 	cq_run_t *w = life->w;
 	int cancel;
 
+	if (w == NULL)
+		return; /* a handler within this one has seen to it */
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* a task may have allowed it */
 	pthread_cleanup_push(goes_on, life); /* what it calls may end the thread once more */
-	switch (life->phase) {
-	case STARTING:
+	if (counts_making(w->count) != 0) { /* in worker_start */
 		cq_run_leave(w);
-		not_started(w, ECANCELED);
-		break;
-	case AT_WORK:
+		not_started(life, ECANCELED);
+	} else if (w->count != 0) {
 		cq_task_abort(w);
 		while (!cq_workers_replace(w) && !cq_pool_serve(w, &life->me, 0))
 			;
 		ending(life);
-		break;
-	case ENDING:
+	} else { /* in worker_end */
 		cq_run_leave(w);
-		cq_member_leave(w);
-		break;
-	case GONE: /* a handler within this one has seen to it */
-		break;
+		leave(life);
 	}
-	life->phase = GONE;
 	pthread_cleanup_pop(0);
 }
 
 static void live(struct life *life)
 {
-	int err;
+	cq_run_t *w = life->w;
+	int err = call_start(w);
 
-	if ((err = call_start(life->w)) == 0) {
-		life->phase = AT_WORK;
-		life->w->count -= COUNT_MAKING;
-		cq_workers_arrive(life->w->pool, COUNT_MAKING);
-		at_work(life);
-		ending(life);
-	} else {
-		not_started(life->w, err);
+	if (err != 0) {
+		not_started(life, err);
+		return;
 	}
+	cq_workers_arrive(w);
+	while (!cq_pool_serve(w, &life->me, 0) && !cq_workers_retire(w))
+		;
+	ending(life);
 }
 
 /* The body of a worker that the pool has made: it is live and being made. */
 void cq_pool_worker(void *run)
 {
-	struct life life = { .w = run, .phase = STARTING };
+	struct life life = { .w = run };
 
 	cq_sleeper_init(&life.me, NULL);
-	cq_member_join(life.w);
-	if (!is_managed(life.w->pool)) {
+	if (life.w->pool->config.spawn != NULL) {
 		live(&life);
 		return;
 	}
 	/* Once in a life, so that tasks and pieces pay nothing for it. Not on a host's threads, which
 	   may be green: the handler would be one of the thread on which it was pushed. */
-	life.w->managed = true;
+	life.w->managed = life.w->to_join = true;
 	pthread_cleanup_push(goes_on, &life);
 	live(&life);
 	pthread_cleanup_pop(0);

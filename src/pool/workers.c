@@ -17,70 +17,54 @@
 
 /* ---------------------------------------------------------------------- members */
 
-/* A record for a thread that the pool makes, or that comes by cq_pool_work; NULL: no memory. */
-cq_run_t *cq_member_new(cq_pool_t *p)
+/* The thread of this record is a member from here on. False: a worker, and the end of the pool has begun. */
+bool cq_member_join(cq_run_t *m)
+{
+	cq_pool_t *p = m->pool;
+	bool joins;
+
+	pthread_mutex_lock(&p->lock);
+	joins = !m->is_worker || !cq_pool_stopped(p);
+	if (joins) {
+		m->prev = NULL;
+		m->next = p->members;
+		if (m->next != NULL)
+			m->next->prev = m;
+		p->members = m;
+		p->workers += m->is_worker;
+	}
+	pthread_mutex_unlock(&p->lock);
+	return joins;
+}
+
+/* The record of a worker, which is a member before its thread is there. ENOMEM; ESHUTDOWN, as above. */
+int cq_member_new(cq_pool_t *p, uint64_t count, cq_run_t **out)
 {
 	cq_run_t *m = cq_allocate(&p->allocator, sizeof(*m));
 
-	if (m != NULL)
-		*m = (cq_run_t){ .pool = p, .is_worker = true };
-	return m;
-}
-
-/* One more that the end of the pool waits for. False: that has begun. */
-bool cq_worker_added(cq_pool_t *p)
-{
-	bool stopped;
-
-	pthread_mutex_lock(&p->lock);
-	stopped = p->stop != 0;
-	p->workers += !stopped;
-	pthread_mutex_unlock(&p->lock);
-	return !stopped;
+	if (m == NULL)
+		return ENOMEM;
+	*m = (cq_run_t){ .pool = p, .is_worker = true, .count = count };
+	if (!cq_member_join(m)) {
+		cq_release(&p->allocator, m, sizeof(*m));
+		return ESHUTDOWN;
+	}
+	*out = m;
+	return 0;
 }
 
 /*
- * One fewer. The last wakes a destroy that waits, by its permit alone: from the unlock on the
- * pool may be gone, but not a park table that outlives it, nor a thread that has yet to be unparked.
+ * And no longer. A worker's record is freed, and from the unlock on the pool may be gone, but not its park
+ * table: the last worker wakes a destroy that waits by the permit alone. A thread that is to be joined
+ * joins the one that left before it and leaves itself to the next, so at most one that has ended waits.
  */
-static void removed_and_unlock(cq_pool_t *p)
-{
-	const cq_park_ops_t *park = cq_pool_park_ops(p);
-	cq_parker_t *destroyer = NULL;
-
-	if (--p->workers == 0) {
-		destroyer = p->destroyer;
-		p->destroyer = NULL;
-	}
-	pthread_mutex_unlock(&p->lock);
-	if (destroyer != NULL)
-		park->unpark(park->host, destroyer);
-}
-
-static void worker_removed(cq_pool_t *p)
-{
-	pthread_mutex_lock(&p->lock);
-	removed_and_unlock(p);
-}
-
-/* The calling thread is a member from here on. */
-void cq_member_join(cq_run_t *m)
-{
-	cq_pool_t *p = m->pool;
-
-	pthread_mutex_lock(&p->lock);
-	m->prev = NULL;
-	m->next = p->members;
-	if (m->next != NULL)
-		m->next->prev = m;
-	p->members = m;
-	pthread_mutex_unlock(&p->lock);
-}
-
-/* And no longer. A worker's record is freed, and afterwards the pool may be gone. */
 void cq_member_leave(cq_run_t *m)
 {
 	cq_pool_t *p = m->pool;
+	const cq_park_ops_t *park = p->config.park;
+	cq_parker_t *destroyer = NULL;
+	pthread_t before = pthread_self();
+	bool joins = false;
 
 	pthread_mutex_lock(&p->lock);
 	if (m->prev != NULL)
@@ -91,20 +75,41 @@ void cq_member_leave(cq_run_t *m)
 		m->next->prev = m->prev;
 	p->runs += m->runs;
 	p->empty_runs += m->empty_runs;
-	if (!m->is_worker) {
-		pthread_mutex_unlock(&p->lock);
-		return;
+	if (m->to_join) {
+		joins = p->has_ended;
+		if (joins)
+			before = p->ended;
+		p->ended = pthread_self();
+		p->has_ended = true;
 	}
-	cq_release(&p->allocator, m, sizeof(*m));
-	removed_and_unlock(p);
+	if (m->is_worker) {
+		if (--p->workers == 0) {
+			destroyer = p->destroyer;
+			p->destroyer = NULL;
+		}
+		cq_release(&p->allocator, m, sizeof(*m));
+	}
+	pthread_mutex_unlock(&p->lock);
+	if (destroyer != NULL)
+		park->unpark(park->host, destroyer);
+	if (joins)
+		pthread_join(before, NULL);
+}
+
+/* When all workers have left, the last of which has joined the others. */
+void cq_members_join_last(cq_pool_t *p)
+{
+	int cancel;
+
+	if (!p->has_ended)
+		return;
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* pthread_join is a cancellation point */
+	pthread_join(p->ended, NULL);
+	pthread_setcancelstate(cancel, &cancel);
+	p->has_ended = false;
 }
 
 /* ---------------------------------------------------------------------- stalled */
-
-static bool makes_workers(const cq_pool_t *p)
-{
-	return !cq_pool_is(p, CQ_POOL_HOSTED);
-}
 
 /*
  * Those who wait for tasks learn that nobody will run them. With no lock held, as that wakes threads:
@@ -139,7 +144,7 @@ static void tell_stalled(cq_pool_t *p)
  * error that it will meet again. Those that say something else of the call are not for this; nor is
  * what no errno can be, from a host's spawn.
  */
-int cq_workers_stall_error(const cq_pool_t *p)
+static int stall_error(const cq_pool_t *p)
 {
 	uint32_t failed = cq_u32_load_relaxed(&p->failed);
 
@@ -155,51 +160,64 @@ int cq_workers_stall_error(const cq_pool_t *p)
 	return failed <= INT_MAX ? (int)failed : EAGAIN;
 }
 
-/* Would a task wait for a thread of the host's, of which none is there? Behind a fence as that in cq_task_signal. */
-bool cq_workers_unserved(const cq_pool_t *p)
-{
-	return !makes_workers(p) && cq_u32_load_relaxed(&p->serving) == 0;
-}
+/* ----------------------------------------------------------------------- counts */
 
-static void tell_if_unserved(cq_pool_t *p)
+/*
+ * Rule 4: what follows is the recheck. The fence pairs with the one in cq_sleepers_waiters, with which every
+ * signal and nobody_left begin, and for `serving` with those in cq_pool_wake and cq_task_signal: whoever
+ * still counts on what is taken here has its task seen by the recheck. Without it nobody would see that task.
+ */
+static uint64_t lower(cq_pool_t *p, uint64_t count)
 {
-	/* Pairs with the fences in cq_pool_wake and cq_task_signal: whoever waits sees that nobody serves, or is
-	   told, here or by who signals. */
+	uint64_t counts = cq_u64_add_relaxed(&p->counts, 0 - count) - count;
+
 	cq_fence_full();
-	if (cq_workers_unserved(p) && cq_pool_waiting(p) != 0)
-		tell_stalled(p);
+	return counts;
 }
 
-/* A thread of the host's runs tasks no longer. */
-void cq_workers_nobody_serves(cq_pool_t *p)
+static void note_peak(cq_pool_t *p, uint64_t counts)
 {
-	cq_u32_add_relaxed(&p->serving, (uint32_t)-1);
-	tell_if_unserved(p);
-}
-
-/* ----------------------------------------------------------------------- making */
-
-/* Is nobody idle, or on the way? Begins with a full fence. */
-static bool nobody_comes(cq_pool_t *p)
-{
-	uint32_t coming;
-
-	return cq_sleepers_waiters(&p->idle, &coming) == 0 && coming == 0;
-}
-
-/* And being made? */
-static bool nobody_left(cq_pool_t *p, uint64_t counts)
-{
-	return counts_making(counts) == 0 && nobody_comes(p);
-}
-
-static void note_peak(cq_pool_t *p, uint32_t live)
-{
-	uint32_t peak;
+	uint32_t live = counts_live(counts), peak;
 
 	do
 		peak = cq_u32_load_relaxed(&p->peak);
 	while (live > peak && !cq_u32_cas_relaxed(&p->peak, peak, live));
+}
+
+/* Is nobody idle, on the way, or, by `counts`, being made? These are read behind a full fence. */
+static bool nobody_left(cq_pool_t *p, uint64_t *counts)
+{
+	uint32_t coming;
+
+	if (cq_sleepers_waiters(&p->idle, &coming) != 0 || coming != 0)
+		return false;
+	*counts = cq_u64_load_relaxed(&p->counts);
+	return counts_making(*counts) == 0;
+}
+
+/* Made by the pool, and above its maximum, which was lowered. */
+bool cq_workers_surplus(const cq_run_t *w)
+{
+	return w->count >= COUNT_MADE && counts_made(cq_u64_load_relaxed(&w->pool->counts)) >
+	    cq_u32_load_relaxed(&w->pool->max);
+}
+
+/* Is there one too few, after a step that lowered `counts`, or raised a limit, and a full fence? */
+bool cq_workers_missed(cq_pool_t *p, uint64_t counts)
+{
+	return cq_pool_waiting(p) != 0 || counts_made(counts) < cq_u32_load_relaxed(&p->min) ||
+	    (counts_live(counts) != 0 && nobody_left(p, &counts));
+}
+
+/* ----------------------------------------------------------------------- making */
+
+/* `n` workers on the way, as far as there are idle ones. Begins with a full fence. */
+void cq_workers_ensure(cq_pool_t *p, uint32_t n)
+{
+	uint32_t woken = cq_sleepers_ensure(&p->idle, n);
+
+	if (woken != 0)
+		cq_u64_add_relaxed(&p->wakes, woken);
 }
 
 /* A worker that was counted could not be made, or has ended before it could look. */
@@ -211,14 +229,10 @@ void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err)
 	cq_u32_store_relaxed(&p->last_errno, (uint32_t)err);
 	/* Before the counts: who finds nobody being made tries again, also if others live. */
 	cq_u32_store_relaxed(&p->failed, (uint32_t)err);
-	/* Pairs with the acquire in cq_workers_make. Without it a producer could rely on
-	   workers that live and hang, and try nothing. */
+	/* Pairs with the acquire in create (pool.c). Without it create could return a pool of
+	   which no worker could be made. */
 	cq_fence_release();
-	counts = cq_u64_add_relaxed(&p->counts, 0 - count) - count;
-	/* Pairs with the fence in cq_sleepers_waiters, with which every signal begins: the task of one
-	   that still counts this worker goes to another, or who waits for it is told. Without it nobody
-	   would see that task. */
-	cq_fence_full();
+	counts = lower(p, count);
 	CQ_POINT("workers.not_made");
 	if (cq_pool_waiting(p) != 0) {
 		if (counts_live(counts) != 0)
@@ -229,70 +243,46 @@ void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err)
 	cq_sleepers_wake(&p->closers, UINT32_MAX); /* create may wait */
 }
 
-static int spawn(cq_pool_t *p)
+#define ONE_MORE (COUNT_MADE + COUNT_LIVE + COUNT_MAKING)
+
+/* Makes a worker for which `count` has been added to `counts`. ESHUTDOWN: the end of the pool has begun. */
+static int make(cq_pool_t *p, uint64_t counts, uint64_t count)
 {
 	const cq_pool_config_t *c = &p->config;
 	int err, saved = errno;
-	cq_run_t *w = cq_member_new(p);
-
-	if (w == NULL)
-		return ENOMEM;
-	w->count = COUNT_MADE + COUNT_LIVE + COUNT_MAKING;
-	err = ESHUTDOWN;
-	if (cq_worker_added(p)) {
-		CQ_POINT("workers.making");
-		err = c->spawn != NULL ? c->spawn(c->host, p->body, w) :
-		    cq_threads_spawn(&p->threads, p->body, w);
-		errno = saved;
-		if (err == 0)
-			return 0;
-		worker_removed(p);
-	}
-	cq_release(&p->allocator, w, sizeof(*w));
-	return err;
-}
-
-/* Makes a worker for which `count` has been added to `counts`. ESHUTDOWN: the pool has stopped. */
-static int make(cq_pool_t *p, uint64_t counts, uint64_t count)
-{
-	int err;
+	cq_run_t *w;
 
 	/* Before the attempt: its worker may have failed by the time that spawn returns. */
 	cq_u32_store_relaxed(&p->failed, 0);
-	if ((err = spawn(p)) == 0) {
-		cq_u64_add_relaxed(&p->created, 1);
-		note_peak(p, counts_live(counts));
-	} else if (cq_u32_load_relaxed(&p->stop) != 0) {
-		cq_u64_add_relaxed(&p->counts, 0 - count);
-		err = ESHUTDOWN;
-	} else {
-		cq_workers_not_made(p, count, err);
+	if ((err = cq_member_new(p, ONE_MORE, &w)) == 0) {
+		CQ_POINT("workers.making");
+		err = c->spawn != NULL ? c->spawn(c->host, p->body, w) : cq_threads_spawn(w);
+		errno = saved;
+		if (err == 0) {
+			cq_u64_add_relaxed(&p->created, 1);
+			note_peak(p, counts);
+			return 0;
+		}
+		cq_member_leave(w);
 	}
+	cq_workers_not_made(p, count, err);
 	return err;
 }
 
 /* Rule 1, at this moment, and by these counts. */
 bool cq_workers_could_make(cq_pool_t *p, uint64_t *counts)
 {
-	if (!makes_workers(p) || !nobody_comes(p))
-		return false;
-	/* Behind that fence, which pairs with those in cq_workers_retire and cq_pool_set_workers:
-	   whoever lowers `made`, or raises the maximum, and isn't seen here, sees that the caller is
-	   no longer idle. */
-	*counts = cq_u64_load_relaxed(&p->counts);
-	return counts_making(*counts) == 0 && counts_made(*counts) < cq_u32_load_relaxed(&p->max) &&
-	    cq_u32_load_relaxed(&p->stop) == 0;
+	/* The fence in nobody_left pairs with those in lower and cq_pool_set_workers: whoever lowers `made`,
+	   or raises the maximum, and isn't seen here, sees that the caller is no longer idle. */
+	return !cq_pool_is(p, CQ_POOL_HOSTED) && nobody_left(p, counts) &&
+	    counts_made(*counts) < cq_u32_load_relaxed(&p->max) && !cq_pool_stopped(p);
 }
 
 /* May a producer leave its task to those that live? */
 static bool may_rely(const cq_pool_t *p, uint64_t counts)
 {
-	/* Pairs with the release in cq_workers_not_made: its failure is seen with its counts. */
-	cq_fence_acquire();
 	return counts_live(counts) != 0 && cq_u32_load_relaxed(&p->failed) == 0;
 }
-
-#define ONE_MORE (COUNT_MADE + COUNT_LIVE + COUNT_MAKING)
 
 /* Rules 1 and 2. 0: there is no need, or one is made; or STALLED. */
 int cq_workers_make(cq_pool_t *p, bool producer)
@@ -308,53 +298,35 @@ int cq_workers_make(cq_pool_t *p, bool producer)
 	while (!cq_u64_cas_relaxed(&p->counts, &counts, counts + ONE_MORE));
 	err = make(p, counts + ONE_MORE, ONE_MORE);
 	/* Not the error: a host's spawn may say ESHUTDOWN too. */
-	return err != 0 && cq_u32_load_relaxed(&p->stop) == 0 &&
-	    counts_live(cq_u64_load_relaxed(&p->counts)) == 0 ? cq_workers_stall_error(p) : 0;
+	return err != 0 && !cq_pool_stopped(p) &&
+	    counts_live(cq_u64_load_relaxed(&p->counts)) == 0 ? stall_error(p) : 0;
 }
 
 /* Up to the minimum, whoever is idle. The error of the first that could not be made. */
 int cq_workers_make_min(cq_pool_t *p)
 {
-	uint32_t min = makes_workers(p) ? cq_u32_load_relaxed(&p->min) : 0, attempts = 0;
+	uint32_t min = cq_u32_load_relaxed(&p->min), attempts = min;
 	uint64_t counts = cq_u64_load_relaxed(&p->counts);
 	int err = 0;
 
 	/* No more attempts: one that worker_start refuses may be gone before the next is made. */
-	while (err == 0 && attempts < min && counts_made(counts) < min) {
+	while (err == 0 && attempts != 0 && counts_made(counts) < min) {
 		if (cq_u64_cas_relaxed(&p->counts, &counts, counts + ONE_MORE)) {
 			err = make(p, counts + ONE_MORE, ONE_MORE);
-			attempts++;
+			attempts--;
 			counts = cq_u64_load_relaxed(&p->counts);
 		}
 	}
 	return err;
 }
 
-/* One that the pool has not made comes. */
-void cq_workers_join(cq_pool_t *p, uint64_t count)
+/* The worker is about to look for the first time. */
+void cq_workers_arrive(cq_run_t *w)
 {
-	note_peak(p, counts_live(cq_u64_add_relaxed(&p->counts, count) + count));
-}
-
-/* The worker is about to look for the first time; or it is one that has come back. */
-void cq_workers_arrive(cq_pool_t *p, uint64_t count)
-{
-	cq_u64_add_relaxed(&p->counts, 0 - count);
-	/* Pairs with the fence in cq_sleepers_waiters, with which every signal and
-	   nobody_left begin: who still finds this worker being made leaves its task to
-	   the look that follows. Without it nobody would see that task. */
-	cq_fence_full();
+	w->count -= COUNT_MAKING;
+	(void)lower(w->pool, COUNT_MAKING);
 	CQ_POINT("workers.arrived");
-	cq_sleepers_wake(&p->closers, UINT32_MAX); /* create may wait */
-}
-
-/* `n` workers on the way, as far as there are idle ones. Begins with a full fence. */
-void cq_workers_ensure(cq_pool_t *p, uint32_t n)
-{
-	uint32_t woken = cq_sleepers_ensure(&p->idle, n);
-
-	if (woken != 0)
-		cq_u64_add_relaxed(&p->wakes, woken);
+	cq_sleepers_wake(&w->pool->closers, UINT32_MAX); /* create may wait */
 }
 
 /*
@@ -363,105 +335,86 @@ void cq_workers_ensure(cq_pool_t *p, uint32_t n)
  */
 void cq_workers_left_waiting(cq_pool_t *p)
 {
-	if (cq_pool_is(p, CQ_POOL_POLLED)) {
-		tell_stalled(p);
-		return;
+	if (!cq_pool_is(p, CQ_POOL_POLLED)) {
+		cq_workers_ensure(p, 1);
+		(void)cq_workers_make(p, true);
 	}
-	cq_workers_ensure(p, 1);
-	(void)cq_workers_make(p, true);
-	tell_if_unserved(p);
+	/* Behind the fence of ensure, which pairs with the one in lower. */
+	if (cq_pool_is(p, CQ_POOL_POLLED) || cq_pool_unserved(p))
+		tell_stalled(p);
 }
 
-/* --------------------------------------------------------------------- retiring */
+/* ---------------------------------------------------------------------- leaving */
 
-/* Made by the pool, and above its maximum, which was lowered. */
-bool cq_workers_surplus(const cq_run_t *w)
+/* A thread of the host's runs tasks: those of cq_pool_work, which are counted, or one run_some. */
+void cq_workers_host_comes(cq_run_t *run)
 {
-	return w->count >= COUNT_MADE && counts_made(cq_u64_load_relaxed(&w->pool->counts)) >
-	    cq_u32_load_relaxed(&w->pool->max);
+	cq_u32_add_relaxed(&run->pool->serving, 1);
+	if (run->count != 0)
+		note_peak(run->pool, cq_u64_add_relaxed(&run->pool->counts, run->count) + run->count);
 }
 
-/* Is there one too few, after a step that lowered `counts`, or raised a limit, and a full fence? */
-bool cq_workers_missed(cq_pool_t *p, uint64_t counts)
+/* And no longer. What relies on it goes to another, or who waits is told that nobody serves. */
+void cq_workers_host_leaves(cq_run_t *run)
 {
-	return cq_pool_waiting(p) != 0 || counts_made(counts) < cq_u32_load_relaxed(&p->min) ||
-	    (counts_live(counts) != 0 && nobody_left(p, counts));
+	cq_pool_t *p = run->pool;
+	uint64_t counts;
+
+	cq_u32_add_relaxed(&p->serving, (uint32_t)-1);
+	counts = lower(p, run->count);
+	if (cq_pool_stopped(p))
+		return;
+	if (run->count != 0 && !cq_pool_is(p, CQ_POOL_POLLED) && cq_workers_missed(p, counts)) {
+		cq_workers_ensure(p, 1);
+		(void)cq_workers_make(p, false);
+	}
+	if (cq_pool_unserved(p) && cq_pool_waiting(p) != 0)
+		tell_stalled(p);
 }
 
-/*
- * Rule 3, for a worker that was idle for too long, or is one of too many. False: it stays.
- */
+/* Rule 3, for a worker that was idle for too long, or is one of too many. False: it stays. */
 bool cq_workers_retire(cq_run_t *w)
 {
 	cq_pool_t *p = w->pool;
 	uint64_t counts = cq_u64_load_relaxed(&p->counts);
 
-	do
-		if (counts_made(counts) <= cq_u32_load_relaxed(&p->min))
-			return false;
-	while (!cq_u64_cas_relaxed(&p->counts, &counts, counts - w->count));
-	counts -= w->count;
+	if (counts_made(counts) <= cq_u32_load_relaxed(&p->min))
+		return false;
+	counts = lower(p, w->count);
 	CQ_POINT("workers.retiring");
-	/* Pairs with the fence in cq_sleepers_waiters: a signal sees that this worker is gone, or
-	   its task is seen here; and so with whoever leaves nobody idle. */
-	cq_fence_full();
-	if (cq_u32_load_relaxed(&p->stop) != 0 || !cq_workers_missed(p, counts))
-		goto gone;
-	counts = cq_u64_load_relaxed(&p->counts);
-	do
-		if (counts_made(counts) >= cq_u32_load_relaxed(&p->max)) {
-			/* As many others were made meanwhile, and look; or the maximum was
-			   lowered, and one of them may sleep. */
-			cq_workers_ensure(p, 1);
-			goto gone;
-		}
-	while (!cq_u64_cas_relaxed(&p->counts, &counts, counts + w->count));
-	note_peak(p, counts_live(counts + w->count)); /* others may have come meanwhile */
-	return false;
-gone:
+	if (!cq_pool_stopped(p) && cq_workers_missed(p, counts)) {
+		counts = cq_u64_load_relaxed(&p->counts);
+		while (counts_made(counts) < cq_u32_load_relaxed(&p->max))
+			if (cq_u64_cas_relaxed(&p->counts, &counts, counts + w->count)) {
+				note_peak(p, counts + w->count); /* others may have come meanwhile */
+				return false;
+			}
+		/* As many others were made meanwhile, and look; or the maximum was lowered, and one of
+		   them may sleep. */
+		cq_workers_ensure(p, 1);
+	}
 	w->count = 0;
 	cq_u64_add_relaxed(&p->retired, 1);
 	return true;
 }
 
-/* A thread of the host's leaves in any case. What relies on it goes to another. */
-void cq_workers_host_leaves(cq_run_t *w)
-{
-	cq_pool_t *p = w->pool;
-	uint64_t counts = cq_u64_add_relaxed(&p->counts, 0 - w->count) - w->count;
-
-	/* Pairs with the fence in cq_sleepers_waiters, as that in cq_workers_retire. */
-	cq_fence_full();
-	if (cq_u32_load_relaxed(&p->stop) != 0 || cq_pool_is(p, CQ_POOL_POLLED) ||
-	    !cq_workers_missed(p, counts))
-		return;
-	cq_workers_ensure(p, 1);
-	(void)cq_workers_make(p, false);
-}
-
 /*
  * A worker that must go, whatever the counts say. True: it has left them, or one that takes its place
- * was made. False: it is needed, and goes on.
+ * was made, or the pool has stopped. False: it is needed, and goes on.
  */
 bool cq_workers_replace(cq_run_t *w)
 {
 	cq_pool_t *p = w->pool;
-	uint64_t counts = cq_u64_load_relaxed(&p->counts);
+	uint64_t counts;
+	int err;
 
-	if (cq_u32_load_relaxed(&p->stop) != 0)
+	if ((cq_workers_surplus(w) || !nobody_left(p, &counts)) && cq_workers_retire(w))
 		return true;
-	if (counts_made(counts) > cq_u32_load_relaxed(&p->min) && cq_pool_waiting(p) == 0 &&
-	    !nobody_left(p, counts))
-		return cq_workers_retire(w);
 	/* The new one takes over what this one is in the counts. */
 	counts = cq_u64_add_relaxed(&p->counts, COUNT_MAKING) + COUNT_MAKING;
-	switch (make(p, counts, COUNT_MAKING)) {
-	case 0:
+	if ((err = make(p, counts, COUNT_MAKING)) == 0) {
 		w->count = 0;
 		cq_u64_add_relaxed(&p->retired, 1);
-		return true;
-	case ESHUTDOWN:
-		return true;
 	}
-	return false;
+	return err == 0 || cq_pool_stopped(p);
 }

@@ -2,15 +2,13 @@
 #include <cq/sleepers.h>
 #include <errno.h>
 
-#include "base/cpu.h"
 #include "base/ordering.h"
 #include "base/park.h"
 #include "base/points.h"
+#include "base/process.h"
 
-/*
- * counts. One word, so that a waker moves those it takes from one side to the other in one
- * step: who reads "nobody waits" sees in the same load who is on the way.
- */
+/* counts. One word, so that a waker moves whom it takes from one side to the other in one step: who reads
+   "nobody waits" sees in the same load who is on the way. */
 #define WAITER UINT64_C(1)
 #define ON_THE_WAY (UINT64_C(1) << 32)
 static uint32_t waiters_of(uint64_t counts) { return (uint32_t)counts; }
@@ -30,40 +28,30 @@ static uint64_t now(const cq_park_ops_t *ops)
 	return ops->now(ops->host);
 }
 
-/* ------------------------------------------------------- the list, under the lock */
-
-static void list(cq_sleepers_t *set, cq_sleeper_t *s)
+/*
+ * Under the lock: off the list, and no waiter any more, but what `becomes` says. `s`, or NULL: whom a waker on `cpu`
+ * takes. Where the kernel wakes a thread on the CPU on which it slept, one of the waker's own spares a move.
+ * NULL: it isn't there.
+ */
+static cq_sleeper_t *take(cq_sleepers_t *set, cq_sleeper_t *s, uint32_t cpu, uint64_t becomes)
 {
-	s->prev = NULL;
-	s->next = set->newest;
+	if (s == NULL) {
+		int left = CHOICES;
+
+		for (s = set->newest; left > 0 && s != NULL && s->cpu != cpu; left--)
+			s = s->next;
+		if (left == 0 || s == NULL)
+			s = set->newest;
+	}
+	if (s == NULL || s->link == NULL)
+		return NULL;
+	*s->link = s->next;
 	if (s->next != NULL)
-		s->next->prev = s;
-	set->newest = s;
-	s->listed = true;
-	set->listed++;
-}
-
-static void unlist(cq_sleepers_t *set, cq_sleeper_t *s)
-{
-	if (s->prev != NULL)
-		s->prev->next = s->next;
-	else
-		set->newest = s->next;
-	if (s->next != NULL)
-		s->next->prev = s->prev;
-	s->listed = false;
-	set->listed--;
-}
-
-/* Where the kernel wakes a thread on the CPU on which it slept, this spares a move. */
-static cq_sleeper_t *choose(const cq_sleepers_t *set, uint32_t cpu)
-{
-	cq_sleeper_t *s = set->newest;
-
-	for (int i = 0; i < CHOICES && s != NULL; i++, s = s->next)
-		if (s->cpu == cpu)
-			return s;
-	return set->newest;
+		s->next->link = s->link;
+	s->next = NULL;
+	s->link = NULL;
+	cq_u64_add_relaxed(&set->counts, becomes - WAITER);
+	return s;
 }
 
 /* ------------------------------------------------------------------ sets, sleepers */
@@ -97,10 +85,9 @@ void cq_sleepers_prepare_wait(cq_sleepers_t *set, cq_sleeper_t *s)
 	/* Before the look: whoever raises it afterwards has work that the look may miss. */
 	s->epoch = cq_u32_load_relaxed(&set->epoch);
 	cq_u64_add_relaxed(&set->counts, WAITER);
-	/* The sleeper's half of the handshake; pairs with the fence in
-	   cq_sleepers_waiters. Either the waker counts this sleeper, or the look
-	   that follows sees what the waker published. Without it both can miss,
-	   and the wake-up is lost. */
+	/* The sleeper's half of the handshake; pairs with the fences in wake and cq_sleepers_waiters. Either the
+	   waker counts this sleeper, or the look that follows sees what the waker published. Without it
+	   both can miss, and the wake-up is lost. */
 	cq_fence_full();
 	CQ_POINT("sleepers.prepared");
 }
@@ -111,18 +98,14 @@ void cq_sleepers_cancel_wait(cq_sleepers_t *set, cq_sleeper_t *s)
 	cq_u64_add_relaxed(&set->counts, 0 - WAITER);
 }
 
-/* The deadline has passed: leave the list, unless a waker has taken this sleeper. */
+/* The deadline has passed. False: a waker has taken it. */
 static bool leave(cq_sleepers_t *set, cq_sleeper_t *s)
 {
 	bool listed;
 
 	CQ_POINT("sleepers.timed_out");
 	pthread_mutex_lock(&set->lock);
-	listed = s->listed;
-	if (listed) {
-		unlist(set, s);
-		cq_u64_add_relaxed(&set->counts, 0 - WAITER);
-	}
+	listed = take(set, s, 0, 0) != NULL;
 	pthread_mutex_unlock(&set->lock);
 	return listed;
 }
@@ -152,8 +135,8 @@ static cq_wait_result_t list_and_park(cq_sleepers_t *set, cq_sleeper_t *s, uint6
 	s->cpu = cq_cpu();
 	CQ_POINT("sleepers.listing");
 
-	/* 1. Onto the list, unless a waker has been here since prepare_wait: its work may
-	      be what the look has missed, and it found nobody on the list. */
+	/* 1. Onto the list, unless a waker has been here since prepare_wait: its work may be what the look has
+	      missed, and it found nobody on the list. */
 	pthread_mutex_lock(&set->lock);
 	if (set->stopped != 0 || set->epoch != s->epoch) {
 		result = set->stopped != 0 ? CQ_STOPPED : CQ_AGAIN;
@@ -163,7 +146,11 @@ static cq_wait_result_t list_and_park(cq_sleepers_t *set, cq_sleeper_t *s, uint6
 	}
 	/* Before it is listed, and under the lock: no waker has seen it yet. */
 	cq_parker_reset(&s->parker);
-	list(set, s);
+	s->next = set->newest;
+	s->link = &set->newest;
+	if (s->next != NULL)
+		s->next->link = &s->next;
+	set->newest = s;
 	pthread_mutex_unlock(&set->lock);
 	CQ_POINT("sleepers.listed");
 
@@ -194,9 +181,8 @@ cq_wait_result_t cq_sleepers_commit_wait(cq_sleepers_t *set, cq_sleeper_t *s, ui
 {
 	cq_wait_result_t result = list_and_park(set, s, deadline);
 
-	/* Pairs with the fence in cq_sleepers_waiters, as that in prepare_wait: a waker
-	   that still counts this sleeper, as one that waits or is on its way, leaves its
-	   work to the look that follows. Without it nobody would see that work. */
+	/* Pairs as that in prepare_wait: a waker that still counts this sleeper, as one that waits or is on its
+	   way, leaves its work to the look that follows. Without it nobody would see that work. */
 	cq_fence_full();
 	CQ_POINT("sleepers.back");
 	return result;
@@ -208,9 +194,7 @@ uint32_t cq_sleepers_waiters(cq_sleepers_t *set, uint32_t *on_their_way)
 {
 	uint64_t counts;
 
-	/* The waker's half of the handshake; pairs with the fences in prepare_wait and
-	   commit_wait. It stands between the work that the caller published and
-	   the load of the counts. */
+	/* As in wake; pairs with the fences in prepare_wait and commit_wait. */
 	cq_fence_full();
 	counts = cq_u64_load_relaxed(&set->counts);
 	if (on_their_way != NULL)
@@ -218,117 +202,82 @@ uint32_t cq_sleepers_waiters(cq_sleepers_t *set, uint32_t *on_their_way)
 	return waiters_of(counts);
 }
 
-static void take(cq_sleepers_t *set, cq_sleeper_t *s)
+/* Wakes up to n more, or with `ensures` as many as are missing; or `only`. Returns how many. */
+static uint32_t wake(cq_sleepers_t *set, uint32_t n, bool ensures, cq_sleeper_t *only)
 {
-	unlist(set, s);
-	s->next = NULL;
-	cq_u64_add_relaxed(&set->counts, ON_THE_WAY - WAITER);
-}
+	cq_sleeper_t *taken = NULL, **end = &taken, *s, *next;
+	const cq_park_ops_t *ops;
+	uint32_t cpu, coming, k;
+	uint64_t counts, at;
+	bool timed;
 
-/* Takes up to n, by `next`. Those who are prepared and not listed look again if the list is too short. */
-static uint32_t take_some(cq_sleepers_t *set, uint32_t n, cq_sleeper_t **taken)
-{
-	uint32_t cpu = cq_cpu(), k;
+	/* 1. Is anyone missing? The waker's half of the handshake; pairs with the fences in prepare_wait and
+	      commit_wait. It stands between the work that the caller published and the load of the counts. */
+	cq_fence_full();
+	counts = cq_u64_load_relaxed(&set->counts);
+	if (waiters_of(counts) == 0 || n == 0 || (ensures && on_the_way_of(counts) >= n))
+		return 0;
+	ops = ops_of(set);
+	timed = set->spin_ns != 0;
+	cpu = cq_cpu();
 
-	for (k = 0; k < n && set->newest != NULL; k++) {
-		*taken = choose(set, cpu);
-		take(set, *taken);
-		taken = &(*taken)->next;
+	/* 2. Off the list. Who is on the way is read again: of several wakers at once the first takes those
+	      that are missing. If the list is too short, whoever is prepared looks again. */
+	pthread_mutex_lock(&set->lock);
+	coming = ensures ? on_the_way_of(cq_u64_load_relaxed(&set->counts)) : 0;
+	for (k = coming; k < n && (s = take(set, only, cpu, ON_THE_WAY)) != NULL; k++) {
+		*end = s;
+		end = &s->next;
 	}
 	if (k < n && waiters_of(cq_u64_load_relaxed(&set->counts)) != 0)
 		cq_u32_store_relaxed(&set->epoch, set->epoch + 1);
-	return k;
-}
+	pthread_mutex_unlock(&set->lock);
 
-/* The set may be gone by now, but not its table, nor a sleeper that is yet to be unparked. */
-static void unpark(cq_sleeper_t *taken, const cq_park_ops_t *ops, bool timed)
-{
-	uint64_t at = timed && taken != NULL ? now(ops) : 0;
-
+	/* 3. The set may be gone by now, but not its table, nor a sleeper that is yet to be unparked. */
+	at = timed && taken != NULL ? now(ops) : 0;
 	CQ_POINT("sleepers.taken");
-	for (cq_sleeper_t *s = taken, *next; s != NULL; s = next) {
-		next = s->next; /* the sleeper is gone once it is unparked */
+	for (s = taken; s != NULL; s = next) {
+		next = s->next;
 		s->granted_at = at;
 		ops->unpark(ops->host, &s->parker);
 	}
-}
-
-uint32_t cq_sleepers_wake(cq_sleepers_t *set, uint32_t n)
-{
-	const cq_park_ops_t *ops = ops_of(set);
-	bool timed = set->spin_ns != 0;
-	cq_sleeper_t *taken = NULL;
-
-	if (n == 0 || cq_sleepers_waiters(set, NULL) == 0)
-		return 0;
-	pthread_mutex_lock(&set->lock);
-	n = take_some(set, n, &taken);
-	pthread_mutex_unlock(&set->lock);
-	unpark(taken, ops, timed);
-	return n;
+	return k - coming;
 }
 
 uint32_t cq_sleepers_ensure(cq_sleepers_t *set, uint32_t n)
 {
-	const cq_park_ops_t *ops = ops_of(set);
-	bool timed = set->spin_ns != 0;
-	cq_sleeper_t *taken = NULL;
-	uint32_t coming;
+	return wake(set, n, true, NULL);
+}
 
-	if (cq_sleepers_waiters(set, &coming) == 0 || coming >= n)
-		return 0;
-	pthread_mutex_lock(&set->lock);
-	/* Again: of several wakers at once the first takes those that are missing. */
-	coming = on_the_way_of(cq_u64_load_relaxed(&set->counts));
-	n = coming < n ? take_some(set, n - coming, &taken) : 0;
-	pthread_mutex_unlock(&set->lock);
-	unpark(taken, ops, timed);
-	return n;
+uint32_t cq_sleepers_wake(cq_sleepers_t *set, uint32_t n)
+{
+	return wake(set, n, false, NULL);
 }
 
 bool cq_sleepers_wake_sleeper(cq_sleepers_t *set, cq_sleeper_t *s)
 {
-	const cq_park_ops_t *ops = ops_of(set);
-	bool timed = set->spin_ns != 0;
-	cq_sleeper_t *taken = NULL;
-
-	if (cq_sleepers_waiters(set, NULL) == 0)
-		return false;
-	pthread_mutex_lock(&set->lock);
-	if (s->listed)
-		take(set, taken = s);
-	else
-		cq_u32_store_relaxed(&set->epoch, set->epoch + 1);
-	pthread_mutex_unlock(&set->lock);
-	unpark(taken, ops, timed);
-	return taken != NULL;
+	return wake(set, 1, false, s) != 0;
 }
 
 void cq_sleepers_stop(cq_sleepers_t *set)
 {
-	const cq_park_ops_t *ops = ops_of(set);
-	bool timed = set->spin_ns != 0;
-	cq_sleeper_t *taken = NULL;
-
+	/* Who is not listed by then finds it. */
 	pthread_mutex_lock(&set->lock);
 	cq_u32_store_relaxed(&set->stopped, 1);
-	take_some(set, UINT32_MAX, &taken);
 	pthread_mutex_unlock(&set->lock);
-	unpark(taken, ops, timed);
+	(void)cq_sleepers_wake(set, UINT32_MAX);
 }
 
 /* -------------------------------------------------------------------------- fork */
 
 void cq_sleepers_fork(cq_sleepers_t *set, cq_fork_phase_t phase)
 {
-	if (phase == CQ_FORK_PREPARE) {
-		pthread_mutex_lock(&set->lock);
-		return;
-	}
 	if (phase == CQ_FORK_CHILD) {
 		set->newest = NULL;
-		set->listed = 0;
 		cq_u64_store_relaxed(&set->counts, 0);
 	}
-	pthread_mutex_unlock(&set->lock);
+	if (phase == CQ_FORK_PREPARE)
+		pthread_mutex_lock(&set->lock);
+	else
+		pthread_mutex_unlock(&set->lock);
 }

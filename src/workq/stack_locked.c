@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Pops for processors without a two-word compare-and-swap: one popper at a
- * time. Then no node can be popped and pushed again between a popper's read of
- * head and its swap, and pushes may stay lock-free. The lock is the word that
- * would hold the generation.
+ * Pops for processors without a two-word compare-and-swap: one popper at a time. Then no node can be popped and
+ * pushed again between a popper's read of head and its swap, and pushes may stay lock-free. The lock is the word
+ * that would hold the generation.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -12,18 +11,12 @@
 #include "base/points.h"
 #include "stack.h"
 
-/*
- * Rounds of waiting before a sleep. The lock is held for a dozen instructions, so a
- * longer wait means that its holder is not running. 0 would sleep at once; without a
- * limit a preempted holder costs a time slice.
- */
+/* Rounds of waiting before a sleep. The lock is held for a dozen instructions, so a longer wait means that its
+   holder is not running. 0 would sleep at once; without a limit a preempted holder costs a time slice. */
 enum { SPINS = 64 };
 
-/*
- * How long a sleep is, in nanoseconds: at first, and doubled each time up to the most. It
- * is one, not sched_yield, so that the holder runs though its priority is lower. Shorter
- * ones are no sleep to the kernel, longer ones keep a popper from a lock that is free.
- */
+/* A sleep, in nanoseconds: at first, and doubled each time up to the most. No sched_yield, so that a holder of a lower
+   priority runs. Shorter ones are no sleep to the kernel, longer ones keep a popper from a lock that is free. */
 enum { SLEEP_FIRST = 1000, SLEEP_MOST = 1000000 };
 
 static char locked;
@@ -58,54 +51,34 @@ static void lock(cq_stack_t *s)
 				ns = sleep_for(ns);
 		}
 	}
-	/* Pairs with unlock: the head that the last popper left. */
+	/* Pairs with the release at the end of a pop: the head that it left. */
 	cq_fence_acquire();
 }
 
-static void unlock(cq_stack_t *s)
+cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
 {
-	/* Pairs with lock. Without it the next popper could swap in between this
-	   one's read of a link and its swap. */
-	cq_fence_release();
-	cq_ptr_store_relaxed(&s->generation, NULL);
-}
+	cq_node_t *head, *last;
 
-/* Swaps out the first n nodes, if there are that many, under the lock. */
-static cq_node_t *pop_locked(cq_stack_t *s, uint64_t n)
-{
-	cq_node_t *head = cq_ptr_load_relaxed(&s->head), *last;
-
+	/* Pairs with the release in cq_workq_push_chain: this look at head, which saves the lock of an empty
+	   stack, stays behind a unit that was taken before. */
+	cq_fence_acquire();
+	if (cq_ptr_load_relaxed(&s->head) == NULL)
+		return NULL;
+	lock(s);
+	head = cq_ptr_load_relaxed(&s->head);
 	do {
 		/* Pairs with the release in cq_stack_push: the links below head. */
 		cq_fence_acquire();
 		last = head;
 		for (uint64_t i = 1; i < n && last != NULL; i++)
 			last = cq_ptr_load_relaxed(&last->next);
-		if (last == NULL)
-			return NULL;
 		CQ_POINT("stack.walked");
-	} while (!cq_ptr_cas_relaxed(&s->head, &head, cq_ptr_load_relaxed(&last->next)));
-
-	cq_ptr_store_relaxed(&last->next, NULL);
+	} while (last != NULL && !cq_ptr_cas_relaxed(&s->head, &head, cq_ptr_load_relaxed(&last->next)));
+	if (last != NULL)
+		cq_ptr_store_relaxed(&last->next, NULL);
+	else
+		head = NULL;
+	/* Pairs with lock. Without it the next popper could swap in between this one's read of a link and its swap. */
+	cq_ptr_store_release(&s->generation, NULL);
 	return head;
-}
-
-cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
-{
-	cq_node_t *head;
-
-	/* Pairs with the release in cq_workq_add_work: this look at head, which saves
-	   the lock of an empty stack, stays behind a unit that was taken before. */
-	cq_fence_acquire();
-	if (cq_ptr_load_relaxed(&s->head) == NULL)
-		return NULL;
-	lock(s);
-	head = pop_locked(s, n);
-	unlock(s);
-	return head;
-}
-
-void cq_stack_fork_child(cq_stack_t *s)
-{
-	s->generation = NULL;
 }

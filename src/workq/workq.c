@@ -24,10 +24,7 @@ int cq_workq_destroy(cq_workq_t *q)
 void cq_workq_link_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last)
 {
 	CQ_POINT("workq.link");
-	if (first == last)
-		cq_stack_push(&q->stack, first);
-	else
-		cq_stack_push_chain(&q->stack, first, last);
+	cq_stack_push(&q->stack, first, last);
 }
 
 uint64_t cq_workq_add_work(cq_workq_t *q, uint64_t n)
@@ -35,8 +32,7 @@ uint64_t cq_workq_add_work(cq_workq_t *q, uint64_t n)
 	uint64_t before;
 
 	CQ_POINT("workq.linked");
-	/* Pairs with the fence of the pop that follows a take: the link before the
-	   count. Without it a taker could find its unit and no node (W1). */
+	/* Pairs as that in cq_workq_push_chain. */
 	cq_fence_release();
 	before = cq_u64_add_relaxed(&q->units, n);
 	CQ_CHECK(before + n >= before);
@@ -45,8 +41,17 @@ uint64_t cq_workq_add_work(cq_workq_t *q, uint64_t n)
 
 uint64_t cq_workq_push_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last, uint64_t n)
 {
-	cq_workq_link_chain(q, first, last);
-	return cq_workq_add_work(q, n);
+	uint64_t before;
+
+	CQ_POINT("workq.link");
+	cq_stack_push(&q->stack, first, last);
+	CQ_POINT("workq.linked");
+	/* Pairs with the fence of the pop that follows a take: the link before the
+	   count. Without it a taker could find its unit and no node (W1). */
+	cq_fence_release();
+	before = cq_u64_add_relaxed(&q->units, n);
+	CQ_CHECK(before + n >= before);
+	return before;
 }
 
 uint64_t cq_workq_take(cq_workq_t *q, uint64_t max)
@@ -68,8 +73,7 @@ cq_node_t *cq_workq_pop_taken_n(cq_workq_t *q, uint64_t n)
 	if (n == 0)
 		return NULL;
 	CQ_POINT("workq.taken");
-	/* The pop has an acquire fence before it first reads head, in both
-	   variants: the other half of the pair in cq_workq_add_work. */
+	/* With an acquire fence before it first reads head: the other half of the pair in cq_workq_push_chain. */
 	first = cq_stack_pop_n(&q->stack, n);
 	CQ_CHECK(first != NULL);
 	return first;

@@ -583,7 +583,7 @@ static void do_drain(void)
 	unsigned failures = m.alloc_failures;
 	int err;
 
-	if (in_a_run() || within(GIVE_BACK) != 0 || m.forking) {
+	if (in_a_run() || m.shutting != 0 || m.forking) {
 		EXPECT_EQ(CALL(cq_cleanup_drain)(m.q, c.deadline), EDEADLK);
 		return;
 	}
@@ -779,12 +779,9 @@ static void do_destroy(void)
 /* The child has what was accepted, and of the threads only this one. */
 static void forget_threads(bool alone)
 {
-	for (int i = 0; i < BODIES; i++) {
-		if (m.bodies[i].state == ASKED) /* what only that thread knew of */
-			model_allocator.free(&m, m.bodies[i].arg, sizeof(cq_run_t));
+	for (int i = 0; i < BODIES; i++)
 		if (alone || m.bodies[i].state != RUNNING)
 			m.bodies[i].state = NONE;
-	}
 	for (int i = 0; i < PRODUCERS; i++)
 		if (m.producers[i].busy)
 			m.producers[i] = (struct producer){ .p = m.producers[i].p, .orphan = true,
@@ -941,7 +938,7 @@ static bool is_free(pthread_mutex_t *lock)
 static int point_kind(void)
 {
 	if (!is_free(&m.q->drains.lock) || !is_free(&m.pool->idle.lock) || !is_free(&m.pool->closers.lock) ||
-	    !is_free(&m.pool->lock) || !is_free(&m.pool->threads.lock))
+	    !is_free(&m.pool->lock))
 		return -1;
 	if (is_free(&m.q->lock))
 		return POINT;

@@ -76,7 +76,7 @@ inline wake()
 	}
 }
 
-/* cq_blocks_finished */
+/* cq_block_give_up */
 inline finish(which)
 {
 	atomic { unfinished[which] = unfinished[which] - 1; last = (unfinished[which] == 0) }
@@ -143,7 +143,7 @@ inline join(i)
 	fi
 }
 
-/* ----------------------------------------------------- producers: producer_block.c */
+/* ----------------------------------------------------------- producers: producer.c */
 
 inline close_block()
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Claim, retract, close (src/cleanup/collect.c, producer_block.c) and shutdown (drain.c): one
+ * Claim, retract, close (src/cleanup/collect.c, producer.c) and shutdown (drain.c): one
  * producer, a collector beside it, a run, and a shutdown. Owner and collector claim side by side, into the
  * queue's partial block. Blocks are reused, so a slow collector may read one that has a new owner. Every callback must run or be handed back, once, if its enqueue
  * returned 0, and never if not; none when the shutdown has returned. The two epochs of
@@ -101,7 +101,7 @@ inline run_one(c)
 	ran = ran | (1 << c)
 }
 
-/* cq_blocks_finished */
+/* cq_block_give_up */
 inline finish()
 {
 	atomic { unfinished--; last = (unfinished == 0) }

@@ -3,7 +3,7 @@
  * Concurrency Kit's ck_pr.h, made of C11 atomics, to be put in front of the include
  * path: configure --with-atomics=c11, for processors that ck has no assembly for, for
  * builds without ck, and for ThreadSanitizer and model checkers, which cannot look
- * into the assembly of the real one. Only what ck_stack and libcq use of ck is here.
+ * into the assembly of the real one. Only what libcq uses of ck is here.
  *
  * As in ck, loads, stores and read-modify-writes are relaxed, the compiler moves
  * nothing past them (the hot side of src/base/barrier.h has no other order), and each fence

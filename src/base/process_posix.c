@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "inherit.h"
+#include <unistd.h>
+
+#include "process.h"
 
 void cq_creator_note(struct cq_creator *creator)
 {
@@ -9,4 +11,16 @@ void cq_creator_note(struct cq_creator *creator)
 void cq_creator_follow(const struct cq_creator *creator)
 {
 	(void)creator;
+}
+
+uint32_t cq_cpu(void)
+{
+	return 0;
+}
+
+uint32_t cq_processors(void)
+{
+	long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return n < 1 ? 1 : (uint32_t)n;
 }
