@@ -378,7 +378,7 @@ static atomic_uint ncuts;
 
 static bool locks_are_free(void)
 {
-	pthread_mutex_t *const all[] = { &q->lock, &q->drains.lock, &q->pool->lock, &q->pool->idle.lock,
+	pthread_mutex_t *const all[] = { &q->lock, &q->partial_lock, &q->drains.lock, &q->pool->lock, &q->pool->idle.lock,
 		&q->pool->closers.lock };
 
 	for (unsigned i = 0; i < sizeof(all) / sizeof(*all); i++) {

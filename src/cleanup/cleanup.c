@@ -52,6 +52,7 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	q->polled = cq_pool_is_polled(q->pool);
 	/* If one fails: a mutex of the default kind has nothing to undo, nor has a set. */
 	if ((err = pthread_mutex_init(&q->lock, NULL)) == 0 &&
+	    (err = pthread_mutex_init(&q->partial_lock, NULL)) == 0 &&
 	    (err = cq_sleepers_init(&q->drains, q->park, 0)) == 0 &&
 	    (err = cq_task_create(q->pool, &cq_cleanup_task_ops, q, c->parallel, &q->task)) == 0)
 		/* The pool has the process's handlers, if it wants them. Not refused, as the task was not. */
@@ -118,6 +119,7 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 		cq_release(&allocator, b, q->block_bytes);
 	}
 	cq_sleepers_destroy(&q->drains);
+	pthread_mutex_destroy(&q->partial_lock);
 	pthread_mutex_destroy(&q->lock);
 	cq_release(&allocator, q, sizeof(*q));
 	return 0;

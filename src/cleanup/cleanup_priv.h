@@ -11,7 +11,7 @@
  *   cleanup.c          create, destroy, trim
  *
  * Locks, in the order in which they may be held together:
- *   that of base/atfork.c -> lock -> that of drains -> those of the pool -> those of parking
+ *   that of base/atfork.c -> lock -> partial_lock -> that of drains -> those of the pool -> those of parking
  * None is held while user code runs, but for the allocator's.
  */
 #ifndef CQ_CLEANUP_PRIV_H
@@ -144,6 +144,15 @@ struct cq_cleanup {
 	cq_block_t *all CQ_ALIGNED(CQ_LINE);	/* every block, by all_next */
 	uint64_t blocks_made CQ_ALIGNED(8);
 
+	/*
+	 * The partial block: counted callbacks with their functions, which wait as the blocks of the newer stack do, and
+	 * behind them; what is flushed in small amounts joins them meanwhile. NULL, or with one callback at least. Both
+	 * under its lock, which is held for the copying of a block's callbacks at most; its readers ask whether
+	 * there is one.
+	 */
+	pthread_mutex_t partial_lock CQ_ALIGNED(CQ_LINE);
+	cq_block_t *partial;
+
 	pthread_mutex_t lock CQ_ALIGNED(CQ_LINE);
 	/* Under it: */
 	cq_producer_t *producers;
@@ -230,6 +239,8 @@ static inline uint32_t cq_producer_written(const cq_producer_t *p)
 cq_block_t *cq_block_get(cq_cleanup_t *q);
 void cq_block_put(cq_cleanup_t *q, cq_block_t *b);
 void cq_blocks_push(cq_cleanup_t *q, cq_block_t *b);
+void cq_blocks_set_partial(cq_cleanup_t *q, cq_block_t *b);
+int cq_blocks_signal(cq_cleanup_t *q);
 cq_block_t *cq_blocks_take(cq_cleanup_t *q);
 uint64_t cq_blocks_waiting(const cq_cleanup_t *q);
 int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b);
@@ -239,6 +250,7 @@ void cq_drains_wake(cq_cleanup_t *q);
 /* collect.c. The last two with the lock held. */
 uint64_t cq_producer_accepted(const cq_producer_t *p);
 void cq_producers_see(cq_cleanup_t *q);
+bool cq_collect_own(cq_producer_t *p);
 int cq_collect(cq_cleanup_t *q, cq_block_t **empty);
 uint32_t cq_collect_some(cq_cleanup_t *q, cq_callback_t *to, uint32_t room);
 

@@ -6,6 +6,7 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 {
 	uint64_t now = q->park->now(q->park->host);
 	cq_cleanup_stats_t s = { .block_bytes = q->block_bytes };
+	int partial;
 
 	cq_cleanup_lock(q);
 	/* What has left the queue first, so that it is never more than queued. */
@@ -25,11 +26,12 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 	cq_cleanup_unlock(q);
 	s.blocks_waiting = cq_blocks_waiting(q);
 	s.blocks_made = cq_u64_load_relaxed(&q->blocks_made);
-	/* The longest that a published block can have waited: see cq_blocks_push. */
+	/* The longest that a published block can have waited: see set_since (blocks.c). */
+	partial = cq_ptr_load_relaxed(&q->partial) != NULL ? (int)(cq_u64_load_relaxed(&q->page) & 1) : -1;
 	for (int i = 0; i < 2; i++) {
 		uint64_t since = cq_u64_load_relaxed(&q->waiting[i].since);
 
-		if (cq_workq_units(&q->waiting[i].queue) != 0 && now > since && now - since > s.oldest_ns)
+		if ((cq_workq_units(&q->waiting[i].queue) != 0 || i == partial) && now > since && now - since > s.oldest_ns)
 			s.oldest_ns = now - since;
 	}
 	cq_sized_write(out, bytes, &s, sizeof(s));
