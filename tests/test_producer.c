@@ -491,11 +491,13 @@ Test(producer, the_allocator_is_not_called_with_the_partial_blocks_lock_held)
 Test(producer, a_flush_of_few_leaves_what_is_reserved)
 {
 	BOTH_KINDS_IN(WIDE_BYTES) {
-		cr_assert_eq(cq_producer_reserve(p, slots + 2), 0);
 		put(p, 0, 1);
 		cr_assert_eq(cq_producer_flush(p), 0);
+		cr_assert_eq(cq_producer_reserve(p, slots + 1), 0);
 		out_of_memory(true);
-		put(p, 1, slots + 1);
+		put(p, 1, 1);
+		cr_assert_eq(cq_producer_flush(p), 0);
+		put(p, 2, slots);
 		finish(slots + 2);
 	}
 }

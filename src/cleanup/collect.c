@@ -66,7 +66,8 @@ static uint32_t claim(cq_producer_t *p, const struct view *v, cq_callback_t *to,
 				cq_ptr_load_relaxed(&v->from->callbacks[at].arg) };
 	CQ_POINT("collect.copied");
 	/* Pairs with the acquire in close_block (producer.c): the slots were read before the owner may write
-	   them again. Without it the copy could be of what comes later. */
+	   them again. Without it the copy could be of what comes later. And with the acquire of `state` in look: a drain
+	   that finds them claimed finds the block counted that they are in. */
 	cq_fence_release();
 	return cq_u64_cas_relaxed(&p->state, &s, s + n * STATE_CLAIMED) ? n : 0;
 }
@@ -132,6 +133,7 @@ static int join(struct flush *f, cq_producer_t *p, uint64_t until)
 		to = q->partial != NULL && q->partial->end < q->slots ? q->partial : f->next;
 		if (to != NULL) {
 			n = claim(p, &v, to->callbacks + to->end, min_u32(n, q->slots - to->end));
+			CQ_POINT("collect.claimed");
 			to->end = (uint16_t)(to->end + n);
 			f->moved |= n != 0;
 			/* Counted before the claim, and seen to wait behind it: as a block that its owner closes. */

@@ -319,10 +319,8 @@ int cq_producer_flush(cq_producer_t *p)
 		return EDEADLK;
 	if (p->block == NULL || cq_producer_written(p) == state_claimed(cq_u64_load_relaxed(&p->state)))
 		return 0;
-	if (flush_few(p)) {
-		CQ_POINT("producer.flushed");
+	if (flush_few(p))
 		return cq_blocks_signal(p->q);
-	}
 	/* The rest of this block goes; what is reserved must fit the spares alone. */
 	so_far = p->base + cq_producer_written(p);
 	if (p->reserved_until > so_far && ensure_spares(p, p->reserved_until - so_far) != 0)
