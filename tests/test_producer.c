@@ -488,6 +488,19 @@ Test(producer, the_allocator_is_not_called_with_the_partial_blocks_lock_held)
 	}
 }
 
+Test(producer, a_flush_and_a_detach_of_few_wake_a_worker)
+{
+	make_with((cq_cleanup_config_t){ .block_bytes = WIDE_BYTES }, (cq_pool_config_t){ .park = cq_park_default() });
+	put(p, 0, 1);
+	cr_assert_eq(cq_producer_flush(p), 0);
+	AWAIT(runs == 1);
+	put(p, 1, 1);
+	cq_producer_detach(p);
+	p = NULL;
+	AWAIT(runs == 2);
+	finish(2);
+}
+
 Test(producer, a_flush_of_few_leaves_what_is_reserved)
 {
 	BOTH_KINDS_IN(WIDE_BYTES) {
