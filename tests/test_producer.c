@@ -473,7 +473,7 @@ static bool lock_is_not_free(void)
 	return false;
 }
 
-/* The allocator may be one that flushes, elsewhere. */
+/* That lock is held for no longer than it takes to copy a block's callbacks. */
 Test(producer, the_allocator_is_not_called_with_the_partial_blocks_lock_held)
 {
 	BOTH_KINDS_IN(WIDE_BYTES) {

@@ -9,7 +9,6 @@
  *
  *   holds short safety   HANGS
  *   holds short progress
- *   holds full  progress WORKERS=2
  *
  *   fails short deadlock HANGS BUG_LEFT_KNOWS_ONLY_THE_STACKS
  *   fails short deadlock HANGS BUG_LEFT_IS_READ_BEFORE_IN_IS_CLEARED
