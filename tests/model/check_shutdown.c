@@ -183,6 +183,23 @@ static void drain_against_the_flush_of_a_producer(void)
 	end_calmly();
 }
 
+static void flusher_of(void *producer)
+{
+	CHECK(cq_producer_flush(producer) == 0);
+}
+
+/* It is open, claimed by its owner, in the partial block, or run. */
+static void drain_against_a_flush_of_few(void)
+{
+	begin(HOSTED | ONE_IS_FEW, 0, 1);
+	serve();
+	enqueue_some(producers[0], 0, 1);
+	run_beside(flusher_of, producers[0]);
+	drains(0, 1);
+	join_beside();
+	end_calmly();
+}
+
 static void drain_against_detach(void)
 {
 	begin(HOSTED, 0, 1);
@@ -295,6 +312,11 @@ static void shutdown_drain_against_the_flush_of_a_producer(void)
 	shutdown_drain_against(CALLED, enqueuer_who_flushes);
 }
 
+static void shutdown_drain_against_a_flush_of_few(void)
+{
+	shutdown_drain_against(CALLED | ONE_IS_FEW, enqueuer_who_flushes);
+}
+
 static void shutdown_drain_against_enqueue_and_a_worker(void)
 {
 	begin(HOSTED, 0, 1);
@@ -355,6 +377,11 @@ static void shutdown_against_a_span_claimed_in_halves(void)
 static void hand_back_against_the_flush_of_a_producer(void)
 {
 	hand_back_against(0, enqueuer_who_flushes);
+}
+
+static void hand_back_against_a_flush_of_few(void)
+{
+	hand_back_against(ONE_IS_FEW, enqueuer_who_flushes);
 }
 
 static void hand_back_against_flush(void)
@@ -516,6 +543,7 @@ const struct scenario shutdown_scenarios[] = {
 	{ "drain_behind_an_earlier_epoch", drain_behind_an_earlier_epoch, SOME(1, 0), SOME(2, 1) },
 	{ "drain_against_the_flush_of_a_producer", drain_against_the_flush_of_a_producer,
 	    SOME(1, 1), SOME(3, 2) },
+	{ "drain_against_a_flush_of_few", drain_against_a_flush_of_few, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_detach", drain_against_detach, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_run_some", drain_against_run_some, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_the_last_run_some", drain_against_the_last_run_some, SOME(2, 1), SOME(3, 2) },
@@ -533,6 +561,8 @@ const struct scenario shutdown_scenarios[] = {
 	{ "shutdown_drain_against_detach", shutdown_drain_against_detach, SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_drain_against_the_flush_of_a_producer",
 	    shutdown_drain_against_the_flush_of_a_producer, SOME(2, 2), SOME(3, 2) },
+	{ "shutdown_drain_against_a_flush_of_few", shutdown_drain_against_a_flush_of_few,
+	    SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_drain_against_enqueue_and_a_worker", shutdown_drain_against_enqueue_and_a_worker,
 	    SOME(1, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_enqueue", hand_back_against_enqueue, SOME(2, 2), SOME(4, 3) },
@@ -542,6 +572,8 @@ const struct scenario shutdown_scenarios[] = {
 	    shutdown_against_a_span_claimed_in_halves, SOME(2, 2), SOME(4, 3) },
 	{ "shutdown_hand_back_against_the_flush_of_a_producer",
 	    hand_back_against_the_flush_of_a_producer, SOME(2, 2), SOME(3, 2) },
+	{ "shutdown_hand_back_against_a_flush_of_few", hand_back_against_a_flush_of_few,
+	    SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_hand_back_against_flush", hand_back_against_flush, SOME(3, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_run_some", hand_back_against_run_some, SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_hand_back_against_a_worker", hand_back_against_a_worker, SOME(2, 1), SOME(3, 2) },

@@ -39,7 +39,8 @@ enum {
 	PUTS = 1 << 10,			/* producers[0] has the function of the first jobs */
 	SERIAL = 1 << 11,		/* one run at a time */
 	AWAITED = 1 << 12,		/* wait_for_jobs is used */
-	TWO_LINES = 1 << 13		/* blocks of four callbacks, on two cache lines */
+	TWO_LINES = 1 << 13,		/* blocks of four callbacks, on two cache lines */
+	ONE_IS_FEW = PUTS | TWO_LINES	/* a flush of one of producers[0] joins the partial block */
 };
 
 /* Makes the queue, with the smallest blocks (but for TWO_LINES), and attaches `n` producers. */
