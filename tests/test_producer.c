@@ -506,12 +506,12 @@ Test(producer, a_flush_of_few_leaves_what_is_reserved)
 	BOTH_KINDS_IN(WIDE_BYTES) {
 		put(p, 0, 1);
 		cr_assert_eq(cq_producer_flush(p), 0);
-		cr_assert_eq(cq_producer_reserve(p, slots + 1), 0);
+		cr_assert_eq(cq_producer_reserve(p, 2 * slots - 1), 0);
 		out_of_memory(true);
 		put(p, 1, 1);
 		cr_assert_eq(cq_producer_flush(p), 0);
-		put(p, 2, slots);
-		finish(slots + 2);
+		put(p, 2, 2 * slots - 2);
+		finish(2 * slots);
 	}
 }
 
