@@ -610,31 +610,24 @@ Test(pool_threads, a_close_waits_for_lost_and_no_longer)
 	end_all();
 }
 
-Test(pool_threads, a_worker_that_can_not_be_replaced_goes_on_until_it_can)
+Test(pool_threads, a_worker_that_can_not_be_replaced_is_one_that_could_not_be_made)
 {
-	open_with((cq_pool_config_t){ .idle_ns = IDLE_NS });
-	cr_assert_eq(signal_jobs(&a, 1), 0);
-	AWAIT(a.done == 1);
-	fake_wait_blocked(&park, 1);
+	open_with((cq_pool_config_t){ .workers_max = 1 });
+	asked.fail_from = 2;
 	asked.err = EAGAIN;
-	cr_assert_eq(signal_job(&a, end_thread, NULL), 0);
-	AWAIT(a.lost == 1);
-	fake_wait_blocked(&park, 1);
-	for (unsigned i = 2; i < 5; i++) {
-		cr_assert_eq(signal_jobs(&a, 1), 0);
-		AWAIT(a.done == i);
-		fake_wait_blocked(&park, 1);
-	}
-	cr_assert_eq(hooks.ends, 0);
-	cr_assert_eq(stats().workers_live, 1);
-	asked.err = 0;
-	fake_advance(&park, IDLE_NS);
-	AWAIT(hooks.ends == 1);
-	AWAIT(stats().workers_created == 2);
+	cr_assert_eq(signal_job(&a, stay_and_end, NULL), 0);
+	AWAIT(room.inside == 1);
 	cr_assert_eq(signal_jobs(&a, 1), 0);
-	AWAIT(a.done == 5);
+	gate_open(&room.leave);
+	AWAIT(a.stalled == 1); /* whoever waits for the other job is told */
+	AWAIT(workers_are(0));
+	cr_assert(a.lost == 1 && a.done == 0 && hooks.ends == 1);
+	cr_assert_eq(stats().workers_failed, 1);
+	cr_assert_eq(signal_jobs(&a, 1), EAGAIN);
+	asked.err = 0;
+	cr_assert_eq(signal_jobs(&a, 1), 0);
+	AWAIT(a.done == 3);
 	end_all();
-	cr_assert(hooks.starts == 2 && hooks.ends == 2);
 }
 
 Test(pool_threads, a_worker_that_is_ended_is_not_replaced_while_another_is_idle)
@@ -653,23 +646,6 @@ Test(pool_threads, a_worker_that_is_ended_is_not_replaced_while_another_is_idle)
 	end_all();
 }
 
-Test(pool_threads, a_worker_that_can_not_be_replaced_may_be_ended_again)
-{
-	open_with((cq_pool_config_t){ 0 });
-	asked.fail_from = 2;
-	asked.err = EAGAIN;
-	for (unsigned i = 1; i <= 4; i++) {
-		cr_assert_eq(signal_job(&a, i == 1 ? cancel_thread : end_thread, NULL), 0);
-		AWAIT(a.lost == i);
-		fake_wait_blocked(&park, 1);
-	}
-	cr_assert_eq(signal_jobs(&a, 1), 0);
-	AWAIT(a.done == 1);
-	cr_assert(hooks.starts == 1 && hooks.ends == 0);
-	end_all();
-	cr_assert_eq(hooks.ends, 1);
-}
-
 Test(pool_threads, a_worker_end_that_ends_its_thread_is_the_end_of_it_all_the_same)
 {
 	open_with((cq_pool_config_t){ .idle_ns = IDLE_NS });
@@ -678,13 +654,8 @@ Test(pool_threads, a_worker_end_that_ends_its_thread_is_the_end_of_it_all_the_sa
 	fake_wait_blocked(&park, 1);
 	fake_advance(&park, IDLE_NS);
 	AWAIT(workers_are(0));
-	/* Also in a worker that a task has ended. */
-	cr_assert_eq(signal_job(&a, end_thread, NULL), 0);
-	AWAIT(a.lost == 1);
-	AWAIT(hooks.ends == 2);
 	end_all();
-	cr_assert_eq(hooks.ends, 3);
-	cr_assert_eq(hooks.starts, 3);
+	cr_assert_eq(hooks.ends, 1);
 }
 
 Test(pool_threads, while_it_is_being_destroyed_a_pool_replaces_nobody)

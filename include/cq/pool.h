@@ -37,7 +37,7 @@
  * It may be called when nothing is left, as others were faster. It may call everything of the
  * pool's and of other pools', but not wait for its own pool: EDEADLK. It returns on the
  * thread that called it. On a managed worker it may end its thread (pthread_exit, a
- * cancellation): the piece in hand goes to `lost`, and the worker is replaced. Elsewhere,
+ * cancellation): the piece in hand goes to `lost`, and the worker is replaced, if one can be made. Elsewhere,
  * and by an exception or a longjmp, nothing may leave it.
  *
  * CALLS THAT MAY RUN TOGETHER: all, but destroy excludes all others on the pool, and the return

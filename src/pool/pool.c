@@ -272,8 +272,10 @@ int cq_pool_wake(cq_pool_t *p)
 {
 	int err;
 
-	if (cq_forking())
+	if (cq_forking()) {
+		p->fork_wakes = true;
 		return EDEADLK;
+	}
 	if (cq_pool_waiting(p) == 0)
 		return 0;
 	/* Pairs with the fence in lower (workers.c): who is being made will see what waits, and the last thread of

@@ -63,14 +63,18 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 	cq_tasks_fork_child(p);
 	settle_members(p);
 	p->failed = p->telling = 0;
+	p->fork_wakes = false;
 }
 
-/* For what handlers of others signalled while this thread held the locks. */
+/* For what handlers of others signalled while this thread held the locks. Else a host's spawn, which may take
+   a lock that the forking thread has, isn't called here. */
 static void fork_make_up(struct cq_fork_client *client)
 {
 	cq_pool_t *p = pool_of(client);
+	bool wakes = p->fork_wakes;
 
-	if (!cq_pool_is(p, CQ_POOL_POLLED))
+	p->fork_wakes = false;
+	if (wakes)
 		(void)cq_pool_wake(p);
 }
 

@@ -140,6 +140,7 @@ struct cq_pool {
 	uint32_t open;			/* tasks */
 	uint64_t runs, empty_runs;	/* of members that are gone */
 
+	bool fork_wakes;		/* what handlers signalled is to be made up for */
 	struct cq_fork_client fork_client;
 	struct cq_threads threads;
 };
@@ -192,7 +193,7 @@ void cq_workers_left_waiting(cq_pool_t *p);
 void cq_workers_host_comes(cq_run_t *run);
 void cq_workers_host_leaves(cq_run_t *run);
 bool cq_workers_retire(cq_run_t *w);
-bool cq_workers_replace(cq_run_t *w);
+void cq_workers_replace(cq_run_t *w);
 
 /* tasks.c */
 void cq_run_enter(cq_run_t *run);

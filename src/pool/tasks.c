@@ -166,8 +166,12 @@ int cq_task_signal(cq_task_t *t)
 		if (t->ops->stalled != NULL && cq_pool_unserved(p))
 			t->ops->stalled(t->arg);
 	}
-	if (cq_pool_is(p, CQ_POOL_POLLED) || cq_forking())
+	if (cq_pool_is(p, CQ_POOL_POLLED))
 		return 0;
+	if (cq_forking()) {
+		p->fork_wakes = true;
+		return 0;
+	}
 	cq_workers_ensure(p, 1);
 	return cq_workers_make(p, true);
 }

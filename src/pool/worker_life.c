@@ -122,32 +122,29 @@ static void ending(struct life *life)
 }
 
 /*
- * A task or a hook has ended its thread, which goes on here, in its last handlers: as the worker that
- * it was, until another has taken its place.
+ * A task or a hook has ended its thread, which is in its last handlers. No task runs here: once a thread
+ * unwinds, glibc jumps into frames that are gone if it is ended again.
  */
-static void goes_on(void *arg)
+static void is_ended(void *arg)
 {
 	struct life *life = arg;
 	cq_run_t *w = life->w;
 	int cancel;
 
 	if (w == NULL)
-		return; /* a handler within this one has seen to it */
+		return; /* it was leaving */
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* a task may have allowed it */
-	pthread_cleanup_push(goes_on, life); /* what it calls may end the thread once more */
 	if (counts_making(w->count) != 0) { /* in worker_start */
 		cq_run_leave(w);
 		not_started(life, ECANCELED);
 	} else if (w->count != 0) {
 		cq_task_abort(w);
-		while (!cq_workers_replace(w) && !cq_pool_serve(w, &life->me, 0))
-			;
+		cq_workers_replace(w);
 		ending(life);
 	} else { /* in worker_end */
 		cq_run_leave(w);
 		leave(life);
 	}
-	pthread_cleanup_pop(0);
 }
 
 static void live(struct life *life)
@@ -178,7 +175,7 @@ void cq_pool_worker(void *run)
 	/* Once in a life, so that tasks and pieces pay nothing for it. Not on a host's threads, which
 	   may be green: the handler would be one of the thread on which it was pushed. */
 	life.w->managed = life.w->to_join = true;
-	pthread_cleanup_push(goes_on, &life);
+	pthread_cleanup_push(is_ended, &life);
 	live(&life);
 	pthread_cleanup_pop(0);
 }

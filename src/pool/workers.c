@@ -398,23 +398,16 @@ bool cq_workers_retire(cq_run_t *w)
 	return true;
 }
 
-/*
- * A worker that must go, whatever the counts say. True: it has left them, or one that takes its place
- * was made, or the pool has stopped. False: it is needed, and goes on.
- */
-bool cq_workers_replace(cq_run_t *w)
+/* A worker whose thread is ended: it leaves the counts, or the next one takes its place in them. */
+void cq_workers_replace(cq_run_t *w)
 {
 	cq_pool_t *p = w->pool;
 	uint64_t counts;
-	int err;
 
 	if ((cq_workers_surplus(w) || !nobody_left(p, &counts)) && cq_workers_retire(w))
-		return true;
-	/* The new one takes over what this one is in the counts. */
+		return;
 	counts = cq_u64_add_relaxed(&p->counts, COUNT_MAKING) + COUNT_MAKING;
-	if ((err = make(p, counts, COUNT_MAKING)) == 0) {
-		w->count = 0;
-		cq_u64_add_relaxed(&p->retired, 1);
-	}
-	return err == 0 || cq_pool_stopped(p);
+	(void)make(p, counts, w->count + COUNT_MAKING);
+	w->count = 0;
+	cq_u64_add_relaxed(&p->retired, 1);
 }
