@@ -3,7 +3,7 @@
  * The inside of the cleanup queue. Which file has what, each calling only those above it:
  *
  *   blocks.c           memory of blocks, those that wait, the count of unfinished ones
- *   collect.c          what other threads do with producers; flush
+ *   collect.c          what other threads do with producers; flush; an owner's flush of few
  *   producer.c         what their owners do
  *   run.c              the queue as a task: running blocks
  *   drain.c            drain and shutdown
@@ -37,7 +37,7 @@
 
 /*
  * A block of callbacks. At every instant it is in one place: the free stack, a producer's spares, open at
- * a producer, waiting, or in the hand of a run.
+ * a producer, waiting (in a stack, or as the partial block), or in the hand of a run or a flush.
  */
 typedef struct cq_block {
 	cq_node_t node;
@@ -63,8 +63,8 @@ static inline void **block_args(cq_block_t *b)
 }
 
 /*
- * A producer. Its owner writes a callback, then `write`. A collector (one at a time, under the lock) claims a
- * prefix of them by a compare-and-swap of `state`; the owner closes the block by another. So each
+ * A producer. Its owner writes a callback, then `write`. A collector (one at a time, under the lock; or the owner, where
+ * it flushes few) claims a prefix of them by a compare-and-swap of `state`; the owner closes the block by another. So each
  * callback leaves by one of the two, and the owner's hot path has no read-modify-write.
  *
  * state = seq | claimed | open, changed by:
@@ -127,15 +127,15 @@ struct cq_cleanup {
 	 */
 	struct {
 		cq_workq_t queue CQ_ALIGNED(CQ_LINE);
-		uint64_t since;		/* when units last rose from 0. Approximate */
+		uint64_t since;		/* when units last rose from 0, without a partial block. Approximate */
 	} waiting[2];
 	uint64_t page CQ_ALIGNED(CQ_LINE);
 
 	cq_stack_t free CQ_ALIGNED(CQ_LINE);	/* empty blocks */
 
 	/*
-	 * Blocks that are counted and not finished. + 1 by the publisher before its closing step, or by a
-	 * collector under the lock before its first claim: so a drain that finds nothing to collect finds the
+	 * Blocks that are counted and not finished. + 1 by the publisher before its closing step, or by who
+	 * makes the next partial block before the first claim into it: so a drain that finds nothing to collect finds the
 	 * count. - 1 when the last callback has returned. Too high for a moment: a drain waits that long.
 	 */
 	uint64_t unfinished[2] CQ_ALIGNED(CQ_LINE);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What other threads do with running producers, which are never stopped, and never waited for. */
+/* What other threads do with running producers, which are never stopped, and never waited for: and what an owner flushes
+   in small amounts, which goes the same way. */
 #include <errno.h>
 
 #include "base/barrier.h"
