@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * libcq's cleanup queue, with its defaults but for the cap and no retiring: each callback
- * with its function, and by producers that have one (put); with workers that are bound;
- * with memory in huge pages.
+ * with its function, and by producers that have one (put); without a producer; with workers
+ * that are bound; with memory in huge pages.
  */
 #include <cq/cq.h>
 #include <stddef.h>
@@ -143,6 +143,22 @@ static void cq_end(void *p)
 	cq_producer_detach(p);
 }
 
+/* Without a producer: the queue stands for it. */
+static void *cq_shared_begin(void *q)
+{
+	return q;
+}
+
+static void cq_shared_end(void *q)
+{
+	(void)q;
+}
+
+static int cq_shared_enqueue(void *q, bench_fn *fn, void *arg)
+{
+	return cq_cleanup_enqueue(q, fn, arg);
+}
+
 static int cq_enqueue(void *p, bench_fn *fn, void *arg)
 {
 	return cq_producer_enqueue(p, fn, arg);
@@ -200,16 +216,21 @@ static void cq_trim(void *q)
 	check(cq_cleanup_trim(q, NULL), "cq_cleanup_trim");
 }
 
-#define REST									\
-	.destroy = cq_destroy, .begin = cq_begin, .end = cq_end, .enqueue = cq_enqueue,	\
-	.flush = cq_flush, .finish = cq_finish, .run_here = cq_run_here, .trim = cq_trim,	\
+#define QUEUE									\
+	.destroy = cq_destroy, .finish = cq_finish, .run_here = cq_run_here, .trim = cq_trim,	\
 	.create_small = cq_create_small, .flush_all = cq_flush_all, .wakes = cq_wakes
+#define REST									\
+	QUEUE, .begin = cq_begin, .end = cq_end, .enqueue = cq_enqueue, .flush = cq_flush
 #define SPANS .reserve = cq_reserve, .commit = cq_commit
 #define ONE_FUNCTION .begin_one = cq_begin_one, .put = cq_put
 
 const struct contestant contestant_cq = { .name = "cq", .create = cq_create, SPANS, REST };
 const struct contestant contestant_cq_put = {
 	.name = "cq_put", .create = cq_create, ONE_FUNCTION, REST
+};
+const struct contestant contestant_cq_shared = {
+	.name = "cq_shared", .create = cq_create, QUEUE, .begin = cq_shared_begin,
+	.end = cq_shared_end, .enqueue = cq_shared_enqueue, .flush = cq_flush_all
 };
 const struct contestant contestant_cq_bind = {
 	.name = "cq_bind", .create = cq_bind_create, ONE_FUNCTION, REST

@@ -98,7 +98,9 @@ int load_offer(load_t *l, cq_producer_t *p, struct owner *owner)
 
 	if (record == NULL)
 		return ENOBUFS;
-	if ((err = cq_producer_put(p, record)) == EINVAL)
+	if (p == NULL)
+		err = cq_cleanup_enqueue(l->q, run, record);
+	else if ((err = cq_producer_put(p, record)) == EINVAL)
 		err = cq_producer_enqueue(p, run, record);
 	CHECK(err != EAGAIN);
 	if (load_check_under(l, faults, err)) {

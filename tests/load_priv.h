@@ -100,7 +100,7 @@ bool load_check_under(const load_t *l, fault_set_t faults, int err);
 		load_check_under(l, faults_, call);				\
 	})
 int load_attach(load_t *l, cq_producer_t **p);
-int load_offer(load_t *l, cq_producer_t *p, struct owner *owner);
+int load_offer(load_t *l, cq_producer_t *p, struct owner *owner); /* p NULL: without one */
 void load_take_back(void *ctx, cq_callback_fn *fn, void *arg);
 
 /* load_roles.c */

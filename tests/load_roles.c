@@ -163,7 +163,7 @@ static void drain_some(load_t *l, cq_producer_t *p, rng_t *chance)
 	int err;
 
 	for (uint64_t n = 1 + rng_below(chance, 20); n > 0; n--)
-		(void)load_offer(l, p, owner);
+		(void)load_offer(l, n % 2 == 0 ? p : NULL, owner);
 	if (rng_below(chance, 3) == 0)
 		deadline = cq_deadline_in(rng_below(chance, 200000));
 	err = cq_cleanup_drain(l->q, deadline);

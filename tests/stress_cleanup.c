@@ -3,9 +3,9 @@
  * stress_cleanup - layer 4 under threads, in many short rounds. Each makes one or two queues, with a
  * pool of their own or a shared one, and a configuration by chance; ends by a shutdown, and counts.
  *
- *   busy    all kinds of threads: producers that attach, reserve, span, flush and detach, flushes of all,
- *           drains, readers of the statistics, lent workers, pollers with a budget, memory and
- *           threads that can't be had, forks. The shutdown comes while they enqueue
+ *   busy    all kinds of threads: producers that attach, reserve, span, flush and detach, enqueues
+ *           without one, flushes of all, drains, readers of the statistics, lent workers, pollers with a
+ *           budget, memory and threads that can't be had, forks. The shutdown comes while they enqueue
  *   quiet   only a few producers, or one, that wait for their callbacks to run, now and then: nobody
  *           else wakes a worker, so one lost wake-up stops the round, and the watchdog aborts
  *   hung    callbacks that hang: those of all other blocks run, though nobody calls the queue; and a
@@ -249,9 +249,9 @@ static int attach(struct queue *q, unsigned which, cq_producer_t **p)
 static void have_child(struct queue *q)
 {
 	unsigned i = r->nchildren++;
-	cq_producer_t *p;
+	cq_producer_t *p = NULL;
 
-	if (i >= CHILDREN || attach(q, i, &p) != 0)
+	if (i >= CHILDREN || (i % 4 < 2 && attach(q, i, &p) != 0))
 		return;
 	(void)enqueue(p, &r->children[i], &r->owners[DRAINER + 1], q);
 	cq_producer_detach(p);
@@ -316,12 +316,15 @@ static void is_refused(struct record *record)
 	record->owner->left--;
 }
 
+/* p NULL: without a producer. */
 static int enqueue(cq_producer_t *p, struct record *record, struct owner *owner, struct queue *q)
 {
 	int err;
 
 	offer(record, owner, q);
-	if ((err = cq_producer_put(p, record)) == EINVAL)
+	if (p == NULL)
+		err = cq_cleanup_enqueue(q->q, run, record);
+	else if ((err = cq_producer_put(p, record)) == EINVAL)
 		err = cq_producer_enqueue(p, run, record);
 	CHECK(err == 0 || err == ESHUTDOWN || (err == ENOMEM && r->failures));
 	if (err != 0)
@@ -475,7 +478,9 @@ static void produce(rng_t *chance, unsigned index)
 			continue;
 		r->records[index][i].has_child = rng_below(chance, 16) == 0;
 		r->records[index][i].is_deadly = r->deadly && rng_below(chance, 64) == 0;
-		err = enqueue(p, &r->records[index][i], &r->owners[index], q);
+		/* In a quiet round what it waits for is its own to publish. */
+		err = enqueue(r->quiet || rng_below(chance, 3) != 0 ? p : NULL, &r->records[index][i],
+		    &r->owners[index], q);
 		if (r->quiet && rng_below(chance, 2) == 0) {
 			p = wait_for(p, &r->owners[index], q, chance);
 			continue;
@@ -518,7 +523,7 @@ static void drain(rng_t *chance)
 		int err;
 
 		for (; done < upto && done < PER_PRODUCER; done++)
-			if (enqueue(p, &r->records[DRAINER][done], &r->owners[DRAINER], q) != 0)
+			if (enqueue(done % 2 == 0 ? p : NULL, &r->records[DRAINER][done], &r->owners[DRAINER], q) != 0)
 				break;
 		if (rng_below(chance, 3) == 0)
 			deadline = cq_deadline_in(rng_below(chance, 200000));

@@ -32,6 +32,13 @@ static void register_others(void)
 	CHECK(pthread_atfork(prepare, parent, child) == 0);
 }
 
+/* All is on one processor: a shared producer that was there is found again. */
+uint32_t __wrap_cq_cpu(void);
+uint32_t __wrap_cq_cpu(void)
+{
+	return 0;
+}
+
 /* Not on the fake park: its condition counts waiters that a child doesn't have. */
 static void make_on(unsigned flags)
 {
@@ -104,6 +111,7 @@ static void what_needs_a_lock_is_refused(void)
 	CHECK(cq_cleanup_create(&on_its_pool, &other) == EDEADLK);
 	CHECK(cq_producer_attach(q, NULL, &producer) == EDEADLK);
 	CHECK(cq_producer_enqueue(second, run_it, NULL) == EDEADLK); /* it has no open block */
+	CHECK(cq_cleanup_enqueue(q, run_it, NULL) == EDEADLK); /* nor has the queue a producer for it */
 	CHECK(cq_producer_span(second, &slots, &n) == EDEADLK);
 	CHECK(cq_producer_reserve(p, 100) == EDEADLK);
 	CHECK(cq_producer_flush(p) == EDEADLK);
@@ -134,6 +142,20 @@ Test(atfork, what_earlier_handlers_enqueue_into_a_block_runs_in_each_process, .i
 	in_prepare = put_two;
 	put(p, 0, 1);
 	end_both(forked(), 3);
+}
+
+static void share_until_the_block_is_full(void)
+{
+	for (uintptr_t i = 1; i < SLOTS; i++)
+		CHECK(cq_cleanup_enqueue(q, run_it, (void *)i) == 0);
+	CHECK(cq_cleanup_enqueue(q, run_it, (void *)SLOTS) == EDEADLK);
+}
+
+Test(atfork, earlier_handlers_enqueue_without_a_producer_into_a_block_that_is_open, .init = make_after_others)
+{
+	in_parent = in_child = share_until_the_block_is_full;
+	cr_assert_eq(cq_cleanup_enqueue(q, run_it, NULL), 0);
+	end_both(forked(), SLOTS);
 }
 
 static void fill_the_block(void)

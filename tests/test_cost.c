@@ -5,6 +5,7 @@
  */
 #include <criterion/criterion.h>
 
+#include "base/process.h"
 #include "cleanup/cleanup_priv.h"
 #include "pool/pool_priv.h"
 #include "support.h"
@@ -109,6 +110,46 @@ Test(cost, without_an_asymmetric_barrier_each_has_a_full_fence)
 {
 	count_a_block(NULL, true);
 	count_a_block(nothing, true);
+}
+
+/* ------------------------------------------------------- enqueue without a producer */
+
+Test(cost, enqueue_without_a_producer_has_one_update_more_and_no_lock)
+{
+	make_with((cq_pool_config_t){ 0 }, NULL);
+	cr_assert_eq(cq_cleanup_enqueue(q, nothing, NULL), 0);
+	count_anew();
+	cr_assert_eq(cq_cleanup_enqueue(q, nothing, NULL), 0);
+	cr_assert_eq(locks, 0);
+	cr_assert_eq(ckpr_counts.updates, 1, "it takes a shared producer");
+	cr_assert_eq(ckpr_counts.stores, 4, "fn, arg and write; and lets go of it");
+	cr_assert_eq(ckpr_counts.full_fences, q->fences ? 1 : 0);
+	finish();
+}
+
+enum { THREADS = 32, PRODUCERS = 64 };
+
+static uint32_t cpus[THREADS];
+
+static void note_cpu(void *unused, unsigned index)
+{
+	(void)unused;
+	cpus[index] = cq_cpu();
+	CHECK(cq_cpu() == cpus[index]);
+}
+
+/* Chance: 32 of 64 numbers, of which 25 differ in the mean. */
+Test(cost, where_the_cpu_is_unknown_threads_spread_over_the_shared_producers)
+{
+	bool seen[PRODUCERS] = { false };
+	unsigned differ = 0;
+
+	run_threads(THREADS, note_cpu, NULL);
+	for (unsigned i = 0; i < THREADS; i++) {
+		differ += !seen[cpus[i] % PRODUCERS];
+		seen[cpus[i] % PRODUCERS] = true;
+	}
+	cr_assert_geq(differ, 8);
 }
 
 /* ---------------------------------------------------------------- needs_wake */

@@ -35,13 +35,28 @@ static bool hosted(void)
 	return (q->pool->config.flags & CQ_POOL_HOSTED) != 0;
 }
 
+/* All but the shared ones, which nobody has attached. */
+static void detach_all(void)
+{
+	for (cq_producer_t *each = q->producers, *next; each != NULL; each = next) {
+		bool shared = false;
+
+		next = each->next;
+		for (unsigned i = 0; q->shared != NULL && i < 64; i++)
+			shared |= q->shared[i] == each;
+		if (!shared)
+			cq_producer_detach(each);
+	}
+}
+
 /* All that is left runs, or is given back if a shutdown has begun with that; and the sums agree. */
 static void shut_down(void)
 {
 	cq_cleanup_stats_t s;
 
-	while (q->producers != NULL)
-		cq_producer_detach(q->producers);
+	detach_all();
+	if (q->shared != NULL)
+		CHECK(cq_cleanup_flush(q) == 0);
 	if (hosted())
 		run_all(NULL);
 	if (q->stop == 0)
@@ -462,13 +477,15 @@ static void run_and_cut(void *arg)
 	cut("callback", NULL);
 }
 
+/* By `to`, or without a producer. */
 static int put_next(cq_producer_t *to)
 {
 	void *arg = (void *)(uintptr_t)nfates;
 	int err;
 
 	fate[nfates] = BEING_PUT;
-	err = to->fn != NULL ? cq_producer_put(to, arg) : cq_producer_enqueue(to, run_and_cut, arg);
+	err = to == NULL ? cq_cleanup_enqueue(q, run_and_cut, arg) :
+	    to->fn != NULL ? cq_producer_put(to, arg) : cq_producer_enqueue(to, run_and_cut, arg);
 	fate[nfates++] = err == 0 ? ACCEPTED : REFUSED;
 	return err;
 }
@@ -506,13 +523,15 @@ static void goes_on_as_if_alone(void)
 		CHECK(cq_producer_reserve(one, 3 * SLOTS) == 0);
 	for (cq_producer_t *to = q->closed == 0 ? q->producers : NULL; to != NULL; to = to->next)
 		put_some(to, SLOTS + 1);
+	for (unsigned i = 0; q->shared != NULL && i < 64; i++)
+		CHECK(q->shared[i] == NULL || q->shared[i]->taken == 0);
+	CHECK(q->shared == NULL || put_next(NULL) == (q->closed != 0 ? ESHUTDOWN : 0));
 	s = stats();
 	if (q->stop != 0 && s.queued != s.executed + s.handed_back) { /* what is left can only be given back */
 		CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, 0, NULL, NULL) == EINVAL);
 		CHECK(cq_cleanup_destroy(q) == EBUSY);
 	}
-	while (q->producers != NULL)
-		cq_producer_detach(q->producers);
+	detach_all();
 	shut_down();
 	check_fates();
 	for (unsigned i = 0; sealed_at_the_start && i < 64; i++)
@@ -631,6 +650,21 @@ Test(fork, while_a_producer_of_one_function_is_at_any_point, .init = make_polled
 {
 	put_some(p, 2);
 	cut_all_along(produce_arguments, of_a_producer);
+}
+
+/* Two blocks are full, of the first of which a part is claimed. */
+static void share_some(void)
+{
+	put_some(NULL, 1);
+	CHECK(cq_cleanup_flush(q) == 0);
+	put_some(NULL, 2 * SLOTS);
+}
+
+/* In the child it is in nobody's hand, and goes on. */
+Test(fork, while_an_enqueue_without_a_producer_is_at_any_point, .init = make_polled)
+{
+	put_some(p, 2);
+	cut_all_along(share_some, of_a_producer);
 }
 
 /* At some cuts, lest nothing be left for the producer. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * cq/producer.h - who puts callbacks into a cleanup queue (cq/cleanup.h): one per hot thread.
+ * cq/producer.h - who puts callbacks into a cleanup queue (cq/cleanup.h): one per hot thread. Where
+ * there is no place for one: cq_cleanup_enqueue, at the end.
  *
  * A producer has a block of its own and writes callbacks into it: two stores and a count, no
  * lock, no atomic read-modify-write. A full block is published at once, a partial one by a
@@ -107,6 +108,17 @@ CQ_API CQ_MUST_CHECK int cq_producer_reserve(cq_producer_t *p, size_t n);
  * reservation needs could not be had (not for less than a fourth); EDEADLK.
  */
 CQ_API int cq_producer_flush(cq_producer_t *p);
+
+/**
+ * Enqueues fn(arg) for a caller that has no place for a producer, on any thread, also in many at once: by a
+ * producer of the queue's own. Each CPU gets one at its first enqueue, which takes a lock, 64 at most. It costs
+ * an atomic compare-and-swap beyond cq_producer_enqueue, waits for no other enqueue, whoever is preempted in it,
+ * and leaves nothing with the thread. 0, EINVAL, ENOMEM, ESHUTDOWN, EDEADLK: as cq_producer_enqueue.
+ *
+ * Calls on the queue cover it as they cover producers. To destroy and the statistics none is attached: destroy
+ * says EBUSY while a callback is left, and else frees these; trim frees their blocks that hold nothing.
+ */
+CQ_API CQ_MUST_CHECK int cq_cleanup_enqueue(cq_cleanup_t *q, cq_callback_fn *fn, void *arg);
 
 CQ_END_DECLS
 

@@ -34,18 +34,19 @@ bool cq_forking(void)
 	return mine.depth != 0 && !mine.unlocked;
 }
 
-static void prepare_all(void)
+void cq_fork(cq_fork_phase_t phase)
 {
-	if (mine.depth++ != 0)
-		return;
-	pthread_mutex_lock(&all.lock);
-	for (struct cq_fork_client *c = all.list.older; c != &all.list; c = c->older)
-		c->ops->phase(c, CQ_FORK_PREPARE);
-}
+	bool child;
 
-static void end_all(bool child)
-{
-	mine.is_child |= child;
+	if (phase == CQ_FORK_PREPARE) {
+		if (mine.depth++ != 0)
+			return;
+		pthread_mutex_lock(&all.lock);
+		for (struct cq_fork_client *c = all.list.older; c != &all.list; c = c->older)
+			c->ops->phase(c, phase);
+		return;
+	}
+	mine.is_child |= phase == CQ_FORK_CHILD;
 	if (mine.depth > 1) {
 		mine.depth--;
 		return;
@@ -63,22 +64,13 @@ static void end_all(bool child)
 	pthread_mutex_unlock(&all.lock);
 }
 
-static void parent_all(void) { end_all(false); }
-static void child_all(void) { end_all(true); }
+static void prepare_all(void) { cq_fork(CQ_FORK_PREPARE); }
+static void parent_all(void) { cq_fork(CQ_FORK_PARENT); }
+static void child_all(void) { cq_fork(CQ_FORK_CHILD); }
 
-void cq_fork(cq_fork_phase_t phase)
-{
-	if (phase == CQ_FORK_PREPARE)
-		prepare_all();
-	else
-		end_all(phase == CQ_FORK_CHILD);
-}
-
-/*
- * By one thread: with a second set, handlers of others that lie between the two would turn the order of locks
- * round. Not with a lock or pthread_once, which a fork meanwhile would leave taken in the child: the claim is
- * the process's id, which a child finds to be another's.
- */
+/* By one thread: with a second set, handlers of others that lie between the two would turn the order of locks
+   round. Not with a lock or pthread_once, which a fork meanwhile would leave taken in the child: the claim is
+   the process's id, which a child finds to be another's. */
 static int register_handlers(void)
 {
 	const struct timespec moment = { 0, 100000 };

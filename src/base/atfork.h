@@ -4,13 +4,14 @@
  * later is prepared earlier. Whoever is built on another is made after it, and so takes its own locks before
  * those of the other.
  *
- * Handlers of others run between prepare and the end on the same thread: they may call the library, which must
- * know that it would wait for itself, and they may fork as well.
+ * Handlers of others run between prepare and the end on the same thread: they may call the library, which
+ * must know that it would wait for itself, and they may fork as well.
  */
 #ifndef CQ_ATFORK_H
 #define CQ_ATFORK_H
 
 #include <cq/fork.h>
+#include <pthread.h>
 #include <stdbool.h>
 
 struct cq_fork_client;
@@ -34,6 +35,19 @@ void cq_fork_unregister(struct cq_fork_client *client);
 
 /* The calling thread is between prepare and its end: it has the locks of all clients. */
 bool cq_forking(void);
+
+/* A client's lock, which a thread that is forking has already. */
+static inline void cq_fork_lock(pthread_mutex_t *lock)
+{
+	if (!cq_forking())
+		pthread_mutex_lock(lock);
+}
+
+static inline void cq_fork_unlock(pthread_mutex_t *lock)
+{
+	if (!cq_forking())
+		pthread_mutex_unlock(lock);
+}
 
 /* The calling thread's own address, which it keeps in a forked child. */
 const void *cq_thread_mark(void);

@@ -1,13 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * /proc/self/mountinfo says where cgroups are mounted, and which cgroup the mount's top is;
- * /proc/self/cgroup, which one the process is in. Below a mount is a directory for each from the top to it,
- * with the files that limit it. There are two kinds: v2 has one tree; v1 one for each controller, of which
- * the one of "cpu" counts. A machine may have both.
- */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* asprintf, strsep */
-#endif
+/* /proc/self/mountinfo says where cgroups are mounted, and which cgroup the mount's top is;
+   /proc/self/cgroup, which one the process is in. Below a mount is a directory for each from the top to it,
+   with the files that limit it. There are two kinds: v2 has one tree; v1 one for each controller, of which
+   the one of "cpu" counts. A machine may have both. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>

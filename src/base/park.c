@@ -16,12 +16,18 @@ void cq_parker_grant(cq_parker_t *parker)
 	cq_u32_store_release(&parker->permit, CQ_PERMIT_GRANTED);
 }
 
-uint64_t cq_now(void)
+uint64_t cq_default_now(void *host)
 {
 	struct timespec ts;
 
+	(void)host;
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * CQ_NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t cq_now(void)
+{
+	return cq_default_now(NULL);
 }
 
 uint64_t cq_deadline_in(uint64_t ns)
@@ -40,10 +46,4 @@ struct timespec cq_timespec(uint64_t ns)
 	if (sizeof(time_t) < sizeof(s) && s > INT32_MAX)
 		ts.tv_sec = INT32_MAX;
 	return ts;
-}
-
-uint64_t cq_default_now(void *host)
-{
-	(void)host;
-	return cq_now();
 }

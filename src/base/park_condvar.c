@@ -13,11 +13,9 @@
 #include "park.h"
 #include "points.h"
 
-/*
- * Two threads that park in the same place wake each other for nothing. 32 makes that rare for the dozen of
- * workers that a process has. A fork holds all their locks, and ThreadSanitizer bears no thread that holds
- * 64.
- */
+/* Two threads that park in the same place wake each other for nothing. 32 makes that rare for the dozen of
+   workers that a process has. A fork holds all their locks, and ThreadSanitizer bears no thread that holds
+   64. */
 enum { PLACES_LOG2 = 5, PLACES = 1 << PLACES_LOG2 };
 
 static struct place {

@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * Schedule points and checks, both nothing in an ordinary build.
- *
- * CQ_POINT marks a place where another thread's step, fallen between two steps of this one, decides a race.
- * The test build (-DCQ_POINTS) calls cq_point() there, with which a test steers the schedule instead of
- * hoping for it. CQ_CHECK is an assertion that costs; a checking build (-DCQ_CHECKS) has them.
- */
+/* Schedule points and checks, both nothing in an ordinary build. CQ_POINT marks where another thread's step,
+   fallen between two of this one, decides a race: there the test build (-DCQ_POINTS) calls cq_point(),
+   by which a test steers the schedule. CQ_CHECK is an assertion that costs, in a build with -DCQ_CHECKS. */
 #ifndef CQ_POINTS_H
 #define CQ_POINTS_H
 

@@ -25,18 +25,16 @@ struct cq_creator {
 void cq_creator_note(struct cq_creator *creator);	/* the calling thread is it */
 void cq_creator_follow(const struct cq_creator *creator); /* in a new worker. process_posix.c: it keeps all */
 
-/* The CPU on which the caller runs, until it doesn't. The same for all where it isn't known. */
+/* The CPU on which the caller runs, until it doesn't. Where that isn't known, a number that few others have. */
 uint32_t cq_cpu(void);
 
 /* How many processors the calling thread may keep busy, at least 1. On Linux those of its affinity mask, but
    no more than the quota of the process's cgroup, which is read once. Elsewhere all that are online. */
 uint32_t cq_processors(void);
 
-/*
- * The processors' worth of time that the process's cgroups allow it (v2's cpu.max, v1's cpu.cfs_quota_us),
- * the least of all that it is in, rounded up; UINT32_MAX: no limit is known. What can't be read, or is not as
- * it should be, is no limit. In front of all paths comes `root`, which is "" but in tests.
- */
+/* The processors' worth of time that the process's cgroups allow it (v2's cpu.max, v1's cpu.cfs_quota_us),
+   the least of all that it is in, rounded up; UINT32_MAX: no limit is known. What can't be read, or is not as
+   it should be, is no limit. In front of all paths comes `root`, which is "" but in tests. */
 uint32_t cq_cgroup_processors(const char *root);
 
 /* Names the calling thread, where that can be done. */

@@ -1,11 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * On Linux all that a worker leaves belongs to the thread, nice too. Each is set only where it differs, as a
- * sandbox may kill whoever sets it. Not by musl's functions: its sched_getscheduler is always ENOSYS.
- */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* sched_getaffinity, syscall */
-#endif
+/* On Linux all that a worker leaves belongs to the thread, nice too. Each is set only where it differs, as a
+   sandbox may kill whoever sets it. Not by musl's functions: its sched_getscheduler is always ENOSYS. */
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* No two systems have the same function for it: configure has tried which one there is. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* pthread_setname_np */
-#endif
 #include <pthread.h>
 #ifdef CQ_NAME_OPENBSD
 #include <pthread_np.h>

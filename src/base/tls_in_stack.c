@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* glibc: sysconf(_SC_THREAD_STACK_MIN) knows nothing of the storage. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* RTLD_DEFAULT, dl_iterate_phdr */
-#endif
 #include <dlfcn.h>
 #include <link.h>
 #include <pthread.h>

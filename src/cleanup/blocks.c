@@ -41,7 +41,7 @@ void cq_block_put(cq_cleanup_t *q, cq_block_t *b)
 	   again. */
 	cq_fence_compiler();
 	b->begin = b->first = 0;
-	cq_stack_push(&q->free, &b->node, &b->node);
+	cq_stack_push(&q->free, &b->node);
 }
 
 /* ------------------------------------------------------------------------ waiting */
@@ -128,14 +128,14 @@ static cq_block_t *end_partial(cq_cleanup_t *q, bool push)
 cq_block_t *cq_blocks_take(cq_cleanup_t *q)
 {
 	uint64_t page = cq_u64_load_relaxed(&q->page);
-	unsigned older = (page & 1) ^ 1;
+	unsigned newer = page & 1, older = newer ^ 1;
 	cq_node_t *node;
 	cq_block_t *b;
 
-	if (cq_workq_units(&q->waiting[older].queue) == 0 && wants_flip(q, older ^ 1)) {
+	if (cq_workq_units(&q->waiting[older].queue) == 0 && wants_flip(q, newer)) {
 		(void)end_partial(q, true);
 		if (cq_u64_cas_relaxed(&q->page, &page, page + 1))
-			older ^= 1;
+			older = newer;
 	}
 	if ((node = cq_workq_try_pop(&q->waiting[older].queue)) != NULL ||
 	    (node = cq_workq_try_pop(&q->waiting[older ^ 1].queue)) != NULL)
@@ -147,10 +147,8 @@ cq_block_t *cq_blocks_take(cq_cleanup_t *q)
 	return b;
 }
 
-/*
- * Gives up a block in hand, with no lock held, as it may wake. If it has some left, it waits, and the task is
- * signalled: 0, or STALLED. Else it is free, and finished: all its callbacks have returned, or are claimed.
- */
+/* Gives up a block in hand, with no lock held, as it may wake. If it has some left, it waits, and the task is
+   signalled: 0, or STALLED. Else it is free, and finished: all its callbacks have returned or are claimed. */
 int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 {
 	unsigned parity = b->parity;

@@ -101,8 +101,8 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 		return EDEADLK;
 	/* The lock also waits for the last detach to leave it. */
 	pthread_mutex_lock(&q->lock);
-	busy = q->nproducers != 0 || q->shutting_down != NULL || !cq_blocks_all_finished(q) ||
-	    cq_sleepers_waiters(&q->drains, NULL) != 0;
+	busy = q->nproducers != 0 || cq_shared_hold_some(q) || q->shutting_down != NULL ||
+	    !cq_blocks_all_finished(q) || cq_sleepers_waiters(&q->drains, NULL) != 0;
 	pthread_mutex_unlock(&q->lock);
 	cq_pool_stats(q->pool, &s);
 	/* Its own pool may have tasks that are not the queue's. */
@@ -114,6 +114,7 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 		(void)cq_pool_destroy(q->pool, CQ_FOREVER);
 	cq_fork_unregister(&q->fork_client);
 	allocator = q->allocator;
+	cq_shared_free(q);
 	for (cq_block_t *b = q->all, *next; b != NULL; b = next) {
 		next = b->all_next;
 		cq_release(&allocator, b, q->block_bytes);
@@ -140,6 +141,7 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 		pthread_mutex_unlock(&q->lock);
 		return EBUSY;
 	}
+	cq_shared_trim(q);
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next) {
 		if (p->block != NULL)
 			p->block->kept = true;
@@ -163,4 +165,41 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 	if (freed_bytes != NULL)
 		*freed_bytes = (size_t)freed * q->block_bytes;
 	return 0;
+}
+
+/* ------------------------------------------------------------------------- statistics */
+
+void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t bytes)
+{
+	uint64_t now = q->park->now(q->park->host);
+	cq_cleanup_stats_t s = { .block_bytes = q->block_bytes };
+	int partial;
+
+	cq_fork_lock(&q->lock);
+	/* What has left the queue first, so that it is never more than queued. */
+	s.executed = q->executed;
+	/* Pairs with the release in make (blocks.c): the fields of the blocks. */
+	for (cq_block_t *b = cq_ptr_load_acquire(&q->all); b != NULL; b = b->all_next)
+		s.executed += cq_u64_load_relaxed(&b->executed);
+	s.handed_back = cq_u64_load_relaxed(&q->handed_back);
+	/* Pairs with the releases in cq_block_give_up (blocks.c) and count_given (drain.c): what has left is
+	   seen as queued below. */
+	cq_fence_acquire();
+	s.queued = q->queued;
+	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
+		s.queued += cq_producer_accepted(p);
+	s.flushes = q->flushes;
+	s.producers = q->nproducers;
+	cq_fork_unlock(&q->lock);
+	s.blocks_waiting = cq_blocks_waiting(q);
+	s.blocks_made = cq_u64_load_relaxed(&q->blocks_made);
+	/* The longest that a published block can have waited: see set_since (blocks.c). */
+	partial = cq_ptr_load_relaxed(&q->partial) != NULL ? (int)(cq_u64_load_relaxed(&q->page) & 1) : -1;
+	for (int i = 0; i < 2; i++) {
+		uint64_t since = cq_u64_load_relaxed(&q->waiting[i].since);
+
+		if ((cq_workq_units(&q->waiting[i].queue) != 0 || i == partial) && now > since && now - since > s.oldest_ns)
+			s.oldest_ns = now - since;
+	}
+	cq_sized_write(out, bytes, &s, sizeof(s));
 }

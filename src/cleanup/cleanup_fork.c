@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * fork() in a process with threads. The child has the memory as it was, with other threads stopped between any two
- * of their instructions, and none of those threads. Its queue is rebuilt from what cannot be torn: each
- * block's [begin, end) and holder, each producer's state, and the list of all blocks.
+ * fork() in a process with threads. The child has the memory as it was, with other threads stopped between
+ * any two of their instructions, and none of those threads. Its queue is rebuilt from what cannot be torn:
+ * each block's [begin, end) and holder, each producer's state, and the list of all blocks.
  *
  *   a producer, as it was cut                    what the child keeps of it
  *   open, its owner elsewhere or enqueuing       the open block, up to write
@@ -54,6 +54,7 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p)
 		p->limit = NULL;
 	}
 	q->executed += p->total;
+	p->taken = 0;
 	for (cq_node_t *node = p->spares; node != NULL; node = node->next)
 		cq_block_of(node)->kept = true;
 }
@@ -105,15 +106,10 @@ static void in_child(cq_cleanup_t *q)
 	q->fork_wakes = false;
 }
 
-static cq_cleanup_t *queue_of(struct cq_fork_client *client)
-{
-	return (cq_cleanup_t *)(void *)((char *)client - offsetof(cq_cleanup_t, fork_client));
-}
-
-/* The pool is older: it is prepared after the queue, and goes on before it. In a child its tasks are signalled by then. */
+/* The pool is older: prepared after the queue, it goes on before it. A child's has signalled its tasks. */
 static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 {
-	cq_cleanup_t *q = queue_of(client);
+	cq_cleanup_t *q = cq_node_container(client, offsetof(cq_cleanup_t, fork_client));
 
 	if (phase == CQ_FORK_PREPARE) {
 		pthread_mutex_lock(&q->lock);
@@ -131,7 +127,7 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 
 static void fork_make_up(struct cq_fork_client *client)
 {
-	cq_cleanup_t *q = queue_of(client);
+	cq_cleanup_t *q = cq_node_container(client, offsetof(cq_cleanup_t, fork_client));
 
 	if (q->fork_wakes)
 		cq_drains_wake(q);

@@ -1,14 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The inside of the cleanup queue. Which file has what, each calling only those above it:
- *
- *   blocks.c           memory of blocks, those that wait, the count of unfinished ones
- *   collect.c          what other threads do with producers; flush; an owner's flush of few
- *   producer.c         what their owners do
- *   run.c              the queue as a task: running blocks
- *   drain.c            drain and shutdown
- *   cleanup_fork.c, cleanup_stats.c
- *   cleanup.c          create, destroy, trim
+ * The inside of the cleanup queue. Which file has what is said at the end; each calls only those above it.
  *
  * Locks, in the order in which they may be held together:
  *   that of base/atfork.c -> lock -> partial_lock -> that of drains -> those of the pool -> those of parking
@@ -35,20 +27,16 @@
 /* Keeps the rare path out of the hot one, which then saves no registers for it. */
 #define CQ_RARE __attribute__((noinline))
 
-/*
- * A block of callbacks. At every instant it is in one place: the free stack, a producer's spares, open at
- * a producer, waiting (in a stack, or as the partial block), or in the hand of a run or a flush.
- */
+/* A block of callbacks. At every instant it is in one place: the free stack, a producer's spares, open at a
+   producer, waiting (in a stack, or as the partial block), or in the hand of a run or a flush. */
 typedef struct cq_block {
 	cq_node_t node;
 	struct cq_block *all_next;	/* every block ever made; written once */
 	cq_callback_fn *fn;		/* of all; NULL: each callback has its own */
 	const void *holder;		/* whose hand it is in: cq_thread_mark, or NULL */
 	uint64_t executed CQ_ALIGNED(8); /* callbacks, of all its lives. By whoever has it in hand */
-	/*
-	 * Published and not begun: [begin, end). Empty in a free, spare or open block. begin moves before
-	 * each call, so that a forked child knows what its parent had begun.
-	 */
+	/* Published and not begun: [begin, end). Empty in a free, spare or open block. begin moves before
+	   each call, so that a forked child knows what its parent had begun. */
 	uint16_t begin, end;
 	uint16_t first;			/* begin, when a run took it */
 	uint8_t parity;			/* which of unfinished[] counts it */
@@ -62,22 +50,13 @@ static inline void **block_args(cq_block_t *b)
 	return (void **)(void *)b->callbacks;
 }
 
-/*
- * A producer. Its owner writes a callback, then `write`. A collector (one at a time, under the lock; or the owner, where
- * it flushes few) claims a prefix of them by a compare-and-swap of `state`; the owner closes the block by another. So each
- * callback leaves by one of the two, and the owner's hot path has no read-modify-write.
- *
- * state = seq | claimed | open, changed by:
- *   open     owner      open 0 -> 1, seq + 1, claimed 0
- *   claim    collector  claimed up to write, or as far as there is room
- *   retract  owner      seq + 1 (a shutdown refused the last callbacks)
- *   close    owner      open 1 -> 0: what is not claimed is the owner's to publish
- */
+/* A producer. Its owner writes a callback, then `write`. A collector (one at a time, under the lock; or the owner, where
+   it flushes few) claims a prefix of them by a compare-and-swap of `state`; the owner closes the block by another. So
+   each callback leaves by one of the two. state = seq | claimed | open: doc/protocol, 5. */
 struct cq_producer {
 	/* All that most enqueues touch, beside the slot. */
 	void *write;		/* the next slot; those before it are written. By the owner. &dummy: none */
-	void *limit;		/* write >= limit: enqueue takes the slow path. NULL: always (no block, closed
-				   or `fences`). By the owner; NULL also by who closes the queue */
+	void *limit;		/* write >= it: slow path. By the owner; NULL also by who closes the queue */
 	cq_callback_fn *fn;	/* of all its callbacks, or NULL. Written once */
 	cq_cleanup_t *q;
 	uint64_t state CQ_ALIGNED(8);
@@ -86,6 +65,7 @@ struct cq_producer {
 	uint64_t base CQ_ALIGNED(8);	/* callbacks accepted before the open block */
 	uint64_t total;		/* and up to the last close, written before it */
 	uint32_t slots, slot_bytes; /* how many callbacks a block has room for, of what size. Written once */
+	uint32_t taken;		/* a shared one: it has an owner at the moment (shared.c) */
 
 	/* Owner only: */
 	uint64_t reserved_until; /* the count of accepted callbacks up to which an enqueue cannot fail */
@@ -120,24 +100,22 @@ struct cq_cleanup {
 	uint32_t draining;		/* drains that wait: a reason to flip, and to wake them */
 	uint64_t epoch CQ_ALIGNED(8);	/* unfinished[epoch & 1] counts the blocks that are closed now */
 
-	/*
-	 * Two stacks. waiting[page & 1] gets the blocks; the other, older, is emptied first. They change
-	 * places when the older is empty and the newer has waited for too long, or a drain waits: so what
-	 * waits is taken in the end, however much comes after it. Page and epoch are independent.
-	 */
+	/* Two stacks. waiting[page & 1] gets the blocks; the other, older, is emptied first. They change
+	   places when the older is empty and the newer has waited for too long, or a drain waits: so what
+	   waits is taken in the end, however much comes after it. Page and epoch are independent. */
 	struct {
 		cq_workq_t queue CQ_ALIGNED(CQ_LINE);
 		uint64_t since;		/* when units last rose from 0, without a partial block. Approximate */
 	} waiting[2];
 	uint64_t page CQ_ALIGNED(CQ_LINE);
+	cq_producer_t **shared;		/* SHARED of them, or NULL each. Written once, under the lock: so on a
+					   line that hardly ever changes */
 
 	cq_stack_t free CQ_ALIGNED(CQ_LINE);	/* empty blocks */
 
-	/*
-	 * Blocks that are counted and not finished. + 1 by the publisher before its closing step, or by who
-	 * makes the next partial block before the first claim into it: so a drain that finds nothing to collect finds the
-	 * count. - 1 when the last callback has returned. Too high for a moment: a drain waits that long.
-	 */
+	/* Blocks that are counted and not finished. + 1 by the publisher before its closing step, or by who
+	   makes the next partial block before the first claim into it: so a drain that finds nothing to collect
+	   finds the count. - 1 when the last callback has returned. Too high for a moment: a drain waits that long. */
 	uint64_t unfinished[2] CQ_ALIGNED(CQ_LINE);
 	cq_sleepers_t drains CQ_ALIGNED(CQ_LINE); /* who waits for unfinished blocks */
 
@@ -156,7 +134,7 @@ struct cq_cleanup {
 	pthread_mutex_t lock CQ_ALIGNED(CQ_LINE);
 	/* Under it: */
 	cq_producer_t *producers;
-	uint32_t nproducers;
+	uint32_t nproducers;		/* attached, so without the shared ones */
 	uint64_t queued;		/* by producers that are gone */
 	uint64_t executed;		/* from blocks that are gone, and before a fork */
 	uint64_t flushes;
@@ -176,19 +154,6 @@ static inline bool cq_cleanup_is_current(const cq_cleanup_t *q)
 	return cq_pool_is_current(q->pool) || cq_forking();
 }
 
-/* The lock, which a thread that is forking has already. */
-static inline void cq_cleanup_lock(cq_cleanup_t *q)
-{
-	if (!cq_forking())
-		pthread_mutex_lock(&q->lock);
-}
-
-static inline void cq_cleanup_unlock(cq_cleanup_t *q)
-{
-	if (!cq_forking())
-		pthread_mutex_unlock(&q->lock);
-}
-
 static inline uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 /* --------------------------------------------------------- hot, and so in a header */
@@ -205,15 +170,13 @@ static inline bool cq_block_next(cq_block_t *b, cq_callback_t *callback)
 	else
 		*callback = b->callbacks[i];
 	b->begin = (uint16_t)(i + 1);
-	/* Pairs with the copy that a fork takes: before the call, as a child must not run again what has begun. */
+	/* Pairs with the copy that a fork takes: before the call, as no child may run it again. */
 	cq_fence_compiler();
 	return true;
 }
 
-/*
- * How many slots of the block `b` are below `write`. Senseless, and harmless, when they don't belong
- * together or `b` is NULL: `state` tells, when it is read again.
- */
+/* How many slots of the block `b` are below `write`. Senseless, and harmless, when they don't belong together
+   or `b` is NULL: `state` tells, when it is read again. */
 static inline uint32_t cq_slots_below(const cq_producer_t *p, const cq_block_t *b, const void *write)
 {
 	uintptr_t bytes = (uintptr_t)write - (uintptr_t)b - offsetof(cq_block_t, callbacks);
@@ -233,9 +196,7 @@ static inline uint32_t cq_producer_written(const cq_producer_t *p)
 	return cq_slots_below(p, p->block, p->write);
 }
 
-/* ------------------------------------------------------------- which file has what */
-
-/* blocks.c */
+/* blocks.c: memory of blocks, those that wait, the count of unfinished ones */
 cq_block_t *cq_block_get(cq_cleanup_t *q);
 void cq_block_put(cq_cleanup_t *q, cq_block_t *b);
 void cq_blocks_push(cq_cleanup_t *q, cq_block_t *b);
@@ -247,17 +208,25 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b);
 bool cq_blocks_all_finished(const cq_cleanup_t *q);
 void cq_drains_wake(cq_cleanup_t *q);
 
-/* collect.c. The last two with the lock held. */
+/* collect.c: what other threads do with producers; flush. The last two with the lock held. */
 uint64_t cq_producer_accepted(const cq_producer_t *p);
 void cq_producers_see(cq_cleanup_t *q);
 bool cq_collect_own(cq_producer_t *p);
 int cq_collect(cq_cleanup_t *q, cq_block_t **empty);
 uint32_t cq_collect_some(cq_cleanup_t *q, cq_callback_t *to, uint32_t room);
 
-/* run.c */
+/* producer.c */
+cq_producer_t *cq_producer_make(cq_cleanup_t *q, cq_callback_fn *fn);
+
+/* shared.c: producers of the queue's own, for callers without one */
+void cq_shared_trim(cq_cleanup_t *q);
+bool cq_shared_hold_some(const cq_cleanup_t *q);
+void cq_shared_free(cq_cleanup_t *q);
+
+/* run.c: the queue as a task: running blocks */
 extern const cq_task_ops_t cq_cleanup_task_ops;
 
-/* cleanup_fork.c */
+/* cleanup_fork.c. In producer.c: what owners do; in drain.c: drain, shutdown; in cleanup.c: all else. */
 extern const struct cq_fork_ops cq_cleanup_fork_ops;
 
 #endif /* CQ_CLEANUP_PRIV_H */

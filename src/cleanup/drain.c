@@ -37,13 +37,13 @@ static int drained(const struct drain *d)
 	done = q->epoch >= e + 2 ||
 	    (q->epoch == e + 1 && cq_u64_load_acquire(&q->unfinished[e & 1]) == 0);
 	pthread_mutex_unlock(&q->lock);
-	/* To the counts, what was handed back is finished. Behind that acquire, or the lock: the queue was stopped before. */
+	/* What was handed back counts as finished. Read behind that acquire or the lock: stop came before. */
 	if (cq_u32_load_relaxed(&q->stop) != d->stopped)
 		return ESHUTDOWN;
 	return done ? 0 : EBUSY;
 }
 
-/* One look of whoever is about to sleep. EBUSY: it sleeps; EINVAL: some waits, and is to be handed back; else why it ends. */
+/* Before a sleep. EBUSY: it may sleep; EINVAL: some waits, and is to be handed back; else why it ends. */
 static int look(const struct drain *d)
 {
 	cq_cleanup_t *q = d->q;
@@ -54,8 +54,8 @@ static int look(const struct drain *d)
 		return err;
 	if (d->stopped != 0)
 		return EINVAL;
-	/* Most attempts to make a worker fail here and now, and say why. One that fails later, in worker_start, is
-	   tried once more; after that the next would do the same. */
+	/* Most attempts to make a worker fail here and now, and say why. One that fails later, in
+	   worker_start, is tried once more; after that the next would do the same. */
 	cq_pool_stats(q->pool, &s);
 	wake = s.workers_live == 0 && s.workers_failed > d->failed + 1 ? EAGAIN : cq_pool_wake(q->pool);
 	if (wake == 0)
@@ -87,8 +87,8 @@ static int wait_for(struct drain *d, uint64_t deadline)
 	return err == EBUSY ? ETIMEDOUT : err;
 }
 
-/* Waits until all is done that is written or published now. Runs nothing. `seals`: a shutdown's, after which nothing is
-   accepted. */
+/* Waits until all is done that is written or published now. Runs nothing. `seals`: a shutdown's, after which
+   nothing is accepted. */
 static int drain(cq_cleanup_t *q, uint64_t deadline, bool seals)
 {
 	struct drain d = { .q = q };
@@ -103,7 +103,7 @@ static int drain(cq_cleanup_t *q, uint64_t deadline, bool seals)
 	pthread_mutex_unlock(&q->lock);
 	if (empty != NULL)
 		(void)cq_block_give_up(q, empty);
-	/* Also for what was published before the memory ended. What it says of a stalled pool is asked again below. */
+	/* Also for what was published before the memory ended. A stalled pool is asked again below. */
 	if (cq_blocks_waiting(q) != 0)
 		(void)cq_task_signal(q->task);
 	return err != 0 ? err : wait_for(&d, deadline);
@@ -126,8 +126,8 @@ static void count_given(cq_cleanup_t *q, uint32_t n)
 	cq_u64_add_relaxed(&q->handed_back, n);
 }
 
-/* One callback out of an open block. False: nothing is accepted any more, and nothing of what was is left there. Claimed
-   and counted under one hold of the lock: a fork comes before both, or finds it given. */
+/* One callback out of an open block. False: nothing is accepted any more, and nothing of what was is left
+   there. Claimed and counted under one hold of the lock: a fork comes before both, or finds it given. */
 static bool claim_one(struct drain *d, cq_callback_t *c)
 {
 	cq_cleanup_t *q = d->q;
@@ -142,8 +142,8 @@ static bool claim_one(struct drain *d, cq_callback_t *c)
 	return n != 0;
 }
 
-/* Of a stopped queue, whose workers put back what they have not begun. First all that is in no worker's hand: published
-   blocks, then open ones. */
+/* Of a stopped queue, whose workers put back what they have not begun. First all that is in no worker's hand:
+   published blocks, then open ones. */
 static int hand_back(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *give_back, void *ctx)
 {
 	struct drain d = { .q = q, .stopped = 1 };

@@ -21,11 +21,9 @@ static char *prefetch_limit(const cq_producer_t *p)
 	return (char *)p->block + (p->fetched < end ? p->fetched - FETCH_BYTES : end);
 }
 
-/*
- * The next lines, and the next limit. The lines of a block are in the cache of the processor that ran it, and
- * a store asks for one line at a time; a store to each of many in a row has all of them under way
- * (doc/protocol, 5).
- */
+/* The next lines, and the next limit. The lines of a block are in the cache of the processor that ran it, and
+   a store asks for one line at a time; a store to each of many in a row has all of them under way
+   (doc/protocol, 5). */
 static void look_ahead(cq_producer_t *p)
 {
 	size_t written = (size_t)((char *)p->write - (char *)p->block);
@@ -331,6 +329,24 @@ int cq_producer_flush(cq_producer_t *p)
 
 /* --------------------------------------------------------------- attach and detach */
 
+/* With the lock held. NULL: no memory. */
+cq_producer_t *cq_producer_make(cq_cleanup_t *q, cq_callback_fn *fn)
+{
+	cq_producer_t *p = cq_allocate(&q->allocator, sizeof(*p));
+
+	if (p == NULL)
+		return NULL;
+	*p = (cq_producer_t){ .q = q, .fn = fn, .write = &p->dummy, .fetched = FETCH_LATER };
+	p->slot_bytes = fn != NULL ? sizeof(void *) : sizeof(cq_callback_t);
+	p->slots = q->slots * (uint32_t)(sizeof(cq_callback_t) / p->slot_bytes);
+	p->next = q->producers;
+	p->link = &q->producers;
+	if (p->next != NULL)
+		p->next->link = &p->next;
+	q->producers = p;
+	return p;
+}
+
 int cq_producer_attach(cq_cleanup_t *q, cq_callback_fn *fn, cq_producer_t **out)
 {
 	cq_producer_t *p;
@@ -341,20 +357,12 @@ int cq_producer_attach(cq_cleanup_t *q, cq_callback_fn *fn, cq_producer_t **out)
 		return ESHUTDOWN;
 	if (cq_forking())
 		return EDEADLK;
-	if ((p = cq_allocate(&q->allocator, sizeof(*p))) == NULL)
-		return ENOMEM;
-	*p = (cq_producer_t){ .q = q, .fn = fn, .write = &p->dummy, .fetched = FETCH_LATER };
-	p->slot_bytes = fn != NULL ? sizeof(void *) : sizeof(cq_callback_t);
-	p->slots = q->slots * (uint32_t)(sizeof(cq_callback_t) / p->slot_bytes);
-
 	pthread_mutex_lock(&q->lock);
-	p->next = q->producers;
-	p->link = &q->producers;
-	if (p->next != NULL)
-		p->next->link = &p->next;
-	q->producers = p;
-	q->nproducers++;
+	p = cq_producer_make(q, fn);
+	q->nproducers += p != NULL;
 	pthread_mutex_unlock(&q->lock);
+	if (p == NULL)
+		return ENOMEM;
 	*out = p;
 	return 0;
 }
@@ -373,12 +381,12 @@ void cq_producer_detach(cq_producer_t *p)
 	}
 	free_spares(p, &p->spares);
 
-	cq_cleanup_lock(q);
+	cq_fork_lock(&q->lock);
 	*p->link = p->next;
 	if (p->next != NULL)
 		p->next->link = p->link;
 	q->queued += p->total;
 	q->nproducers--;
 	cq_release(&q->allocator, p, sizeof(*p));
-	cq_cleanup_unlock(q);
+	cq_fork_unlock(&q->lock);
 }

@@ -15,14 +15,15 @@ static void run(cq_run_t *run, void *arg)
 	budget = NULL; /* not that of what the callbacks run */
 	while ((limit == NULL || *limit != 0) && cq_u32_load_relaxed(&q->stop) == 0 &&
 	    (b = cq_blocks_take(q)) != NULL) {
-		/* The task's chain, before the block runs: a callback that hangs holds back no other block. */
+		/* The task's chain, first: a callback that hangs holds back no other block. */
 		cq_run_more(run, cq_blocks_waiting(q));
 		cq_run_piece(run, b);
 		if (limit == NULL)
 			while (cq_u32_load_relaxed(&q->stop) == 0 && cq_block_next(b, &c))
 				c.fn(c.arg);
 		else
-			for (; *limit != 0 && cq_u32_load_relaxed(&q->stop) == 0 && cq_block_next(b, &c); --*limit)
+			for (; *limit != 0 && cq_u32_load_relaxed(&q->stop) == 0 &&
+			    cq_block_next(b, &c); --*limit)
 				c.fn(c.arg);
 		cq_run_piece(run, NULL);
 		(void)cq_block_give_up(q, b);
@@ -32,7 +33,7 @@ static void run(cq_run_t *run, void *arg)
 	budget = limit;
 }
 
-/* A callback has ended its thread; or its thread is not there in a forked child, where cleanup_fork.c sees to its block. */
+/* A callback has ended its thread; or a forked child lacks its thread: cleanup_fork.c sees to that block. */
 static void lost(void *arg, void *piece)
 {
 	cq_cleanup_t *q = arg;
@@ -46,8 +47,8 @@ static void stalled(void *arg)
 {
 	cq_cleanup_t *q = arg;
 
-	/* Each signal to a pool that nobody serves comes here, behind a full fence (cq_task_signal, workers.c): a drain
-	   that isn't seen finds the task when it wakes the pool. */
+	/* Each signal to a pool that nobody serves comes here, behind a full fence (cq_task_signal,
+	   workers.c): a drain that isn't seen finds the task when it wakes the pool. */
 	if (cq_u32_load_relaxed(&q->draining) != 0 || cq_u32_load_relaxed(&q->stop) != 0)
 		cq_drains_wake(q);
 }

@@ -24,11 +24,6 @@ static uint32_t default_max(uint32_t min)
 	return quarter > least ? quarter : least;
 }
 
-static bool limits_fit(uint32_t min, uint32_t max)
-{
-	return min <= max && max <= CQ_WORKERS_MAX;
-}
-
 /* Fills in the defaults. False: a field is outside its limits, or a table has gaps. */
 static bool complete(cq_pool_config_t *c)
 {
@@ -48,7 +43,8 @@ static bool complete(cq_pool_config_t *c)
 		c->name = "cq-worker";
 	if (c->allocator == NULL)
 		c->allocator = &cq_default_allocator;
-	return (c->flags & ~known) == 0 && limits_fit(c->workers_min, c->workers_max) &&
+	return (c->flags & ~known) == 0 &&
+	    c->workers_min <= c->workers_max && c->workers_max <= CQ_WORKERS_MAX &&
 	    c->spin_ns >= CQ_POOL_NO_SPIN && c->spin_ns <= CQ_POOL_SPIN_NS_MAX &&
 	    strlen(c->name) < sizeof(((cq_pool_t *)NULL)->name) && cq_park_complete(c->park) &&
 	    c->allocator->alloc != NULL && c->allocator->free != NULL &&
@@ -97,8 +93,7 @@ static int create(const cq_pool_config_t *c, cq_pool_t **out)
 		return err;
 	}
 	err = cq_workers_make_min(p);
-	/* Their worker_start may say no. Not on a host's threads, which the caller may have to lend its own.
-	   */
+	/* Their worker_start may say no. Not on a host's threads: the caller may have to lend its own. */
 	if (err == 0 && c->workers_min != 0 && c->spawn == NULL) {
 		(void)cq_pool_await(p, none_is_being_made, p, CQ_FOREVER);
 		/* Pairs with the release in cq_workers_not_made: the error comes before the count. */
@@ -135,26 +130,12 @@ const cq_park_ops_t *cq_pool_park(const cq_pool_t *p)
 
 /* -------------------------------------------------------------------- destroying */
 
-static void free_pool(cq_pool_t *p)
-{
-	cq_allocator_t allocator = p->allocator;
-
-	cq_fork_unregister(&p->fork_client);
-	for (cq_task_t *t = p->all, *next; t != NULL; t = next) {
-		next = t->all_next;
-		cq_release(&allocator, t, sizeof(*t));
-	}
-	cq_sleepers_destroy(&p->idle);
-	cq_sleepers_destroy(&p->closers);
-	pthread_mutex_destroy(&p->lock);
-	cq_release(&allocator, p, sizeof(*p));
-}
-
 int cq_pool_end(cq_pool_t *p, uint64_t deadline)
 {
 	const cq_park_ops_t *park = p->config.park;
 	cq_parker_t me = { 0 };
 	bool waits;
+	int cancel;
 
 	pthread_mutex_lock(&p->lock);
 	cq_u32_store_relaxed(&p->stop, 1);
@@ -175,12 +156,19 @@ int cq_pool_end(cq_pool_t *p, uint64_t deadline)
 		}
 		park->park(park->host, &me, deadline);
 	}
-	cq_members_join_last(p);
+	/* The last worker has joined the others. */
+	if (p->has_ended) {
+		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* pthread_join acts on it */
+		pthread_join(p->ended, NULL);
+		pthread_setcancelstate(cancel, &cancel);
+		p->has_ended = false;
+	}
 	return 0;
 }
 
 int cq_pool_destroy(cq_pool_t *p, uint64_t deadline)
 {
+	cq_allocator_t allocator;
 	int saved = errno, err;
 
 	if (p == NULL)
@@ -189,8 +177,18 @@ int cq_pool_destroy(cq_pool_t *p, uint64_t deadline)
 		return EDEADLK;
 	if (p->open != 0) /* no other call goes on, so without the lock */
 		return EBUSY;
-	if ((err = cq_pool_end(p, deadline)) == 0)
-		free_pool(p);
+	if ((err = cq_pool_end(p, deadline)) == 0) {
+		cq_fork_unregister(&p->fork_client);
+		allocator = p->allocator;
+		for (cq_task_t *t = p->all, *next; t != NULL; t = next) {
+			next = t->all_next;
+			cq_release(&allocator, t, sizeof(*t));
+		}
+		cq_sleepers_destroy(&p->idle);
+		cq_sleepers_destroy(&p->closers);
+		pthread_mutex_destroy(&p->lock);
+		cq_release(&allocator, p, sizeof(*p));
+	}
 	errno = saved;
 	return err;
 }
@@ -203,7 +201,7 @@ int cq_pool_set_workers(cq_pool_t *p, uint32_t min, uint32_t max)
 
 	if (max == 0)
 		max = default_max(min);
-	if (!limits_fit(min, max) || (cq_pool_is(p, CQ_POOL_HOSTED) && min != 0))
+	if (min > max || max > CQ_WORKERS_MAX || (cq_pool_is(p, CQ_POOL_HOSTED) && min != 0))
 		return EINVAL;
 	if (cq_forking())
 		return EDEADLK;
@@ -240,15 +238,13 @@ int cq_pool_work(cq_pool_t *p, void *host, uint64_t deadline)
 	cq_workers_host_comes(w);
 	stopped = cq_pool_serve(w, &me, deadline != 0 ? deadline : 1);
 	cq_workers_host_leaves(w);
-	cq_member_leave(w);
 	errno = saved;
 	return stopped ? 0 : ETIMEDOUT;
 }
 
 /* ---------------------------------------------------------------------- by polling */
 
-/* How many workers are to be on their way: one for each task that waits, but for those that are being made.
-   */
+/* How many workers are to be on their way: one for each task that waits, less those being made. */
 static uint32_t wanted(cq_pool_t *p)
 {
 	uint64_t waiting = cq_pool_waiting(p), making = counts_making(cq_u64_load_relaxed(&p->counts));
@@ -278,12 +274,50 @@ int cq_pool_wake(cq_pool_t *p)
 	}
 	if (cq_pool_waiting(p) == 0)
 		return 0;
-	/* Pairs with the fence in lower (workers.c): who is being made will see what waits, and the last thread of
-	   the host's does not leave unseen, and miss it. Without it one could be taken for a worker to come
-	   that has looked already, and nobody is woken. */
+	/* Pairs with the fence in lower (workers.c): who is being made will see what waits, and the last
+	   thread of the host's does not leave unseen, and miss it. Without it one could be taken for a worker
+	   to come that has looked already, and nobody is woken. */
 	cq_fence_full();
 	cq_workers_ensure(p, wanted(p));
 	if ((err = cq_workers_make(p, false)) != 0)
 		return err;
 	return cq_pool_unserved(p) && cq_pool_waiting(p) != 0 ? EAGAIN : 0;
+}
+
+/* --------------------------------------------------------------------- statistics */
+
+void cq_pool_stats_sized(cq_pool_t *p, cq_pool_stats_t *out, size_t bytes)
+{
+	cq_pool_stats_t s = { 0 };
+	uint64_t counts;
+
+	cq_fork_lock(&p->lock);
+	s.tasks = p->open;
+	s.runs = p->runs;
+	s.empty_runs = p->empty_runs;
+	for (cq_run_t *m = p->members; m != NULL; m = m->next) {
+		/* Pairs with the release in end (tasks.c), and first: more would be empty than there are. */
+		s.empty_runs += cq_u64_load_acquire(&m->empty_runs);
+		CQ_POINT("stats.summing");
+		s.runs += cq_u64_load_relaxed(&m->runs);
+		s.workers_running += cq_ptr_load_relaxed(&m->task) != NULL;
+	}
+	cq_fork_unlock(&p->lock);
+
+	counts = cq_u64_load_relaxed(&p->counts);
+	s.workers_idle = cq_sleepers_waiters(&p->idle, &s.workers_coming);
+	s.workers_coming += counts_making(counts);
+	s.workers_live = counts_live(counts);
+	s.workers_peak = cq_u32_load_relaxed(&p->peak);
+	if (s.workers_peak < s.workers_live) /* whoever makes one notes that afterwards */
+		s.workers_peak = s.workers_live;
+	s.workers_min = cq_u32_load_relaxed(&p->min);
+	s.workers_max = cq_u32_load_relaxed(&p->max);
+	s.workers_created = cq_u64_load_relaxed(&p->created);
+	s.workers_retired = cq_u64_load_relaxed(&p->retired);
+	s.workers_failed = cq_u64_load_relaxed(&p->not_made);
+	s.workers_last_errno = (int32_t)cq_u32_load_relaxed(&p->last_errno);
+	s.wakes = cq_u64_load_relaxed(&p->wakes);
+	s.tasks_waiting = cq_pool_waiting(p);
+	cq_sized_write(out, bytes, &s, sizeof(s));
 }

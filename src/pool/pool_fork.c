@@ -39,14 +39,9 @@ static void settle_members(cq_pool_t *p)
 	p->has_ended = false;
 }
 
-static cq_pool_t *pool_of(struct cq_fork_client *client)
-{
-	return (cq_pool_t *)(void *)((char *)client - offsetof(cq_pool_t, fork_client));
-}
-
 static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 {
-	cq_pool_t *p = pool_of(client);
+	cq_pool_t *p = cq_node_container(client, offsetof(cq_pool_t, fork_client));
 
 	if (phase == CQ_FORK_PREPARE) {
 		pthread_mutex_lock(&p->lock);
@@ -70,7 +65,7 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
    a lock that the forking thread has, isn't called here. */
 static void fork_make_up(struct cq_fork_client *client)
 {
-	cq_pool_t *p = pool_of(client);
+	cq_pool_t *p = cq_node_container(client, offsetof(cq_pool_t, fork_client));
 	bool wakes = p->fork_wakes;
 
 	p->fork_wakes = false;

@@ -1,13 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The inside of the pool. Which file has what, each calling only those above it:
- *
- *   workers.c      how many workers there are: making one, retiring, stalled
- *   tasks.c        a task's record, its word: signal, run, close
- *   worker_life.c  the life of a worker, from its making to its end
- *   pool.c         the calls on a pool
- *   pool_stats.c   statistics              pool_fork.c  fork
- *   threads.c      managed threads
+ * The inside of the pool. Which file has what is said at the end; each calls only those above it.
  *
  * Locks, in the order in which they may be held together:
  *   that of base/atfork.c -> lock -> idle.lock, closers.lock -> those of parking
@@ -38,10 +31,8 @@ enum {
 	TASK_RUN = 16		/* times the runs that go on */
 };
 
-/*
- * A task's record. It belongs to the pool until that is destroyed, so a pop that is under way may
- * read it whenever it likes. A free record is CLOSED and RELEASED.
- */
+/* A task's record. It belongs to the pool until that is destroyed, so a pop that is under way may read it
+   whenever it likes. A free record is CLOSED and RELEASED. */
 struct cq_task {
 	cq_node_t node;			/* in one of the pool's stacks while IN */
 	uint64_t word CQ_ALIGNED(8);
@@ -54,10 +45,8 @@ struct cq_task {
 };
 CQ_NODE_CONTAINER(struct cq_task, node, cq_task_of)
 
-/*
- * A thread that runs tasks of a pool: a worker, or the caller of a run_some. To the task's function
- * it is the run that goes on. Its own thread writes; statistics and a forked child read.
- */
+/* A thread that runs tasks of a pool: a worker, or the caller of a run_some. To the task's function it is the
+   run that goes on. Its own thread writes; statistics and a forked child read. */
 struct cq_run {
 	cq_pool_t *pool;
 	cq_task_t *task;		/* in its function; NULL: between two runs, or in a hook */
@@ -72,20 +61,19 @@ struct cq_run {
 	uint64_t runs CQ_ALIGNED(8);	/* statistics, as the next */
 	uint64_t empty_runs;		/* that found no piece */
 	cq_run_t *outer;		/* what its thread is inside of as well, of any pool */
-	cq_run_t *next, *prev;		/* of the pool's; under its lock */
+	cq_run_t *next, **link;		/* of the pool's, under its lock; link: who points here */
 };
 
 /*
  * counts = made << 48 | live << 24 | making, in workers.
  *
- *   made    by the pool, not yet ended or retired.
- *           made <= max, but for a moment after set_workers. Too high for a moment (a making that
- *           will fail): one worker fewer. Never too low: the cap would break.
- *   live    made, and in cq_pool_work. live >= made.
- *           Too high: a signal relies on a worker that is not. Whoever lowers it rechecks.
- *   making  of those made, the ones that have not looked for work yet.
- *           Too high: work waits for a worker that will not come. Who fails to make one lowers it and
- *           says so in `failed`. Too low: one worker too many is made, within the cap.
+ *   made    by the pool, not yet ended or retired. made <= max, but for a moment after set_workers. Too high
+ *           for a moment (a making that will fail): one worker fewer. Never too low: the cap would break.
+ *   live    made, and in cq_pool_work. live >= made. Too high: a signal relies on a worker that is not.
+ *           Whoever lowers it rechecks.
+ *   making  of those made, the ones that have not looked for work yet. Too high: work waits for a worker that
+ *           will not come. Who fails to make one lowers it and says so in `failed`. Too low: one worker too
+ *           many is made, within the cap.
  */
 #define COUNT_MADE (UINT64_C(1) << 48)
 #define COUNT_LIVE (UINT64_C(1) << 24)
@@ -110,14 +98,12 @@ struct cq_pool {
 	uint32_t min, max;
 	uint32_t stop;			/* destroy has begun */
 	void (*body)(void *run);	/* of a worker that the pool makes: cq_pool_worker */
-	uint64_t page CQ_ALIGNED(8);	/* waiting[page & 1] gets the records; the other, older,
-					   is emptied first */
+	uint64_t page CQ_ALIGNED(8);	/* waiting[page & 1] gets the records; the other is emptied first */
 
 	cq_workq_t waiting[2] CQ_ALIGNED(CQ_LINE); /* records of tasks that were signalled */
 	cq_sleepers_t idle CQ_ALIGNED(CQ_LINE);	/* workers */
 	uint64_t counts CQ_ALIGNED(CQ_LINE);
-	uint32_t failed;		/* why the last worker could not be made: errno's value; 0 when
-					   it could */
+	uint32_t failed;		/* why the last worker could not be made, by errno's value; or 0 */
 	uint32_t last_errno;		/* the same, never taken back */
 	uint32_t serving;		/* threads of the host in run_some or work */
 	cq_sleepers_t closers CQ_ALIGNED(CQ_LINE); /* threads in cq_task_close */
@@ -145,11 +131,6 @@ struct cq_pool {
 	struct cq_threads threads;
 };
 
-static inline uint64_t cq_pool_now(const cq_pool_t *p)
-{
-	return p->config.park->now(p->config.park->host);
-}
-
 static inline bool cq_pool_is(const cq_pool_t *p, uint32_t flag)
 {
 	return (p->config.flags & flag) != 0;
@@ -160,7 +141,7 @@ static inline bool cq_pool_stopped(const cq_pool_t *p)
 	return cq_u32_load_relaxed(&p->stop) != 0;
 }
 
-/* Would a task wait for a thread of the host's, of which none is there? Behind a fence, as in cq_task_signal. */
+/* Would a task wait for a thread of the host's, and none is there? Behind a fence, as in cq_task_signal. */
 static inline bool cq_pool_unserved(const cq_pool_t *p)
 {
 	return cq_pool_is(p, CQ_POOL_HOSTED) && cq_u32_load_relaxed(&p->serving) == 0;
@@ -172,15 +153,14 @@ static inline uint64_t cq_pool_waiting(const cq_pool_t *p)
 	return cq_workq_units(&p->waiting[0]) + cq_workq_units(&p->waiting[1]);
 }
 
-/* threads.c */
+/* threads.c: managed threads */
 void cq_threads_note_creator(struct cq_threads *t); /* the caller: theirs will be its processors and mask */
 int cq_threads_spawn(cq_run_t *worker);
 
-/* workers.c */
+/* workers.c: how many workers there are: making one, retiring, stalled */
 bool cq_member_join(cq_run_t *m);
 int cq_member_new(cq_pool_t *p, uint64_t count, cq_run_t **out);
 void cq_member_leave(cq_run_t *m);
-void cq_members_join_last(cq_pool_t *p);
 bool cq_workers_surplus(const cq_run_t *w);
 bool cq_workers_missed(cq_pool_t *p, uint64_t counts);
 void cq_workers_ensure(cq_pool_t *p, uint32_t n);
@@ -195,7 +175,7 @@ void cq_workers_host_leaves(cq_run_t *run);
 bool cq_workers_retire(cq_run_t *w);
 void cq_workers_replace(cq_run_t *w);
 
-/* tasks.c */
+/* tasks.c: a task's record, its word: signal, run, close */
 void cq_run_enter(cq_run_t *run);
 void cq_run_leave(cq_run_t *run);
 bool cq_run_is_mine(const cq_run_t *run); /* the calling thread is inside of it, in a task or in a hook */
@@ -207,11 +187,11 @@ void cq_tasks_fork_child(cq_pool_t *p);
 /* Waits among the closers. False: the deadline has passed. */
 bool cq_pool_await(cq_pool_t *p, bool (*done)(const void *), const void *arg, uint64_t deadline);
 
-/* worker_life.c */
+/* worker_life.c: the life of a worker, from its making to its end */
 void cq_pool_worker(void *run);
 bool cq_pool_serve(cq_run_t *run, cq_sleeper_t *me, uint64_t deadline);
 
-/* pool_fork.c */
+/* pool_fork.c. The calls on a pool are in pool.c. */
 extern const struct cq_fork_ops cq_pool_fork_ops;
 
 #endif /* CQ_POOL_PRIV_H */

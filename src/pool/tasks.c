@@ -198,7 +198,7 @@ static inline bool begin(cq_task_t *t, enum event event)
 
 	/* Its close has left the record to the pop. */
 	if ((c.word & TASK_RELEASED) != 0)
-		cq_stack_push(&t->pool->free, &t->node, &t->node);
+		cq_stack_push(&t->pool->free, &t->node);
 	return c.begun;
 }
 
@@ -304,18 +304,11 @@ static void run_in_caller(cq_run_t *run, cq_task_t *only)
 	} while (run->pieces < run->budget && (only == NULL || run->pieces != before));
 }
 
-static void end_run_some(cq_run_t *run)
-{
-	if (run->serves)
-		cq_workers_host_leaves(run);
-	cq_member_leave(run);
-}
-
 /* A piece has ended the thread, which is on its way to the handler of its worker: worker_life.c. */
 static void run_some_is_ended(void *run)
 {
 	cq_task_abort(run);
-	end_run_some(run);
+	cq_workers_host_leaves(run);
 }
 
 static void run_where_it_may_end(cq_run_t *run, cq_task_t *only)
@@ -341,7 +334,7 @@ static size_t run_some(cq_pool_t *p, cq_task_t *only, size_t pieces)
 		run_where_it_may_end(&run, only);
 	else
 		run_in_caller(&run, only);
-	end_run_some(&run);
+	cq_workers_host_leaves(&run);
 	errno = saved;
 	return run.pieces;
 }
@@ -435,7 +428,7 @@ int cq_task_close(cq_task_t *t, uint64_t deadline)
 	   tell_stalled (workers.c). Without it that pop could still write into the record of a new task. */
 	cq_fence_acquire();
 	if ((word & TASK_IN) == 0)
-		cq_stack_push(&p->free, &t->node, &t->node);
+		cq_stack_push(&p->free, &t->node);
 	return 0;
 }
 
@@ -448,7 +441,7 @@ void cq_tasks_fork_child(cq_pool_t *p)
 	for (cq_task_t *t = p->all; t != NULL; t = t->all_next) {
 		t->word = (t->word & (TASK_CLOSED | TASK_RELEASED)) + my_runs(t) * TASK_RUN;
 		if ((t->word & TASK_RELEASED) != 0)
-			cq_stack_push(&p->free, &t->node, &t->node);
+			cq_stack_push(&p->free, &t->node);
 		else
 			(void)change(t, SIGNAL);
 	}

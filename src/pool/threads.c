@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * Managed worker threads: pthreads that take no signals but their own, named, and not to be cancelled.
- * How they are joined: cq_member_leave (workers.c).
- */
+/* Managed worker threads: pthreads that take no signals but their own, named, and not to be cancelled. How
+   they are joined: cq_member_leave (workers.c). */
 #include <errno.h>
 #include <limits.h>
 #include <stdint.h>
@@ -16,20 +14,15 @@
 /* Where it ends to ask for twice as much: what most systems give, of address space alone. */
 #define STACK_BYTES_MOST ((size_t)8 << 20)
 
-/*
- * The library's frames below a callback (under 1 KiB), the C library's record of the thread
- * and its surplus of static storage (glibc: 2.3 and 1.7 KiB), and rounding to pages. With
- * none a callback would get less than it was promised; more is address space alone.
- */
+/* The library's frames below a callback (under 1 KiB), the C library's record of the thread and its surplus
+   of static storage (glibc: 2.3 and 1.7 KiB), and rounding to pages. With none a callback would get less than
+   it was promised; more is address space alone. */
 #define STACK_OWN_BYTES ((size_t)12 << 10)
 
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 
-/*
- * All signals but those that a thread brings upon itself. Blocked, these would kill the
- * process and no handler run: a crash reporter, a write barrier by mprotect, a
- * sandbox by SIGSYS.
- */
+/* All signals but those that a thread brings upon itself. Blocked, these would kill the process and no
+   handler run: a crash reporter, a write barrier by mprotect, a sandbox by SIGSYS. */
 static void fill_but_synchronous(sigset_t *set)
 {
 	static const int synchronous[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS };
@@ -39,11 +32,8 @@ static void fill_but_synchronous(sigset_t *set)
 		sigdelset(set, synchronous[i]);
 }
 
-/*
- * Nor are those of abort and of profilers blocked. But where the creator has blocked one,
- * the program takes it in another way (sigwait, signalfd), and on a worker its default
- * action would end the process.
- */
+/* Nor are those of abort and of profilers blocked. But where the creator has blocked one, the program takes
+   it in another way (sigwait, signalfd), and on a worker its default action would end the process. */
 void cq_threads_note_creator(struct cq_threads *t)
 {
 	static const int own[] = { SIGABRT, SIGPROF, SIGVTALRM };
@@ -74,10 +64,8 @@ static void *thread_main(void *run)
 	return NULL;
 }
 
-/*
- * What to ask for, so that a callback gets stack_bytes. Some systems want whole pages, and glibc
- * before 2.27 takes the guard out of the stack.
- */
+/* What to ask for, so that a callback gets stack_bytes. Some systems want whole pages, and glibc before 2.27
+   takes the guard out of the stack. */
 static size_t stack_of(const cq_pool_t *p)
 {
 	long minimum = sysconf(_SC_THREAD_STACK_MIN);

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * The life of a worker: begun, at work, idle for too long, one of too many, stopped, or ended by a
- * task that ends its thread.
- */
+/* The life of a worker: begun, at work, idle for too long, one of too many, stopped, or ended by a task that
+   ends its thread. */
 /* glibc's handlers of the kind that longjmps. In those of -fexceptions a thread can't be ended
    once more: clang's code aborts. */
 #undef __EXCEPTIONS
@@ -21,10 +19,8 @@ static uint64_t idle_until(const cq_run_t *w, uint64_t since)
 	return since + p->config.idle_ns;
 }
 
-/*
- * Runs tasks until the pool stops (true), or there was none until `deadline` (0: for as long as a
- * worker that the pool made stays).
- */
+/* Runs tasks until the pool stops (true), or there was none until `deadline` (0: for as long as a worker that
+   the pool made stays). */
 bool cq_pool_serve(cq_run_t *w, cq_sleeper_t *me, uint64_t deadline)
 {
 	cq_pool_t *p = w->pool;
@@ -39,7 +35,7 @@ bool cq_pool_serve(cq_run_t *w, cq_sleeper_t *me, uint64_t deadline)
 			if (result == CQ_TIMED_OUT)
 				return false;
 			if (since == 0)
-				since = cq_pool_now(p);
+				since = p->config.park->now(p->config.park->host);
 			CQ_POINT("worker.found_nothing");
 			cq_sleepers_prepare_wait(&p->idle, me);
 			if ((t = cq_task_pop(p)) == NULL && !cq_pool_stopped(p)) {

@@ -2,13 +2,13 @@
 /*
  * How many workers there are. The rules, of which each has one place:
  *
- *   1. Whoever leaves nobody idle, on the way or being made, makes the next before it runs a
- *      task: a piece that hangs then holds nothing else back.              cq_workers_make
- *   2. A producer makes one only if that is so and no worker lives, or the last attempt
- *      failed: at first use, after a fork, after a failure.                cq_workers_make
- *   3. A worker above the minimum that was idle for too long goes, unless it is the last idle
- *      one while others are at work.                                       cq_workers_retire
- *   4. Whoever lowers a count rechecks: somebody may have relied on it.
+ *   1. Whoever leaves nobody idle, on the way or being made, makes the next before it runs a task: a piece
+ *      that hangs then holds nothing else back (cq_workers_make).
+ *   2. A producer makes one only if that is so and no worker lives, or the last attempt failed: at first use,
+ *      after a fork, after a failure (cq_workers_make).
+ *   3. A worker above the minimum that was idle for too long goes, unless it is the last idle one while
+ *      others are at work (cq_workers_retire).
+ *   4. Whoever lowers a count rechecks (lower): somebody may have relied on it.
  */
 #include <errno.h>
 #include <limits.h>
@@ -26,10 +26,10 @@ bool cq_member_join(cq_run_t *m)
 	pthread_mutex_lock(&p->lock);
 	joins = !m->is_worker || !cq_pool_stopped(p);
 	if (joins) {
-		m->prev = NULL;
 		m->next = p->members;
+		m->link = &p->members;
 		if (m->next != NULL)
-			m->next->prev = m;
+			m->next->link = &m->next;
 		p->members = m;
 		p->workers += m->is_worker;
 	}
@@ -53,11 +53,9 @@ int cq_member_new(cq_pool_t *p, uint64_t count, cq_run_t **out)
 	return 0;
 }
 
-/*
- * And no longer. A worker's record is freed, and from the unlock on the pool may be gone, but not its park
- * table: the last worker wakes a destroy that waits by the permit alone. A thread that is to be joined
- * joins the one that left before it and leaves itself to the next, so at most one that has ended waits.
- */
+/* And no longer. A worker's record is freed, and from the unlock on the pool may be gone, but not its park
+   table: the last worker wakes a destroy that waits by the permit alone. A thread that is to be joined joins
+   the one that left before it and leaves itself to the next, so at most one that has ended waits. */
 void cq_member_leave(cq_run_t *m)
 {
 	cq_pool_t *p = m->pool;
@@ -67,12 +65,9 @@ void cq_member_leave(cq_run_t *m)
 	bool joins = false;
 
 	pthread_mutex_lock(&p->lock);
-	if (m->prev != NULL)
-		m->prev->next = m->next;
-	else
-		p->members = m->next;
+	*m->link = m->next;
 	if (m->next != NULL)
-		m->next->prev = m->prev;
+		m->next->link = m->link;
 	p->runs += m->runs;
 	p->empty_runs += m->empty_runs;
 	if (m->to_join) {
@@ -96,25 +91,10 @@ void cq_member_leave(cq_run_t *m)
 		pthread_join(before, NULL);
 }
 
-/* When all workers have left, the last of which has joined the others. */
-void cq_members_join_last(cq_pool_t *p)
-{
-	int cancel;
-
-	if (!p->has_ended)
-		return;
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* pthread_join is a cancellation point */
-	pthread_join(p->ended, NULL);
-	pthread_setcancelstate(cancel, &cancel);
-	p->has_ended = false;
-}
-
 /* ---------------------------------------------------------------------- stalled */
 
-/*
- * Those who wait for tasks learn that nobody will run them. With no lock held, as that wakes threads:
- * a close waits for those who tell.
- */
+/* Those who wait for tasks learn that nobody will run them. With no lock held, as that wakes threads: a close
+   waits for those who tell. */
 static void tell_stalled(cq_pool_t *p)
 {
 	int saved = errno;
@@ -139,11 +119,9 @@ static void tell_stalled(cq_pool_t *p)
 	errno = saved;
 }
 
-/*
- * What a call returns that meets a stalled pool: EAGAIN if the next attempt may succeed, or the
- * error that it will meet again. Those that say something else of the call are not for this; nor is
- * what no errno can be, from a host's spawn.
- */
+/* What a call returns that meets a stalled pool: EAGAIN if the next attempt may succeed, or the error that it
+   will meet again. Those that say something else of the call are not for this; nor is what no errno can be,
+   from a host's spawn. */
 static int stall_error(const cq_pool_t *p)
 {
 	uint32_t failed = cq_u32_load_relaxed(&p->failed);
@@ -162,11 +140,9 @@ static int stall_error(const cq_pool_t *p)
 
 /* ----------------------------------------------------------------------- counts */
 
-/*
- * Rule 4: what follows is the recheck. The fence pairs with the one in cq_sleepers_waiters, with which every
- * signal and nobody_left begin, and for `serving` with those in cq_pool_wake and cq_task_signal: whoever
- * still counts on what is taken here has its task seen by the recheck. Without it nobody would see that task.
- */
+/* Rule 4: what follows is the recheck. The fence pairs with the one in cq_sleepers_waiters, with which every
+   signal and nobody_left begin, and for `serving` with those in cq_pool_wake and cq_task_signal: whoever
+   still counts on what is taken here has its task seen by the recheck. Without it nobody would see it. */
 static uint64_t lower(cq_pool_t *p, uint64_t count)
 {
 	uint64_t counts = cq_u64_add_relaxed(&p->counts, 0 - count) - count;
@@ -329,10 +305,8 @@ void cq_workers_arrive(cq_run_t *w)
 	cq_sleepers_wake(&w->pool->closers, UINT32_MAX); /* create may wait */
 }
 
-/*
- * A task that was signalled at its limit of runs waits again: its last run was in a caller, who may look
- * for no other. In a polled pool those who wait for the task wake somebody for it.
- */
+/* A task that was signalled at its limit of runs waits again: its last run was in a caller, who may look for
+   no other. In a polled pool those who wait for the task wake somebody for it. */
 void cq_workers_left_waiting(cq_pool_t *p)
 {
 	if (!cq_pool_is(p, CQ_POOL_POLLED)) {
@@ -354,22 +328,24 @@ void cq_workers_host_comes(cq_run_t *run)
 		note_peak(run->pool, cq_u64_add_relaxed(&run->pool->counts, run->count) + run->count);
 }
 
-/* And no longer. What relies on it goes to another, or who waits is told that nobody serves. */
+/* It is no member any more. What relies on it goes to another, or who waits is told that nobody serves. */
 void cq_workers_host_leaves(cq_run_t *run)
 {
 	cq_pool_t *p = run->pool;
 	uint64_t counts;
 
-	cq_u32_add_relaxed(&p->serving, (uint32_t)-1);
-	counts = lower(p, run->count);
-	if (cq_pool_stopped(p))
-		return;
-	if (run->count != 0 && !cq_pool_is(p, CQ_POOL_POLLED) && cq_workers_missed(p, counts)) {
-		cq_workers_ensure(p, 1);
-		(void)cq_workers_make(p, false);
+	if (run->serves) {
+		cq_u32_add_relaxed(&p->serving, (uint32_t)-1);
+		counts = lower(p, run->count);
+		if (run->count != 0 && !cq_pool_stopped(p) && !cq_pool_is(p, CQ_POOL_POLLED) &&
+		    cq_workers_missed(p, counts)) {
+			cq_workers_ensure(p, 1);
+			(void)cq_workers_make(p, false);
+		}
+		if (!cq_pool_stopped(p) && cq_pool_unserved(p) && cq_pool_waiting(p) != 0)
+			tell_stalled(p);
 	}
-	if (cq_pool_unserved(p) && cq_pool_waiting(p) != 0)
-		tell_stalled(p);
+	cq_member_leave(run);
 }
 
 /* Rule 3, for a worker that was idle for too long, or is one of too many. False: it stays. */

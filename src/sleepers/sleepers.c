@@ -18,21 +18,14 @@ static uint32_t on_the_way_of(uint64_t counts) { return (uint32_t)(counts >> 32)
    the lock. With 0 the newest is woken, wherever it ran; without end a wake is as long as the list. */
 #define CHOICES 16
 
-static const cq_park_ops_t *ops_of(const cq_sleepers_t *set)
-{
-	return set->ops != NULL ? set->ops : cq_park_default();
-}
-
 static uint64_t now(const cq_park_ops_t *ops)
 {
 	return ops->now(ops->host);
 }
 
-/*
- * Under the lock: off the list, and no waiter any more, but what `becomes` says. `s`, or NULL: whom a waker on `cpu`
- * takes. Where the kernel wakes a thread on the CPU on which it slept, one of the waker's own spares a move.
- * NULL: it isn't there.
- */
+/* Under the lock: off the list, and no waiter any more, but what `becomes` says. `s`, or NULL: whom a waker
+   on `cpu` takes. Where the kernel wakes a thread on the CPU on which it slept, one of the waker's own spares
+   a move. NULL: it isn't there. */
 static cq_sleeper_t *take(cq_sleepers_t *set, cq_sleeper_t *s, uint32_t cpu, uint64_t becomes)
 {
 	if (s == NULL) {
@@ -85,8 +78,8 @@ void cq_sleepers_prepare_wait(cq_sleepers_t *set, cq_sleeper_t *s)
 	/* Before the look: whoever raises it afterwards has work that the look may miss. */
 	s->epoch = cq_u32_load_relaxed(&set->epoch);
 	cq_u64_add_relaxed(&set->counts, WAITER);
-	/* The sleeper's half of the handshake; pairs with the fences in wake and cq_sleepers_waiters. Either the
-	   waker counts this sleeper, or the look that follows sees what the waker published. Without it
+	/* The sleeper's half of the handshake; pairs with the fences in wake and cq_sleepers_waiters. Either
+	   the waker counts this sleeper, or the look that follows sees what the waker published. Without it
 	   both can miss, and the wake-up is lost. */
 	cq_fence_full();
 	CQ_POINT("sleepers.prepared");
@@ -96,18 +89,6 @@ void cq_sleepers_cancel_wait(cq_sleepers_t *set, cq_sleeper_t *s)
 {
 	(void)s;
 	cq_u64_add_relaxed(&set->counts, 0 - WAITER);
-}
-
-/* The deadline has passed. False: a waker has taken it. */
-static bool leave(cq_sleepers_t *set, cq_sleeper_t *s)
-{
-	bool listed;
-
-	CQ_POINT("sleepers.timed_out");
-	pthread_mutex_lock(&set->lock);
-	listed = take(set, s, 0, 0) != NULL;
-	pthread_mutex_unlock(&set->lock);
-	return listed;
 }
 
 /* On the own permit: a waker needs no system call meanwhile. */
@@ -128,15 +109,16 @@ static void spin(const cq_sleepers_t *set, const cq_sleeper_t *s, const cq_park_
 
 static cq_wait_result_t list_and_park(cq_sleepers_t *set, cq_sleeper_t *s, uint64_t deadline)
 {
-	const cq_park_ops_t *ops = ops_of(set);
+	const cq_park_ops_t *ops = set->ops != NULL ? set->ops : cq_park_default();
 	uint64_t began = set->spin_ns != 0 ? now(ops) : 0, spin_end = began + set->spin_ns;
 	cq_wait_result_t result;
+	bool listed;
 
 	s->cpu = cq_cpu();
 	CQ_POINT("sleepers.listing");
 
-	/* 1. Onto the list, unless a waker has been here since prepare_wait: its work may be what the look has
-	      missed, and it found nobody on the list. */
+	/* 1. Onto the list, unless a waker has been here since prepare_wait: its work may be what the look
+	      has missed, and it found nobody on the list. */
 	pthread_mutex_lock(&set->lock);
 	if (set->stopped != 0 || set->epoch != s->epoch) {
 		result = set->stopped != 0 ? CQ_STOPPED : CQ_AGAIN;
@@ -161,7 +143,11 @@ static cq_wait_result_t list_and_park(cq_sleepers_t *set, cq_sleeper_t *s, uint6
 	/* 3. Park until the permit or the deadline. */
 	while (!cq_parker_granted(&s->parker)) {
 		if (deadline != CQ_FOREVER && now(ops) >= deadline) {
-			if (leave(set, s)) {
+			CQ_POINT("sleepers.timed_out");
+			pthread_mutex_lock(&set->lock);
+			listed = take(set, s, 0, 0) != NULL;
+			pthread_mutex_unlock(&set->lock);
+			if (listed) {
 				s->waits_long = true;
 				return CQ_TIMED_OUT;
 			}
@@ -181,8 +167,8 @@ cq_wait_result_t cq_sleepers_commit_wait(cq_sleepers_t *set, cq_sleeper_t *s, ui
 {
 	cq_wait_result_t result = list_and_park(set, s, deadline);
 
-	/* Pairs as that in prepare_wait: a waker that still counts this sleeper, as one that waits or is on its
-	   way, leaves its work to the look that follows. Without it nobody would see that work. */
+	/* Pairs as that in prepare_wait: a waker that still counts this sleeper, as one that waits or is on
+	   its way, leaves its work to the look that follows. Without it nobody would see that work. */
 	cq_fence_full();
 	CQ_POINT("sleepers.back");
 	return result;
@@ -217,7 +203,7 @@ static uint32_t wake(cq_sleepers_t *set, uint32_t n, bool ensures, cq_sleeper_t 
 	counts = cq_u64_load_relaxed(&set->counts);
 	if (waiters_of(counts) == 0 || n == 0 || (ensures && on_the_way_of(counts) >= n))
 		return 0;
-	ops = ops_of(set);
+	ops = set->ops != NULL ? set->ops : cq_park_default();
 	timed = set->spin_ns != 0;
 	cpu = cq_cpu();
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Pops by a compare-and-swap of head and generation together. Every pop advances the generation and a push cannot
- * bring an old head back, so a swap that succeeds proves that nothing moved since both words were read.
+ * Pops by a compare-and-swap of head and generation together. Every pop advances the generation and a push
+ * cannot bring an old head back, so a swap that succeeds proves that nothing moved since both were read.
  *
- * ck_stack_pop_mpmc is the same for one node, but goes on with the two words that a failed swap returned. On arm64
- * without LSE those are read by an ldxp that no stxp has confirmed, which may be torn: an old head with the new
- * generation, the very pair that the generation is to exclude. Here both are loaded anew, the generation first.
+ * ck_stack_pop_mpmc is the same for one node, but goes on with the two words that a failed swap returned. On
+ * arm64 without LSE those are read by an ldxp that no stxp has confirmed, which may be torn: an old head with
+ * the new generation, the very pair that the generation is to exclude. Here both are loaded anew, the
+ * generation first.
  */
 #include "base/points.h"
 #include "stack.h"
@@ -18,14 +19,14 @@ static cq_node_t *stack_walk(cq_stack_t *s, cq_stack_t *seen, uint64_t n)
 	cq_node_t *last;
 
 	seen->generation = cq_ptr_load_relaxed(&s->generation);
-	/* Pairs with the swap of another popper: an older generation never goes with a newer head. Without it the
-	   swap would prove nothing. It also keeps the load of head behind a unit that was taken before. */
+	/* Pairs with the swap of another popper: an older generation never goes with a newer head. Without it
+	   the swap would prove nothing. It also keeps the load of head behind a unit taken before. */
 	cq_fence_acquire();
 	seen->head = cq_ptr_load_relaxed(&s->head);
 	/* Pairs with the release in cq_stack_push: the links below head. */
 	cq_fence_acquire();
 	last = seen->head;
-	/* A link that another pop has meanwhile freed may lead anywhere in type-stable memory, or end too soon. */
+	/* A link that another pop has freed may lead anywhere in type-stable memory, or end too soon. */
 	for (uint64_t i = 1; i < n && last != NULL; i++)
 		last = cq_ptr_load_relaxed(&last->next);
 	return last;

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * Pops for processors without a two-word compare-and-swap: one popper at a time. Then no node can be popped and
- * pushed again between a popper's read of head and its swap, and pushes may stay lock-free. The lock is the word
- * that would hold the generation.
- */
+/* Pops for processors without a two-word compare-and-swap: one popper at a time. Then no node can be popped
+   and pushed again between a popper's read of head and its swap, and pushes may stay lock-free. The lock is
+   the word that would hold the generation. */
 #include <errno.h>
 #include <pthread.h>
 #include <time.h>
@@ -11,12 +9,13 @@
 #include "base/points.h"
 #include "stack.h"
 
-/* Rounds of waiting before a sleep. The lock is held for a dozen instructions, so a longer wait means that its
-   holder is not running. 0 would sleep at once; without a limit a preempted holder costs a time slice. */
+/* Rounds of waiting before a sleep. The lock is held for a dozen instructions, so a longer wait means that
+   its holder is not running. 0 would sleep at once; without a limit a preempted holder costs a time slice. */
 enum { SPINS = 64 };
 
-/* A sleep, in nanoseconds: at first, and doubled each time up to the most. No sched_yield, so that a holder of a lower
-   priority runs. Shorter ones are no sleep to the kernel, longer ones keep a popper from a lock that is free. */
+/* A sleep, in nanoseconds: at first, and doubled each time up to the most. No sched_yield, so that a holder
+   of a lower priority runs. Shorter ones are no sleep to the kernel, longer ones keep a popper from a lock
+   that is free. */
 enum { SLEEP_FIRST = 1000, SLEEP_MOST = 1000000 };
 
 static char locked;
@@ -59,7 +58,7 @@ cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
 {
 	cq_node_t *head, *last;
 
-	/* Pairs with the release in cq_workq_push_chain: this look at head, which saves the lock of an empty
+	/* Pairs with the release in add_work: this look at head, which saves the lock of an empty
 	   stack, stays behind a unit that was taken before. */
 	cq_fence_acquire();
 	if (cq_ptr_load_relaxed(&s->head) == NULL)
@@ -78,7 +77,7 @@ cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
 		cq_ptr_store_relaxed(&last->next, NULL);
 	else
 		head = NULL;
-	/* Pairs with lock. Without it the next popper could swap in between this one's read of a link and its swap. */
+	/* Pairs with lock. Without it another could swap between this one's read of a link and its swap. */
 	cq_ptr_store_release(&s->generation, NULL);
 	return head;
 }

@@ -21,37 +21,49 @@ int cq_workq_destroy(cq_workq_t *q)
 	return 0;
 }
 
+static inline void link_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last)
+{
+	cq_node_t *head = cq_ptr_load_relaxed(&q->stack.head);
+
+	CQ_POINT("workq.link");
+	if (first == last) {
+		cq_stack_push(&q->stack, first);
+		return;
+	}
+	do {
+		cq_ptr_store_relaxed(&last->next, head);
+		/* Pairs as that in cq_stack_push; in the loop, for last->next too. */
+		cq_fence_release();
+	} while (!cq_ptr_cas_relaxed(&q->stack.head, &head, first));
+}
+
+static inline uint64_t add_work(cq_workq_t *q, uint64_t n)
+{
+	uint64_t before;
+
+	CQ_POINT("workq.linked");
+	/* Pairs with the fence of the pop that follows a take: the link before the count. Without it a taker
+	   could find its unit and no node (W1). */
+	cq_fence_release();
+	before = cq_u64_add_relaxed(&q->units, n);
+	CQ_CHECK(before + n >= before);
+	return before;
+}
+
 void cq_workq_link_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last)
 {
-	CQ_POINT("workq.link");
-	cq_stack_push(&q->stack, first, last);
+	link_chain(q, first, last);
 }
 
 uint64_t cq_workq_add_work(cq_workq_t *q, uint64_t n)
 {
-	uint64_t before;
-
-	CQ_POINT("workq.linked");
-	/* Pairs as that in cq_workq_push_chain. */
-	cq_fence_release();
-	before = cq_u64_add_relaxed(&q->units, n);
-	CQ_CHECK(before + n >= before);
-	return before;
+	return add_work(q, n);
 }
 
 uint64_t cq_workq_push_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last, uint64_t n)
 {
-	uint64_t before;
-
-	CQ_POINT("workq.link");
-	cq_stack_push(&q->stack, first, last);
-	CQ_POINT("workq.linked");
-	/* Pairs with the fence of the pop that follows a take: the link before the
-	   count. Without it a taker could find its unit and no node (W1). */
-	cq_fence_release();
-	before = cq_u64_add_relaxed(&q->units, n);
-	CQ_CHECK(before + n >= before);
-	return before;
+	link_chain(q, first, last);
+	return add_work(q, n);
 }
 
 uint64_t cq_workq_take(cq_workq_t *q, uint64_t max)
@@ -73,7 +85,7 @@ cq_node_t *cq_workq_pop_taken_n(cq_workq_t *q, uint64_t n)
 	if (n == 0)
 		return NULL;
 	CQ_POINT("workq.taken");
-	/* With an acquire fence before it first reads head: the other half of the pair in cq_workq_push_chain. */
+	/* With an acquire fence before it reads head: the other half of the pair in add_work. */
 	first = cq_stack_pop_n(&q->stack, n);
 	CQ_CHECK(first != NULL);
 	return first;

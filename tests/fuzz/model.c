@@ -321,5 +321,5 @@ void check(void)
 
 void model_begin(void)
 {
-	m = (struct model){ .begun_at = now };
+	m = (struct model){ .begun_at = now, .producers[PRODUCERS].function = PAIRS };
 }

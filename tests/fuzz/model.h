@@ -77,7 +77,8 @@ extern struct model {
 	struct item items[CALLBACKS];
 	unsigned nitems, accepted, pending, handed_back;
 	unsigned unsure;	/* accepted, or not: in the child nobody knows */
-	struct producer producers[PRODUCERS];
+	struct producer producers[PRODUCERS + 1]; /* the last: all shared ones, of which an exact model
+						     needs one */
 	struct body bodies[BODIES];
 
 	uint64_t created, failed;

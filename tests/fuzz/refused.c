@@ -238,6 +238,7 @@ static void refused_cleanup(void)
 	CALL(cq_producer_detach)(NULL);
 	EXPECT_EQ(CALL(cq_cleanup_create_sized)(NULL, 0, NULL), EINVAL);
 	EXPECT_EQ(CALL(cq_cleanup_create_sized)(NULL, 0, &q), 0);
+	EXPECT_EQ(CALL(cq_cleanup_enqueue)(q, NULL, NULL), EINVAL);
 	EXPECT_EQ(CALL(cq_producer_attach)(NULL, NULL, &p), EINVAL);
 	EXPECT_EQ(CALL(cq_producer_attach)(q, NULL, NULL), EINVAL);
 	EXPECT_EQ(CALL(cq_producer_attach)(q, NULL, &p), 0);

@@ -158,6 +158,42 @@ static void collected_jobs_are_run_by_another(void)
 	end_calmly();
 }
 
+/* -------------------------------------------------------------- without a producer */
+
+/* One leaves the shared producer to the other, or each has one. The block is the first one's, or both's. */
+static void sharer_of_2(void *unused)
+{
+	(void)unused;
+	enqueue_some(NULL, 4, 2);
+}
+
+static void shared_by_two(void)
+{
+	begin(CALLED, 0, 0);
+	run_beside(sharer_of_2, NULL);
+	enqueue_some(NULL, 0, 2);
+	join_beside();
+	end_calmly();
+}
+
+/* Its block goes from hand to hand, and is opened anew, while the collector copies. */
+static void sharer_of_1(void *unused)
+{
+	(void)unused;
+	enqueue_some(NULL, 4, 1);
+}
+
+static void shared_by_two_against_flush(void)
+{
+	begin(CALLED, 0, 0);
+	enqueue_some(NULL, 0, 1);
+	run_beside(sharer_of_1, NULL);
+	run_beside(flusher, NULL);
+	enqueue_some(NULL, 1, 1);
+	join_beside();
+	end_calmly();
+}
+
 /* ------------------------------------------------------------------------- runs */
 
 /* Each takes a block of the other's stack, or of its own. */
@@ -397,6 +433,9 @@ const struct scenario cleanup_scenarios[] = {
 	    SOME(2, 1), SOME(3, 2) },
 	{ "cleanup_collected_jobs_are_run_by_another", collected_jobs_are_run_by_another,
 	    SOME(1, 1), SOME(3, 2) },
+	{ "cleanup_shared_by_two", shared_by_two, SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_shared_by_two_against_flush", shared_by_two_against_flush,
+	    SOME(2, 1), SOME(3, 2) },
 	{ "cleanup_runs_of_blocks", runs_of_blocks, SOME(1, 1), SOME(3, 2) },
 	{ "cleanup_stacks_change_places", stacks_change_places, SOME(1, 1), SOME(3, 2) },
 	{ "cleanup_rest_of_a_block", rest_of_a_block, SOME(2, 1), SOME(4, 3) },

@@ -22,6 +22,11 @@ static void enqueuer_of_1(void *arg)
 	enqueue(arg, 0);
 }
 
+static void enqueuer_of_another(void *arg)
+{
+	enqueue(arg, 1);
+}
+
 static void enqueuer_who_detaches(void *arg)
 {
 	enqueuer(arg);
@@ -209,6 +214,18 @@ static void drain_against_detach(void)
 	end_calmly();
 }
 
+/* By a producer that the drain may have to find, and which others go on with. */
+static void drain_against_enqueues_without_a_producer(void)
+{
+	begin(HOSTED, 0, 0);
+	serve();
+	enqueue_some(NULL, 4, 1);
+	run_beside(publisher_of_0, NULL);
+	drains(4, 1);
+	join_beside();
+	end_calmly();
+}
+
 /* ---------------------------------------------------------- drain, and nobody serves */
 
 /* It says so, or the other has run all. */
@@ -314,6 +331,32 @@ static void shutdown_drain_against_the_flush_of_a_producer(void)
 static void shutdown_drain_against_a_flush_of_few(void)
 {
 	shutdown_drain_against(CALLED | ONE_IS_FEW, enqueuer_who_flushes);
+}
+
+/* One of the two may go on with the producer that the other leaves. */
+static void shutdown_against_enqueues_without_a_producer(cq_shutdown_how_t how, bool one_is_there)
+{
+	begin(CALLED, 0, 0);
+	if (one_is_there)
+		enqueue_some(NULL, 4, 1);
+	run_beside(enqueuer_of_1, NULL);
+	run_beside(enqueuer_of_another, NULL);
+	end(how);
+}
+
+static void shutdown_drain_against_enqueues_without_a_producer(void)
+{
+	shutdown_against_enqueues_without_a_producer(CQ_SHUTDOWN_DRAIN, true);
+}
+
+static void shutdown_drain_against_the_first_without_a_producer(void)
+{
+	shutdown_against_enqueues_without_a_producer(CQ_SHUTDOWN_DRAIN, false);
+}
+
+static void hand_back_against_enqueues_without_a_producer(void)
+{
+	shutdown_against_enqueues_without_a_producer(CQ_SHUTDOWN_HAND_BACK, true);
 }
 
 static void shutdown_drain_against_enqueue_and_a_worker(void)
@@ -544,6 +587,8 @@ const struct scenario shutdown_scenarios[] = {
 	    SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_a_flush_of_few", drain_against_a_flush_of_few, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_detach", drain_against_detach, SOME(1, 1), SOME(3, 2) },
+	{ "drain_against_enqueues_without_a_producer", drain_against_enqueues_without_a_producer,
+	    SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_run_some", drain_against_run_some, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_the_last_run_some", drain_against_the_last_run_some, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_the_last_thread_of_the_host", drain_against_the_last_thread_of_the_host,
@@ -564,6 +609,12 @@ const struct scenario shutdown_scenarios[] = {
 	    SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_drain_against_enqueue_and_a_worker", shutdown_drain_against_enqueue_and_a_worker,
 	    SOME(1, 1), SOME(3, 2) },
+	{ "shutdown_drain_against_enqueues_without_a_producer",
+	    shutdown_drain_against_enqueues_without_a_producer, SOME(1, 1), SOME(3, 2) },
+	{ "shutdown_drain_against_the_first_without_a_producer",
+	    shutdown_drain_against_the_first_without_a_producer, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_enqueues_without_a_producer",
+	    hand_back_against_enqueues_without_a_producer, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_enqueue", hand_back_against_enqueue, SOME(2, 2), SOME(4, 3) },
 	{ "shutdown_hand_back_against_put", hand_back_against_put, SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_hand_back_against_spans", hand_back_against_spans, SOME(2, 2), SOME(4, 3) },

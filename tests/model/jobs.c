@@ -169,7 +169,8 @@ int enqueue(cq_producer_t *p, int i)
 	int err;
 
 	jobs[i].payload = i + 1;
-	err = (made_how & PUTS) != 0 && p == producers[0] ? cq_producer_put(p, &jobs[i]) :
+	err = p == NULL ? cq_cleanup_enqueue(q, function_of(i), &jobs[i]) :
+	    (made_how & PUTS) != 0 && p == producers[0] ? cq_producer_put(p, &jobs[i]) :
 	    cq_producer_enqueue(p, function_of(i), &jobs[i]);
 	CHECK(err == 0 || err == ESHUTDOWN);
 	jobs[i].accepted = err == 0;

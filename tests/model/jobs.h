@@ -49,7 +49,7 @@ void begin(unsigned how, uint32_t max_workers, int n);
 /* One more thread that is in cq_pool_work until the pool is destroyed. Returns when it serves. */
 void serve(void);
 
-/* Enqueues jobs[i], or puts it, and returns what that returned. */
+/* Enqueues jobs[i], or puts it, and returns what that returned. p NULL: without a producer. */
 int enqueue(cq_producer_t *p, int i);
 /* jobs[first] and the next, which must be accepted. */
 void enqueue_some(cq_producer_t *p, int first, int n);
