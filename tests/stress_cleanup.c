@@ -856,6 +856,9 @@ static void create(rng_t *chance)
 			.pool_config = shared ? NULL : &r->pool_config,
 			.allocator = &r->alloc.allocator
 		};
+		/* Who polls runs it. */
+		if ((r->pool_config.flags & CQ_POOL_HOSTED) != 0 && rng_below(chance, 3) == 0)
+			q->config.parallel = CQ_BY_OWNER;
 		if ((err = cq_cleanup_create(&q->config, &q->q)) != 0)
 			fprintf(stderr, "create: %s\n", strerror(err));
 		CHECK(err == 0);

@@ -77,7 +77,9 @@ Test(cleanup, fields_outside_their_limits_are_refused)
 	cr_assert_eq(CREATE(.flags = 2), EINVAL);
 	cr_assert_eq(CREATE(.flags = 1u << 31), EINVAL);
 	cr_assert_eq(CREATE(.parallel = CQ_BY_OWNER - 1), 0);
-	cr_assert_eq(CREATE(.parallel = CQ_BY_OWNER), EINVAL, "workers would run nothing");
+	cr_assert_eq(CREATE(.parallel = CQ_BY_OWNER), 0);
+	cr_assert_eq(CREATE(.parallel = CQ_BY_OWNER, .wake_owner = flush), 0);
+	cr_assert_eq(CREATE(.wake_owner = flush), EINVAL, "workers come");
 }
 
 /* Programs of an older and of a newer version, with a field less and a field more. */
@@ -642,6 +644,80 @@ Test(cleanup, statistics_know_of_both_stacks, .init = make)
 	cr_assert_eq(stats().blocks_waiting, 1);
 	cr_assert_eq(stats().oldest_ns, 7);
 	finish(3 * SLOTS);
+}
+
+static cq_cleanup_stats_t within[2];	/* in the callbacks below */
+static cq_pool_stats_t pool_within[2];
+
+static void look(unsigned i, uint64_t ns)
+{
+	fake_advance(&park, ns);
+	within[i] = stats();
+	pool_within[i] = pool_stats();
+}
+
+static void look_at_last(void *arg)
+{
+	look(1, 20);
+	run_it(arg);
+}
+
+/* Runs another block within this one, which was published meanwhile. */
+static void look_first(void *arg)
+{
+	look(0, 300);
+	cr_assert_eq(cq_producer_enqueue(p, look_at_last, (void *)2), 0);
+	put(p, 3, SLOTS - 1);
+	cq_cleanup_run_some(q, 1);
+	run_it(arg);
+}
+
+Test(cleanup, statistics_know_what_is_in_hand_and_for_how_long, .init = make)
+{
+	cr_assert_eq(cq_producer_enqueue(p, look_first, (void *)0), 0);
+	put(p, 1, 1);
+	cr_assert_eq(cq_producer_flush(p), 0);
+	fake_advance(&park, 1000);
+	cr_assert_eq(stats().in_hand, 0);
+	run_all(NULL);
+	cr_assert_eq(within[0].in_hand, 2);
+	cr_assert_eq(within[0].in_hand_ns, 1300, "it has waited, too");
+	cr_assert_eq(pool_within[0].longest_ns, 1300);
+	cr_assert_eq(within[1].in_hand, 2 + SLOTS, "of two blocks");
+	cr_assert_eq(within[1].in_hand_ns, 1320);
+	cr_assert_eq(pool_within[1].longest_ns, 1320);
+	fake_advance(&park, 1000);
+	cr_assert_eq(stats().in_hand, 0);
+	cr_assert_eq(stats().in_hand_ns, 0);
+	cr_assert_eq(pool_stats().longest_ns, 0);
+	finish(SLOTS + 2);
+}
+
+static cq_cleanup_t *another;
+
+static void look_at_another(void *arg)
+{
+	cq_cleanup_t *own = q;
+
+	q = another;
+	look(0, 300);
+	q = own;
+	run_it(arg);
+}
+
+Test(cleanup, statistics_of_a_queue_are_not_of_what_others_have_in_hand, .init = make)
+{
+	cq_cleanup_config_t config = { .pool = cq_cleanup_pool(q) };
+
+	cr_assert_eq(cq_cleanup_create(&config, &another), 0);
+	cr_assert_eq(cq_producer_enqueue(p, look_at_another, (void *)0), 0);
+	flush(NULL);
+	run_all(NULL);
+	cr_assert_eq(within[0].in_hand, 0);
+	cr_assert_eq(within[0].in_hand_ns, 0);
+	cr_assert_eq(pool_within[0].longest_ns, 300);
+	cr_assert_eq(cq_cleanup_destroy(another), 0);
+	finish(1);
 }
 
 enum { PRODUCERS = 3, EACH = MANY / PRODUCERS };

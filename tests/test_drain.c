@@ -778,26 +778,6 @@ static void end_second(void)
 	cr_assert_eq(cq_cleanup_destroy(second), 0);
 }
 
-Test(drain, shutdown_and_destroy_wait_for_no_callback_of_another_queue_on_the_pool)
-{
-	make_two((cq_pool_config_t){ .workers_max = 2 });
-	cr_assert_eq(cq_producer_enqueue(to_second, hang, (void *)0), 0);
-	cr_assert_eq(cq_producer_flush(to_second), 0);
-	gate_wait(&stuck[0].began);
-	put(p, 1, 2 * SLOTS);
-	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
-	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, take_back, NULL), 0);
-	cq_producer_detach(p);
-	cr_assert_eq(cq_cleanup_destroy(q), 0);
-	cr_assert_eq(mem.live_bytes, 0);
-	cr_assert_eq(runs, 2 * SLOTS);
-	cr_assert_eq(cq_pool_destroy(shared, CQ_FOREVER), EBUSY, "the other queue's task");
-	gate_open(&stuck[0].may_end);
-	end_second();
-	cr_assert_eq(cq_pool_destroy(shared, CQ_FOREVER), 0);
-	cr_assert(each_once(2 * SLOTS + 1));
-}
-
 Test(drain, of_a_queue_on_the_same_pool_is_refused_to_a_callback)
 {
 	make_two((cq_pool_config_t){ .workers_max = 2 });

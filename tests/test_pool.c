@@ -1363,6 +1363,45 @@ Test(pool, runs_in_callers_are_counted)
 	end_spawned();
 }
 
+static cq_pool_stats_t after[2];
+
+static void look_twice(void *which)
+{
+	cr_assert_eq(stats().longest_ns, 0, "nobody has seen it before");
+	fake_advance(&park, 500);
+	after[*(unsigned *)which] = stats();
+	fake_advance(&park, 500);
+}
+
+/* Its function reads no clock: who asks twice knows. */
+Test(pool, statistics_know_for_how_long_they_have_seen_a_piece)
+{
+	static unsigned which[] = { 0, 1 };
+
+	open_polled((cq_pool_config_t){ 0 });
+	add(&a, look_twice, &which[0]);
+	cr_assert_eq(signal_job(&a, look_twice, &which[1]), 0);
+	fake_advance(&park, 100);
+	cr_assert_eq(cq_pool_run_some(pool, 2), 2);
+	cr_assert_eq(after[0].longest_ns, 500);
+	cr_assert_eq(after[1].longest_ns, 500);
+	cr_assert_eq(stats().longest_ns, 0);
+	end_spawned();
+}
+
+Test(pool, an_idle_worker_has_nothing_in_hand)
+{
+	open_spawned((cq_pool_config_t){ 0 });
+	open_task(&a, 0);
+	cr_assert_eq(signal_jobs(&a, 1), 0);
+	AWAIT(a.done == 1);
+	fake_wait_blocked(&park, 1);
+	cr_assert_eq(stats().longest_ns, 0);
+	fake_advance(&park, 500);
+	cr_assert_eq(stats().longest_ns, 0);
+	end_spawned();
+}
+
 Test(pool, statistics_fill_what_the_caller_has)
 {
 	struct {

@@ -333,6 +333,25 @@ Test(tasks, no_worker_runs_a_task_of_its_owner)
 	end_spawned();
 }
 
+Test(tasks, an_owner_is_told_once_of_what_was_signalled_since_its_last_run)
+{
+	open_spawned((cq_pool_config_t){ 0 });
+	open_task(&a, CQ_BY_OWNER);
+	cr_assert_eq(signal_jobs(&a, 3), 0);
+	cr_assert_eq(a.stalled, 1);
+	cr_assert_eq(signal_jobs(&a, 1), 0);
+	cr_assert_eq(a.stalled, 1);
+	/* What a run leaves, its owner knows of. */
+	cr_assert_eq(cq_task_run_some(a.task, 1), 1);
+	cr_assert_eq(a.stalled, 1);
+	cr_assert_eq(cq_task_signal(a.task), 0);
+	cr_assert_eq(a.stalled, 2);
+	cr_assert_eq(cq_task_run_some(a.task, 9), 3);
+	cr_assert_eq(signal_jobs(&a, 1), 0);
+	cr_assert_eq(a.stalled, 3);
+	end_spawned();
+}
+
 Test(tasks, an_owner_may_close_a_task_that_it_has_not_run)
 {
 	open_spawned((cq_pool_config_t){ 0 });

@@ -105,8 +105,9 @@ typedef void cq_callback_fn(void *arg);
 /** Zero in any field is the default. */
 typedef struct cq_cleanup_config {
 	uint32_t flags;
-	/** At most so many of the queue's blocks run at once, however many workers the pool has.
-	    1: callbacks run one after the other. 0: no limit. */
+	/** At most so many of the queue's blocks run at once, however many workers the pool has. 1: callbacks run
+	    one after the other, in no promised order. 0: no limit. CQ_BY_OWNER: no worker runs them, only who calls
+	    run_some, such as an isolate in its loop (examples/isolate.c). */
 	uint32_t parallel;
 	/** A block's size, rounded down to whole callbacks. 0: CQ_BLOCK_BYTES, which holds 253 callbacks
 	    with their functions, or 506 arguments, on 64-bit machines. Larger blocks cost fewer
@@ -120,6 +121,11 @@ typedef struct cq_cleanup_config {
 	const cq_pool_config_t *pool_config;
 	/** Of blocks and handles; copied. NULL: pool_config's, or else malloc's family. */
 	const cq_allocator_t *allocator;
+	/** With CQ_BY_OWNER, or NULL: callbacks wait. Called by who published them, no lock held, to post an event that
+	    wakes the owner's loop: once, and not again before the next run_some. So that takes the event, then calls
+	    run_some until it returns less than it was asked for. Now and then for nothing. */
+	void (*wake_owner)(void *host);
+	void *host;
 } cq_cleanup_config_t;
 
 /**
@@ -161,8 +167,9 @@ CQ_API int cq_cleanup_flush(cq_cleanup_t *q);
  * Flushes all producers, then waits until every callback whose enqueue happened before the call has run,
  * however many are enqueued meanwhile. Sleeps, and runs nothing itself, as the caller may hold locks that
  * callbacks take. ETIMEDOUT: `deadline` (absolute, nanoseconds, the park table's clock) has passed; EDEADLK:
- * from a run of its pool, within a shutdown (give_back), or a fork handler; STALLED; EAGAIN too where nobody serves a hosted
- * pool (loop with run_some); ENOMEM: the flush failed; ESHUTDOWN: a shutdown hands back what is left.
+ * from a run of its pool, within a shutdown (give_back), or a fork handler; STALLED; EAGAIN too where nobody serves
+ * a hosted pool, and of a queue BY_OWNER while callbacks wait for that (loop with run_some); ENOMEM: the flush failed;
+ * ESHUTDOWN: a shutdown hands back what is left.
  */
 CQ_API int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline);
 
@@ -224,12 +231,12 @@ typedef struct cq_cleanup_statistics {
 	uint64_t block_bytes;	/**< the memory of one */
 	uint64_t oldest_ns;	/**< how long the oldest published block has waited, at most */
 	uint32_t producers;
+	uint64_t in_hand;	/**< callbacks of the blocks that run, those that have run among them */
+	uint64_t in_hand_ns;	/**< for how long, at most: with what oldest_ns was when the block was taken */
 } cq_cleanup_stats_t;
 
-/**
- * Writes the first `bytes` bytes of the statistics, the size that they have to the caller. What this library
- * doesn't know of them is zero. Takes a lock, and walks all blocks.
- */
+/** Writes the first `bytes` bytes of the statistics, the size that they have to the caller. What this library
+    doesn't know of them is zero. Takes locks, one after the other, and walks all blocks. */
 CQ_API void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t bytes);
 
 static inline void cq_cleanup_stats(cq_cleanup_t *q, cq_cleanup_stats_t *out)

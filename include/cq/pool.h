@@ -137,7 +137,8 @@ typedef struct cq_task_ops {
 	    pool, as the last thread of the host's leaves it, or the task is signalled; or in a polled pool a
 	    run_some ends, which a limit of runs had kept others from. Whoever waits for a task's work then
 	    calls cq_pool_wake again. Called before the signal that met it returns, by that thread or another,
-	    with no lock of the pool's held. The task's close waits for it: wake, and return. */
+	    with no lock of the pool's held. The task's close waits for it: wake, and return. Of a task
+	    CQ_BY_OWNER: it was signalled, for the first time since its last run began. */
 	void (*stalled)(void *arg);
 } cq_task_ops_t;
 

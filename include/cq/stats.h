@@ -31,6 +31,9 @@ typedef struct cq_pool_statistics {
 	uint32_t workers_peak;		/**< the most that were live at once */
 	uint32_t workers_min, workers_max;
 	int32_t workers_last_errno;	/**< of the last attempt that failed; 0: none has */
+	/** How long the piece that runs for longest has run: of a cleanup queue at most, as its in_hand_ns; of other
+	    tasks at least, since the first statistics that found it running, to which that is 0. */
+	uint64_t longest_ns;
 } cq_pool_stats_t;
 
 /**

@@ -124,8 +124,9 @@ static cq_block_t *end_partial(cq_cleanup_t *q, bool push)
 	return b;
 }
 
-/* One that waits, which is in the caller's hand then; or NULL. */
-cq_block_t *cq_blocks_take(cq_cleanup_t *q)
+/* One that waits, which is in the caller's hand then; or NULL. *since: it was published then or later. Its
+   stack's time, as a look at the clock is a quarter of what a block of one callback costs. */
+cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since)
 {
 	uint64_t page = cq_u64_load_relaxed(&q->page);
 	unsigned newer = page & 1, older = newer ^ 1;
@@ -138,10 +139,11 @@ cq_block_t *cq_blocks_take(cq_cleanup_t *q)
 			older = newer;
 	}
 	if ((node = cq_workq_try_pop(&q->waiting[older].queue)) != NULL ||
-	    (node = cq_workq_try_pop(&q->waiting[older ^ 1].queue)) != NULL)
+	    (node = cq_workq_try_pop(&q->waiting[older ^= 1].queue)) != NULL)
 		b = cq_block_of(node);
 	else if ((b = end_partial(q, false)) == NULL)
 		return NULL;
+	*since = cq_u64_load_relaxed(&q->waiting[older].since); /* the partial block's is that of the newer */
 	b->first = b->begin;
 	b->holder = cq_thread_mark();
 	return b;
@@ -153,8 +155,8 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 {
 	unsigned parity = b->parity;
 
-	/* Pairs with the acquire in cq_cleanup_stats_sized: what has run was queued. Without it more could be
-	   executed than queued. */
+	/* Pairs with the first acquire in look (collect.c), of statistics: what has run was queued. Without it
+	   more could be executed than queued. */
 	cq_u64_store_release(&b->executed, b->executed + (uint64_t)(b->begin - b->first));
 	b->holder = NULL;
 	if (b->begin == b->end) {

@@ -19,7 +19,7 @@ static bool complete(cq_cleanup_config_t *c)
 		c->allocator = c->pool_config->allocator;
 	if (c->allocator == NULL)
 		c->allocator = &cq_default_allocator;
-	return (c->flags & ~CQ_CLEANUP_FORK_DISCARD) == 0 && c->parallel != CQ_BY_OWNER &&
+	return (c->flags & ~CQ_CLEANUP_FORK_DISCARD) == 0 && (c->parallel == CQ_BY_OWNER || c->wake_owner == NULL) &&
 	    c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX &&
 	    (c->pool == NULL || c->pool_config == NULL) &&
 	    c->allocator->alloc != NULL && c->allocator->free != NULL;
@@ -49,7 +49,10 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 			return err;
 	}
 	q->park = cq_pool_park(q->pool);
-	q->polled = cq_pool_is_polled(q->pool);
+	q->by_owner = c->parallel == CQ_BY_OWNER;
+	q->wake_owner = c->wake_owner;
+	q->host = c->host;
+	q->polled = q->by_owner || cq_pool_is_polled(q->pool);
 	/* If one fails: a mutex of the default kind has nothing to undo, nor has a set. */
 	if ((err = pthread_mutex_init(&q->lock, NULL)) == 0 &&
 	    (err = pthread_mutex_init(&q->partial_lock, NULL)) == 0 &&
@@ -176,15 +179,14 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 	int partial;
 
 	cq_fork_lock(&q->lock);
-	/* What has left the queue first, so that it is never more than queued. */
+	/* What has left the queue first, so that it is never more than queued: behind the first acquire in look
+	   (collect.c) all is seen that was before the release in cq_block_give_up; and what is handed back was
+	   seen under this lock, or the barrier came before it (cq_producers_see). */
 	s.executed = q->executed;
-	/* Pairs with the release in make (blocks.c): the fields of the blocks. */
+	/* Pairs with the release in cq_block_get (blocks.c): the fields of the blocks. */
 	for (cq_block_t *b = cq_ptr_load_acquire(&q->all); b != NULL; b = b->all_next)
 		s.executed += cq_u64_load_relaxed(&b->executed);
 	s.handed_back = cq_u64_load_relaxed(&q->handed_back);
-	/* Pairs with the releases in cq_block_give_up (blocks.c) and count_given (drain.c): what has left is
-	   seen as queued below. */
-	cq_fence_acquire();
 	s.queued = q->queued;
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
 		s.queued += cq_producer_accepted(p);
@@ -201,5 +203,6 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 		if ((cq_workq_units(&q->waiting[i].queue) != 0 || i == partial) && now > since && now - since > s.oldest_ns)
 			s.oldest_ns = now - since;
 	}
+	cq_task_in_hand(q->task, now, &s.in_hand, &s.in_hand_ns);
 	cq_sized_write(out, bytes, &s, sizeof(s));
 }

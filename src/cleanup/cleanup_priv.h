@@ -89,8 +89,11 @@ struct cq_cleanup {
 	cq_task_t *task;
 	const cq_park_ops_t *park;	/* the pool's */
 	cq_allocator_t allocator;
+	void (*wake_owner)(void *host);	/* of the config, as the next */
+	void *host;
 	bool own_pool, discards;
-	bool polled;			/* a signal wakes no worker: drains that wait do */
+	bool by_owner;			/* no worker comes: owner's run_some */
+	bool polled;			/* a signal wakes no worker: drains that wait look again */
 	bool fences;			/* no asymmetric barrier: each enqueue has a fence */
 	uint32_t slots;			/* callbacks per block, each with its function */
 	size_t block_bytes;
@@ -202,7 +205,7 @@ void cq_block_put(cq_cleanup_t *q, cq_block_t *b);
 void cq_blocks_push(cq_cleanup_t *q, cq_block_t *b);
 void cq_blocks_set_partial(cq_cleanup_t *q, cq_block_t *b);
 int cq_blocks_signal(cq_cleanup_t *q);
-cq_block_t *cq_blocks_take(cq_cleanup_t *q);
+cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since);
 uint64_t cq_blocks_waiting(const cq_cleanup_t *q);
 int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b);
 bool cq_blocks_all_finished(const cq_cleanup_t *q);

@@ -26,17 +26,16 @@ static bool look(const cq_producer_t *p, struct view *v)
 	if (state_open(v->state)) {
 		v->from = cq_ptr_load_relaxed(&p->block);
 		v->first = cq_u64_load_relaxed(&p->base) + state_claimed(v->state);
-		/* Pairs with the release in shown (producer.c): the slots below write. */
-		written = cq_slots_below(p, v->from, cq_ptr_load_acquire(&p->write));
+		written = cq_slots_below(p, v->from, cq_ptr_load_relaxed(&p->write));
 		/* Claimed callbacks are accepted, though a retract may be about to find that out. */
 		if (v->from != NULL && written <= p->slots && written > state_claimed(v->state))
 			v->n = written - state_claimed(v->state);
 	} else {
 		v->first = cq_u64_load_relaxed(&p->total); /* the owner publishes what was in it */
 	}
-	/* Pairs with the releases in open_block and close_block. If `state` is the same behind it, all is of
-	   one block. And a block that was closed is counted: without it a drain that has seen neither the one
-	   nor the other could return. */
+	/* Pairs with the release in shown (producer.c): the slots below write. And with those in open_block and
+	   close_block: if `state` is the same behind it, all is of one block; and a block that was closed is
+	   counted: without it a drain that has seen neither the one nor the other could return. */
 	cq_fence_acquire();
 	return v->n != 0;
 }

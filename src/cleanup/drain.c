@@ -57,7 +57,8 @@ static int look(const struct drain *d)
 	/* Most attempts to make a worker fail here and now, and say why. One that fails later, in
 	   worker_start, is tried once more; after that the next would do the same. */
 	cq_pool_stats(q->pool, &s);
-	wake = s.workers_live == 0 && s.workers_failed > d->failed + 1 ? EAGAIN : cq_pool_wake(q->pool);
+	wake = q->by_owner || (s.workers_live == 0 && s.workers_failed > d->failed + 1) ? EAGAIN :
+	    cq_pool_wake(q->pool);
 	if (wake == 0)
 		return EBUSY;
 	/* What nobody can run may have been run meanwhile. */
@@ -121,8 +122,6 @@ int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline)
 /* Before the call, as a child that is forked in it doesn't give it again. */
 static void count_given(cq_cleanup_t *q, uint32_t n)
 {
-	/* Pairs with the acquire in cq_cleanup_stats_sized: what is handed back was queued. */
-	cq_fence_release();
 	cq_u64_add_relaxed(&q->handed_back, n);
 }
 
@@ -148,11 +147,12 @@ static int hand_back(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *give_b
 {
 	struct drain d = { .q = q, .stopped = 1 };
 	int saved = errno, err;
+	uint64_t since; /* of no interest */
 	cq_callback_t c;
 	cq_block_t *b;
 
 	do {
-		while ((b = cq_blocks_take(q)) != NULL) {
+		while ((b = cq_blocks_take(q, &since)) != NULL) {
 			while (cq_block_next(b, &c)) {
 				count_given(q, 1);
 				give_back(ctx, c.fn, c.arg);

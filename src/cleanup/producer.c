@@ -174,7 +174,7 @@ static CQ_RARE int slow(cq_producer_t *p, size_t count)
 /* The slots below `write` are written. True: it has come to the limit. */
 static inline bool shown(cq_producer_t *p, void *write)
 {
-	/* Pairs with the acquire of write in look (collect.c): the slots before what covers them. Without it
+	/* Pairs with the acquire at the end of look (collect.c): the slots before what covers them. Without it
 	   a collector could copy an old slot. */
 	cq_ptr_store_release(&p->write, write);
 	if (p->block != NULL)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The queue as a task of its pool: what its runs do. */
 #include "cleanup_priv.h"
+#include "pool/pool_inside.h"
 
 /* How many callbacks the caller of cq_cleanup_run_some may still run; NULL: there is no limit. */
 static __thread size_t *budget;
@@ -11,13 +12,14 @@ static void run(cq_run_t *run, void *arg)
 	size_t *limit = budget;
 	cq_callback_t c;
 	cq_block_t *b;
+	uint64_t since;
 
 	budget = NULL; /* not that of what the callbacks run */
 	while ((limit == NULL || *limit != 0) && cq_u32_load_relaxed(&q->stop) == 0 &&
-	    (b = cq_blocks_take(q)) != NULL) {
+	    (b = cq_blocks_take(q, &since)) != NULL) {
 		/* The task's chain, first: a callback that hangs holds back no other block. */
 		cq_run_more(run, cq_blocks_waiting(q));
-		cq_run_piece(run, b);
+		cq_run_piece_since(run, b, since, (uint64_t)(b->end - b->first));
 		if (limit == NULL)
 			while (cq_u32_load_relaxed(&q->stop) == 0 && cq_block_next(b, &c))
 				c.fn(c.arg);
@@ -42,7 +44,7 @@ static void lost(void *arg, void *piece)
 		(void)cq_block_give_up(q, piece);
 }
 
-/* Nobody comes for what waits: drains wake somebody, or say that they can't. */
+/* Nobody comes for what waits: drains wake somebody, or say that they can't; an owner is told. */
 static void stalled(void *arg)
 {
 	cq_cleanup_t *q = arg;
@@ -51,6 +53,8 @@ static void stalled(void *arg)
 	   workers.c): a drain that isn't seen finds the task when it wakes the pool. */
 	if (cq_u32_load_relaxed(&q->draining) != 0 || cq_u32_load_relaxed(&q->stop) != 0)
 		cq_drains_wake(q);
+	if (q->wake_owner != NULL)
+		q->wake_owner(q->host);
 }
 
 const cq_task_ops_t cq_cleanup_task_ops = { run, lost, stalled };

@@ -286,10 +286,39 @@ int cq_pool_wake(cq_pool_t *p)
 
 /* --------------------------------------------------------------------- statistics */
 
+/* With the lock. For how long the oldest of the pieces in hand has been so, of the task or, with NULL, of all. */
+static uint64_t longest(cq_pool_t *p, const cq_task_t *t, uint64_t now, uint64_t *parts)
+{
+	uint64_t longest = 0;
+
+	for (cq_run_t *m = p->members; m != NULL; m = m->next) {
+		uint64_t taken = cq_u64_load_relaxed(&m->taken), age;
+
+		if (taken == 0 || (t != NULL && cq_ptr_load_relaxed(&m->task) != t))
+			continue;
+		/* If it is another piece by now: that was taken before this time, too. */
+		if (taken == ~UNKNOWN && cq_u64_cas_relaxed(&m->taken, &taken, ~now))
+			taken = ~now;
+		*parts += cq_u64_load_relaxed(&m->parts);
+		age = now - ~taken;
+		if (~taken < now && age > longest)
+			longest = age;
+	}
+	return longest;
+}
+
+void cq_task_in_hand(const cq_task_t *t, uint64_t now, uint64_t *parts, uint64_t *longest_ns)
+{
+	*parts = 0;
+	cq_fork_lock(&t->pool->lock);
+	*longest_ns = longest(t->pool, t, now, parts);
+	cq_fork_unlock(&t->pool->lock);
+}
+
 void cq_pool_stats_sized(cq_pool_t *p, cq_pool_stats_t *out, size_t bytes)
 {
+	uint64_t now = p->config.park->now(p->config.park->host), counts, parts = 0;
 	cq_pool_stats_t s = { 0 };
-	uint64_t counts;
 
 	cq_fork_lock(&p->lock);
 	s.tasks = p->open;
@@ -302,6 +331,7 @@ void cq_pool_stats_sized(cq_pool_t *p, cq_pool_stats_t *out, size_t bytes)
 		s.runs += cq_u64_load_relaxed(&m->runs);
 		s.workers_running += cq_ptr_load_relaxed(&m->task) != NULL;
 	}
+	s.longest_ns = longest(p, NULL, now, &parts);
 	cq_fork_unlock(&p->lock);
 
 	counts = cq_u64_load_relaxed(&p->counts);

@@ -12,4 +12,10 @@ bool cq_pool_is_polled(const cq_pool_t *pool);
    does nothing. ETIMEDOUT: call it again. Not from a run of the pool, or a fork handler. */
 int cq_pool_end(cq_pool_t *pool, uint64_t deadline);
 
+/* cq_run_piece, of a piece that was there at that time, and is so many to the task. */
+void cq_run_piece_since(cq_run_t *run, void *piece, uint64_t since, uint64_t parts);
+
+/* What is in hand of a task: how many parts, and for how long the oldest of its pieces by `now`. Takes the pool's lock. */
+void cq_task_in_hand(const cq_task_t *task, uint64_t now, uint64_t *parts, uint64_t *longest_ns);
+
 #endif /* CQ_POOL_INSIDE_H */

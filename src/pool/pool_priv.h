@@ -45,12 +45,17 @@ struct cq_task {
 };
 CQ_NODE_CONTAINER(struct cq_task, node, cq_task_of)
 
+/* When a piece was taken, of a task that reads no clock: the first statistics that see it note the time. */
+#define UNKNOWN (CQ_FOREVER - 1)
+
 /* A thread that runs tasks of a pool: a worker, or the caller of a run_some. To the task's function it is the
    run that goes on. Its own thread writes; statistics and a forked child read. */
 struct cq_run {
 	cq_pool_t *pool;
 	cq_task_t *task;		/* in its function; NULL: between two runs, or in a hook */
 	void *piece;			/* in hand */
+	uint64_t taken CQ_ALIGNED(8);	/* statistics, as the next: ~ the time since when; 0: there is none */
+	uint64_t parts;			/* of it, as the task counts */
 	bool is_worker;			/* no run_some: the record was allocated */
 	bool managed;			/* on a thread that the pool made, which a piece may end */
 	bool to_join;			/* and which is joined: not where it has forked, in the child */

@@ -2,6 +2,7 @@
 /* Tasks: when they are signalled, run and closed. */
 #include <errno.h>
 
+#include "pool_inside.h"
 #include "pool_priv.h"
 #include "workq/stack.h"
 
@@ -64,7 +65,7 @@ enum event { SIGNAL, POP, CALL, END, CLOSE };
 
 struct change {
 	uint64_t word;	/* after it */
-	bool pushed;	/* SIGNAL, END: IN was set, and the record pushed */
+	bool pushed;	/* SIGNAL, END: IN was set, and the record pushed, but for an owner's */
 	bool begun;	/* POP, CALL: a run */
 };
 
@@ -93,7 +94,7 @@ static inline struct change change(cq_task_t *t, enum event event)
 		c = (struct change){ .word = word };
 		switch (event) {
 		case SIGNAL:
-			if (closed || (word & TASK_IN) != 0 || parallel == CQ_BY_OWNER)
+			if (closed || (word & TASK_IN) != 0)
 				break;
 			c.word |= at_limit ? TASK_MORE : TASK_IN;
 			c.pushed = !at_limit;
@@ -104,6 +105,8 @@ static inline struct change change(cq_task_t *t, enum event event)
 				c.word |= TASK_MORE;
 			/* fall through */
 		case CALL:
+			if (parallel == CQ_BY_OWNER)
+				c.word &= ~(uint64_t)TASK_IN;
 			c.begun = !closed && !at_limit;
 			if (c.begun)
 				c.word += TASK_RUN;
@@ -121,10 +124,12 @@ static inline struct change change(cq_task_t *t, enum event event)
 		CQ_POINT(event == POP ? "tasks.begin" : "tasks.change");
 	} while (c.word != word && !cq_u64_cas_relaxed(&t->word, &word, c.word));
 	if (c.pushed) {
-		/* Pairs with the release above: the node, as its last pop left it. */
+		/* Pairs with the release above: the node, as its last pop left it; or what an owner did before its
+		   last run. Without it that could take back the event by which it is told of this. */
 		cq_fence_acquire();
 		CQ_POINT("tasks.push");
-		cq_workq_push(&p->waiting[cq_u64_load_relaxed(&p->page) & 1], &t->node);
+		if (parallel != CQ_BY_OWNER)
+			cq_workq_push(&p->waiting[cq_u64_load_relaxed(&p->page) & 1], &t->node);
 	}
 	return c;
 }
@@ -151,11 +156,23 @@ cq_task_t *cq_task_pop(cq_pool_t *p)
 
 /* --------------------------------------------------------------------- signalling */
 
+static void tell(const cq_task_t *t)
+{
+	int saved = errno;
+
+	if (t->ops->stalled != NULL)
+		t->ops->stalled(t->arg);
+	errno = saved;
+}
+
 int cq_task_signal(cq_task_t *t)
 {
+	struct change c = change(t, SIGNAL);
 	cq_pool_t *p = t->pool;
 
-	if (!is_waiting(change(t, SIGNAL).word))
+	if (t->parallel == CQ_BY_OWNER && c.pushed)
+		tell(t);
+	if (t->parallel == CQ_BY_OWNER || !is_waiting(c.word))
 		return 0;
 	if (cq_pool_is(p, CQ_POOL_POLLED | CQ_POOL_HOSTED)) {
 		/* Nobody may be woken here. Pairs with the fence in cq_sleepers_prepare_wait of whoever waits
@@ -163,8 +180,8 @@ int cq_task_signal(cq_task_t *t)
 		   that it waits. And with that in lower (workers.c). Without it a drain could find work whose
 		   record isn't there yet, and sleep. */
 		cq_fence_full();
-		if (t->ops->stalled != NULL && cq_pool_unserved(p))
-			t->ops->stalled(t->arg);
+		if (cq_pool_unserved(p))
+			tell(t);
 	}
 	if (cq_pool_is(p, CQ_POOL_POLLED))
 		return 0;
@@ -185,7 +202,8 @@ void cq_run_more(cq_run_t *run, uint64_t pieces)
 {
 	cq_pool_t *p = run->pool;
 
-	if (pieces != 0 && is_waiting(change(run->task, SIGNAL).word) && !cq_pool_is(p, CQ_POOL_POLLED))
+	if (pieces != 0 && run->task->parallel != CQ_BY_OWNER && is_waiting(change(run->task, SIGNAL).word) &&
+	    !cq_pool_is(p, CQ_POOL_POLLED))
 		cq_workers_ensure(p, pieces < MANY_PIECES ? 1 : 2);
 }
 
@@ -213,7 +231,7 @@ static void end(cq_run_t *run)
 	if (run->pieces == run->pieces_before)
 		/* Pairs with the acquire in cq_pool_stats_sized: an empty run is one of the runs. */
 		cq_u64_store_release(&run->empty_runs, run->empty_runs + 1);
-	cq_ptr_store_relaxed(&run->piece, NULL);
+	cq_run_piece(run, NULL);
 	cq_ptr_store_relaxed(&run->task, NULL);
 	cq_run_leave(run);
 	c = change(t, END);
@@ -275,6 +293,14 @@ void cq_run_piece(cq_run_t *run, void *piece)
 {
 	run->pieces += piece != NULL;
 	cq_ptr_store_relaxed(&run->piece, piece);
+	cq_u64_store_relaxed(&run->taken, piece != NULL ? ~UNKNOWN : 0);
+}
+
+void cq_run_piece_since(cq_run_t *run, void *piece, uint64_t since, uint64_t parts)
+{
+	cq_run_piece(run, piece);
+	cq_u64_store_relaxed(&run->parts, parts);
+	cq_u64_store_relaxed(&run->taken, ~since);
 }
 
 bool cq_run_may_continue(cq_run_t *run)
@@ -411,6 +437,7 @@ static bool nobody_is_inside(const void *task)
 int cq_task_close(cq_task_t *t, uint64_t deadline)
 {
 	cq_pool_t *p = t->pool;
+	bool by_owner = t->parallel == CQ_BY_OWNER;
 	uint64_t word;
 
 	if (cq_pool_is_current(p) || cq_forking())
@@ -427,7 +454,7 @@ int cq_task_close(cq_task_t *t, uint64_t deadline)
 	/* Pairs with the release in change, of all that the runs did, and of who popped it; and with that in
 	   tell_stalled (workers.c). Without it that pop could still write into the record of a new task. */
 	cq_fence_acquire();
-	if ((word & TASK_IN) == 0)
+	if ((word & TASK_IN) == 0 || by_owner)
 		cq_stack_push(&p->free, &t->node);
 	return 0;
 }
@@ -442,7 +469,7 @@ void cq_tasks_fork_child(cq_pool_t *p)
 		t->word = (t->word & (TASK_CLOSED | TASK_RELEASED)) + my_runs(t) * TASK_RUN;
 		if ((t->word & TASK_RELEASED) != 0)
 			cq_stack_push(&p->free, &t->node);
-		else
+		else if (t->parallel != CQ_BY_OWNER) /* whom nobody has told */
 			(void)change(t, SIGNAL);
 	}
 }

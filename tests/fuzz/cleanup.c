@@ -308,7 +308,7 @@ static void check_woken(int err, bool waits)
 	bool stalled;
 
 	CALL(cq_pool_stats_sized)(m.pool, &w, sizeof(w));
-	stalled = m.pool_config.spawn != NULL && w.workers_live == 0;
+	stalled = m.pool_config.spawn != NULL && w.workers_live == 0 && !by_owner();
 	EXPECT(err == 0 || (err == EAGAIN && (stalled || !m.exact)), "it returns %d", err);
 	if (m.exact && waits && stalled && !polled() && m.frames == 0)
 		EXPECT_EQ(err, EAGAIN);
@@ -563,10 +563,12 @@ static void do_run_some(void)
 	bool limited = m.config.parallel != 0 && (m.frames != 0 || m.points != 0);
 
 	note("run_some(%zu)", budget);
+	m.owner_knows &= m.forking;
 	push_context(&c);
 	n = CALL(cq_cleanup_run_some)(m.q, budget);
 	pop_context(&c);
 	note("it ran %zu", n);
+	m.owner_knows |= n == budget;
 	EXPECT(n <= budget, "it exceeds the budget");
 	EXPECT(!none || n == 0, "it runs what is to be handed back");
 	if (n < budget && !none && !limited && !m.interleaved && !m.stopped && m.alloc_failures == failures)
@@ -599,6 +601,8 @@ static void check_nobody_comes(void)
 	cq_pool_stats_t w;
 
 	CALL(cq_pool_stats_sized)(m.pool, &w, sizeof(w));
+	if (by_owner())
+		return;
 	EXPECT(m.pool_config.spawn == NULL ? nobody_serves() || m.interleaved : w.workers_live == 0 || !m.exact,
 	    "EAGAIN, and somebody serves the pool");
 }
@@ -756,7 +760,7 @@ static bool run_a_body(void)
  */
 static void help_waiter(void)
 {
-	EXPECT(m.interleaved || m.closed || m.q == NULL || !nobody_serves(), "a drain sleeps, and nobody serves it");
+	EXPECT(m.interleaved || m.closed || m.q == NULL || by_owner() || !nobody_serves(), "a drain sleeps, and nobody serves it");
 	if (workers_retire() && run_a_body())
 		return;
 	if (m.q != NULL && CALL(cq_cleanup_run_some)(m.q, SIZE_MAX) != 0)
@@ -933,6 +937,7 @@ static void begin_child(void)
 {
 	m.top = NULL;
 	m.frames = m.points = m.shutting = depth = 0;
+	m.owner_knows = true; /* that it has to look */
 }
 
 /* ------------------------------------------------------------------ decoding */
@@ -1057,6 +1062,13 @@ static void choose_pool(unsigned b)
 	m.own_pool = (b & 4) != 0;
 }
 
+static void wake_owner(void *host)
+{
+	EXPECT(host == &m, "wake_owner gets another host");
+	note("the owner is woken");
+	m.owner_knows = true;
+}
+
 static void create(void)
 {
 	static const size_t sizes[] = { CQ_BLOCK_BYTES_MIN, 100, 128, 512, 1024 };
@@ -1069,6 +1081,11 @@ static void create(void)
 		.block_bytes = sizes[size % 5],
 		.allocator = &model_allocator,
 	};
+	if (size >= 224) {
+		m.config.parallel = CQ_BY_OWNER;
+		m.config.wake_owner = wake_owner;
+		m.config.host = &m;
+	}
 	m.interleaved = (b & 128) != 0;
 	m.exact = !m.interleaved;
 	m.slots = find_capacity(m.config.block_bytes, NULL);

@@ -148,6 +148,18 @@ void ran(unsigned i, enum life life)
 	item->life = life;
 }
 
+bool by_owner(void) { return m.config.parallel == CQ_BY_OWNER; }
+
+/* Who runs callbacks: in a run_some of the queue. */
+static bool is_the_owner(void)
+{
+	const struct context *c = m.top;
+
+	while (c != NULL && c->kind != WORKER && c->kind != SERVER && c->kind != SOME)
+		c = c->outer;
+	return c == NULL || c->kind == SOME;
+}
+
 static void run_callback(cq_callback_fn *fn, void *arg)
 {
 	struct context c = { .kind = CALLBACK };
@@ -156,6 +168,7 @@ static void run_callback(cq_callback_fn *fn, void *arg)
 	note("#%u runs", i);
 	EXPECT(!m.forking, "a callback runs in a fork");
 	EXPECT(m.config.parallel == 0 || within(CALLBACK) < m.config.parallel, "more run than may");
+	EXPECT(!by_owner() || is_the_owner(), "a worker runs what is its owner's");
 	ran(i, DONE);
 	push_context(&c);
 	callback_body();
@@ -285,7 +298,8 @@ static void check_blocks(const cq_cleanup_stats_t *s)
 		EXPECT(yes == 0 || s->blocks_waiting != 0, "%u callbacks are lost", yes);
 	if (s->blocks_waiting == 0)
 		EXPECT_EQ(s->oldest_ns, 0);
-	EXPECT(s->oldest_ns <= now - m.begun_at, "older than the queue");
+	EXPECT(s->oldest_ns <= now - m.begun_at && s->in_hand_ns <= now - m.begun_at, "older than the queue");
+	EXPECT(within(CALLBACK) == 0 || s->in_hand != 0, "a callback runs, and none is in hand");
 }
 
 /* Published callbacks wait: somebody is on the way, unless nobody idles and nobody can be made. */
@@ -314,6 +328,8 @@ void check(void)
 	EXPECT_EQ(w.workers_created, m.created);
 	m.last_failed |= w.workers_failed != m.failed;
 	m.failed = w.workers_failed;
+	EXPECT(!by_owner() || s.blocks_waiting == 0 || m.owner_knows || within(SOME) != 0 || m.stopped,
+	    "an owner isn't told");
 	check_callbacks(&s);
 	check_blocks(&s);
 	check_demand(&s, &w);

@@ -84,6 +84,7 @@ extern struct model {
 	uint64_t created, failed;
 	bool last_failed;	/* the last attempt to make a worker */
 	bool uncovered;		/* a fork has left work that no wake has seen */
+	bool owner_knows;	/* the queue is an owner's, which was told to run some, or has yet to look again */
 	bool forking;		/* between prepare and its end */
 	bool closed, stopped, down;
 	unsigned shutting;
@@ -109,6 +110,7 @@ unsigned count_producers(void);
 unsigned count_bodies(void);
 uint64_t units(void);
 bool polled(void);
+bool by_owner(void);
 bool nobody_serves(void);
 
 /* Callbacks: of a producer (or all) up to an index are published; one has begun. */

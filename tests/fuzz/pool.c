@@ -19,6 +19,7 @@ struct task {
 	uint32_t parallel;
 	unsigned pieces, running;
 	bool signalled;		/* at the limit or below it */
+	unsigned told;		/* calls of `stalled` */
 };
 
 /* A run_some or work that goes on. */
@@ -37,7 +38,6 @@ static unsigned ghosts;		/* records of closed tasks that may be in the stacks */
 static uint64_t runs, empty_runs;
 static uint32_t max;
 static bool polled, forking, failing;
-static unsigned told;		/* calls of `stalled` */
 
 static void some_call(void);
 
@@ -178,7 +178,7 @@ static void take_pieces(struct server *s, cq_run_t *run, struct task *t)
 	while (t->pieces != 0) {
 		t->pieces--;
 		if (t->pieces != 0 && below(4) != 3) {
-			t->signalled = true;
+			t->signalled |= !by_owner(t);
 			CALL(cq_run_more)(run, t->pieces);
 		}
 		s->taken++;
@@ -227,10 +227,14 @@ static void lost(void *arg, void *piece)
 
 static void stalled(void *arg)
 {
-	EXPECT(((struct task *)arg)->task != NULL, "a closed task is told");
+	struct task *t = arg;
+
+	EXPECT(t->task != NULL, "a closed task is told");
+	t->told++;
+	if (by_owner(t))
+		return;
 	/* That one is about to leave. Or a run_some has ended a run at the limit: nobody looks after it. */
 	EXPECT(serve() <= 1 || (polled && servers->budget != 0), "while somebody serves");
-	told++;
 }
 
 static const cq_task_ops_t ops = { run, lost, stalled };
@@ -282,12 +286,18 @@ static void do_close(void)
 static void do_signal(void)
 {
 	struct task *t = some_task();
+	unsigned before;
+	bool tells;
 
 	if (t == NULL)
 		return;
+	tells = by_owner(t) && !t->signalled;
+	before = t->told;
 	t->pieces += below(5);
 	signal(t);
 	EXPECT_EQ(CALL(cq_task_signal)(t->task), 0);
+	if (by_owner(t))
+		EXPECT_EQ(t->told - before, tells);
 }
 
 static void do_add(void)
@@ -494,7 +504,7 @@ static void do_fork(void)
 		return;
 	ghosts = 0;
 	for (unsigned i = 0; i < TASKS; i++)
-		tasks[i].signalled = tasks[i].task != NULL;
+		tasks[i].signalled = tasks[i].task != NULL && !by_owner(&tasks[i]);
 }
 
 static void do_advance(void) { advance_by(PICK(0, 1, 9, 1000)); }
@@ -517,7 +527,7 @@ void fuzz_pool(void)
 {
 	memset(tasks, 0, sizeof(tasks));
 	servers = NULL;
-	workers = told = 0;
+	workers = 0;
 	forking = failing = false;
 	polled = below(2) != 0;
 	create_pool();

@@ -80,12 +80,14 @@ static cq_allocator_t some_allocator(void)
 /* By the words of cq/cleanup.h. The pool's configuration is a good one. */
 static bool valid(const cq_cleanup_config_t *c)
 {
-	return (c->flags | CQ_CLEANUP_FORK_DISCARD) == CQ_CLEANUP_FORK_DISCARD && c->parallel != CQ_BY_OWNER &&
+	return (c->flags | CQ_CLEANUP_FORK_DISCARD) == CQ_CLEANUP_FORK_DISCARD && (c->parallel == CQ_BY_OWNER || c->wake_owner == NULL) &&
 	    (c->block_bytes == 0 ||
 	    (c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX)) &&
 	    (c->pool == NULL || c->pool_config == NULL) &&
 	    (c->allocator == NULL || (c->allocator->alloc != NULL && c->allocator->free != NULL));
 }
+
+static void nothing_to_wake(void *unused) { (void)unused; }
 
 static void check_new_queue(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 {
@@ -110,6 +112,7 @@ static void config(void)
 		    CQ_BLOCK_BYTES_MIN + 1, CQ_BLOCK_BYTES_MAX, CQ_BLOCK_BYTES_MAX + 1, SIZE_MAX),
 		.pool_config = below(2) ? &hosted : NULL,
 		.allocator = below(2) ? &allocator : NULL,
+		.wake_owner = below(4) == 1 ? nothing_to_wake : NULL,
 	};
 	cq_cleanup_t *q, **out = below(8) == 1 ? NULL : &q;
 	bool good, fails;

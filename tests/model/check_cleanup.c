@@ -395,6 +395,18 @@ static void trim_against_pops(void)
 	end_calmly();
 }
 
+/* The block is of an epoch that a drain has ended. */
+static void trim_of_two_epochs(void)
+{
+	begin(CALLED, 0, 1);
+	publish(producers[0], 0);
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EAGAIN);
+	run_beside(runner, NULL);
+	trim();
+	join_beside();
+	end_calmly();
+}
+
 static void statistician_of_blocks(void *unused)
 {
 	cq_cleanup_stats_t stats;
@@ -454,6 +466,7 @@ const struct scenario cleanup_scenarios[] = {
 	{ "cleanup_trim_against_runs", trim_against_runs, SOME(1, 2), SOME(3, 2) },
 	{ "cleanup_trim_against_a_worker", trim_against_a_worker, SOME(1, 2), SOME(3, 2) },
 	{ "cleanup_trim_against_pops", trim_against_pops, SOME(1, 2), SOME(3, 2) },
+	{ "cleanup_trim_of_two_epochs", trim_of_two_epochs, SOME(1, 2), SOME(3, 2) },
 	{ "cleanup_trim_against_statistics", trim_against_statistics, SOME(2, 2), SOME(4, 3) },
 	{ 0 }
 };

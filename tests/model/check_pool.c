@@ -119,6 +119,13 @@ static void signal_work(void *arg)
 	CHECK(cq_task_signal(w->task) == 0);
 }
 
+static void run_task(void *arg)
+{
+	struct work *w = arg;
+
+	cq_task_run_some(w->task, 8);
+}
+
 static void make_task(struct work *w, uint32_t limit)
 {
 	w->limit = limit;
@@ -168,9 +175,17 @@ static bool one_may_end(void)
 	return true;
 }
 
+/* A worker that has found nothing waits for a signal before it says that it is about to sleep. */
+static bool sleeps_late;
+static uint32_t found_nothing, signalled;
+
 static uint64_t now(void *unused)
 {
 	(void)unused;
+	if (sleeps_late) {
+		add_to(&found_nothing);
+		wait_for(&signalled, 1);
+	}
 	return cq_now();
 }
 
@@ -407,6 +422,34 @@ static void worker_sees_that_another_has_retired(void)
 	end_after(2);
 }
 
+/* The one that retires sees as idle who is taking a task, and is to see it gone. */
+static void retirement_against_one_that_takes_a_task(void)
+{
+	cq_run_t *me;
+	bool gone;
+
+	timeouts = 0;
+	sleeps_late = true;
+	begin(RETIRING, 1, 2);
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	hang_until(&works[0], 1);
+	CHECK(cq_member_new(pool, COUNT_MADE + COUNT_LIVE, &me) == 0);
+	cq_u64_add_relaxed(&pool->counts, me->count);
+	wait_for(&found_nothing, 1);
+	signal_work(&works[0]);
+	add_to(&signalled);
+	while (cq_pool_waiting(pool) != 0)
+		sched_yield();
+	gone = cq_workers_retire(me);
+	signal_when_begun(&works[1]);
+	if (!gone)
+		run_task(&works[1]);
+	cq_u64_add_relaxed(&pool->counts, 0 - me->count);
+	cq_member_leave(me);
+	end_after(2);
+}
+
 /* The first worker can make no other, and hangs. Who made it comes late to note that it lives. */
 static void later_failure_is_not_forgotten(void)
 {
@@ -561,6 +604,28 @@ static void close_against_a_run(void)
 	destroy();
 }
 
+/* The same, and the run ends as the close looks. */
+static void run_and_leave_a_letter_late(cq_run_t *run, void *arg)
+{
+	add_to(&begun);
+	wait_for(&done, 1);
+	run_and_leave_a_letter(run, arg);
+}
+
+static void close_against_the_end_of_a_run(void)
+{
+	static const cq_task_ops_t letter_ops = { run_and_leave_a_letter_late, NULL, NULL };
+
+	begin(0, 0, 1);
+	CHECK(cq_task_create(pool, &letter_ops, &works[0], 0, &works[0].task) == 0);
+	signal_work(&works[0]);
+	wait_for(&begun, 1);
+	add_to(&done);
+	close_work(&works[0]);
+	CHECK(works[0].letter == 42);
+	destroy();
+}
+
 static void close_against_two_runs(void)
 {
 	begin(0, 2, 2);
@@ -613,13 +678,6 @@ static void task_is_made_and_closed_while_all_are_told(void)
 
 /* -------------------------------------------------------------------- runs in callers */
 
-static void run_task(void *arg)
-{
-	struct work *w = arg;
-
-	cq_task_run_some(w->task, 8);
-}
-
 static void run_pool(void *unused)
 {
 	(void)unused;
@@ -650,6 +708,24 @@ static void signal_against_a_run_in_a_caller(void)
 	end_after(1);
 }
 
+/* The owner takes its event back, then looks: for what it misses it is told anew. What it is told of late it may have
+   run already, by the event of another. */
+static void signal_against_a_run_of_the_owner(void)
+{
+	begin(0, 0, 1);
+	make_task(&works[0], CQ_BY_OWNER);
+	run_beside(signal_work, &works[0]);
+	run_beside(signal_work, &works[0]);
+	for (int i = 0; i < 2; i++) {
+		cq_u32_store_relaxed(&works[0].told, 0);
+		run_task(&works[0]);
+	}
+	join_beside();
+	if (works[0].told != 0)
+		run_task(&works[0]);
+	end_after(2);
+}
+
 static void ask_for_statistics(void *unused)
 {
 	cq_pool_stats_t s;
@@ -668,6 +744,23 @@ static void statistics_against_an_empty_run(void)
 	run_task(&works[0]);
 	join_beside();
 	end_after(0);
+}
+
+/* It has just been popped, and hides the other: what its pop wrote may not follow. */
+static void record_is_pushed_over_another(void)
+{
+	begin(POLLED, 0, 1);
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	signal_work(&works[0]);
+	run_beside(run_pool_once, NULL);
+	while (cq_pool_waiting(pool) != 0)
+		sched_yield();
+	signal_work(&works[1]);
+	signal_work(&works[0]);
+	join_beside();
+	run_pool(NULL);
+	end_after(3);
 }
 
 /* The stacks change places while records are pushed and popped. */
@@ -696,6 +789,18 @@ static void poller_wakes_for_what_it_signalled(void)
 	signal_work(&works[1]);
 	CHECK(cq_pool_wake(pool) == 0);
 	end_after(2);
+}
+
+/* What is being made may have looked already. */
+static void poller_wakes_for_what_another_signalled(void)
+{
+	begin(POLLED, 1, 1);
+	make_task(&works[0], 0);
+	run_beside(signal_work, &works[0]);
+	while (cq_pool_waiting(pool) == 0 && cq_u32_load_relaxed(&done) == 0)
+		sched_yield();
+	CHECK(cq_pool_wake(pool) == 0);
+	end_after(1);
 }
 
 /* --------------------------------------------------------------------- create, destroy */
@@ -804,6 +909,8 @@ const struct scenario pool_scenarios[] = {
 	    last_idle_worker_stays_while_another_hangs, SOME(1, 1), SOME(2, 2) },
 	{ "pool_last_idle_worker_stays_for_a_later_signal",
 	    last_idle_worker_stays_for_a_later_signal, SOME(1, 0), SOME(2, 1) },
+	{ "pool_retirement_against_one_that_takes_a_task",
+	    retirement_against_one_that_takes_a_task, SOME(1, 1), SOME(2, 2) },
 	{ "pool_later_failure_is_not_forgotten",
 	    later_failure_is_not_forgotten, SOME(1, 1), SOME(2, 2) },
 	{ "pool_who_relies_on_a_failed_making_is_told",
@@ -820,6 +927,8 @@ const struct scenario pool_scenarios[] = {
 	    who_waits_where_nobody_serves_is_told, SOME(2, 1), SOME(2, 2) },
 	{ "pool_close_against_a_run", close_against_a_run,
 	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_close_against_the_end_of_a_run", close_against_the_end_of_a_run,
+	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_close_against_two_runs", close_against_two_runs,
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_task_is_made_and_closed_while_all_are_told", task_is_made_and_closed_while_all_are_told,
@@ -830,12 +939,18 @@ const struct scenario pool_scenarios[] = {
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_signal_against_a_run_in_a_caller", signal_against_a_run_in_a_caller,
 	    SOME(2, 1), SOME(3, 2) },
+	{ "pool_signal_against_a_run_of_the_owner", signal_against_a_run_of_the_owner,
+	    SOME(3, 1), SOME(3, 2) },
 	{ "pool_statistics_against_an_empty_run", statistics_against_an_empty_run,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_record_is_pushed_over_another", record_is_pushed_over_another,
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_stacks_change_places", stacks_change_places,
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_poller_wakes_for_what_it_signalled", poller_wakes_for_what_it_signalled,
 	    SOME(2, 1), SOME(2, 2) },
+	{ "pool_poller_wakes_for_what_another_signalled", poller_wakes_for_what_another_signalled,
+	    SOME(2, 1), SOME(3, 2) },
 	{ "pool_destroy_against_a_worker_that_leaves", destroy_against_a_worker_that_leaves,
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_destroy_with_a_deadline", destroy_with_a_deadline,

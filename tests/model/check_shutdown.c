@@ -288,6 +288,17 @@ static void block_published_against_a_drain_in_an_unserved_pool(void)
 	end_calmly();
 }
 
+/* The same, where it would be the owner's to run. */
+static void block_published_against_a_drain_of_an_owners_queue(void)
+{
+	begin(BY_OWNER, 0, 1);
+	enqueue_some(producers[0], 0, 1);
+	run_beside(enqueuer_of_the_second, producers[0]);
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EAGAIN);
+	join_beside();
+	end_calmly();
+}
+
 /* The same, and its publisher makes the worker, or can't. */
 static void block_published_against_a_drain_where_making_may_fail(void)
 {
@@ -377,6 +388,20 @@ static void hand_back_against(unsigned how, void (*body)(void *))
 static void hand_back_against_enqueue(void)
 {
 	hand_back_against(0, enqueuer);
+}
+
+static void enqueuer_of_one_more(void *arg)
+{
+	enqueue(arg, 1);
+}
+
+/* Its block is open: the claim may come at any point of the refusal. */
+static void hand_back_against_one_more(void)
+{
+	begin(CALLED, 0, 1);
+	enqueue_some(producers[0], 0, 1);
+	run_beside(enqueuer_of_one_more, producers[0]);
+	end(CQ_SHUTDOWN_HAND_BACK);
 }
 
 static void enqueuer_of_5(void *arg)
@@ -595,6 +620,8 @@ const struct scenario shutdown_scenarios[] = {
 	    SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_a_block_published_in_an_unserved_pool",
 	    block_published_against_a_drain_in_an_unserved_pool, SOME(2, 1), SOME(3, 2) },
+	{ "drain_against_a_block_published_for_an_owner",
+	    block_published_against_a_drain_of_an_owners_queue, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_a_block_published_where_making_may_fail",
 	    block_published_against_a_drain_where_making_may_fail, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_a_shutdown_that_drains", drain_against_a_shutdown_that_drains,
@@ -616,6 +643,7 @@ const struct scenario shutdown_scenarios[] = {
 	{ "shutdown_hand_back_against_enqueues_without_a_producer",
 	    hand_back_against_enqueues_without_a_producer, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_enqueue", hand_back_against_enqueue, SOME(2, 2), SOME(4, 3) },
+	{ "shutdown_hand_back_against_one_more", hand_back_against_one_more, SOME(2, 2), SOME(4, 3) },
 	{ "shutdown_hand_back_against_put", hand_back_against_put, SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_hand_back_against_spans", hand_back_against_spans, SOME(2, 2), SOME(4, 3) },
 	{ "shutdown_against_a_span_claimed_in_halves",

@@ -163,7 +163,7 @@ inline cq_sleepers_ensure(n)
 #define COUNT(q) (q)
 #endif
 
-inline cq_task_push(t)
+inline push_record(t)
 {
 	s = page;
 	atomic { assert(at[t] == 0); at[t] = s + 1 }
@@ -267,10 +267,10 @@ inline some_wait()
 	fi
 }
 
-/* ------------------------------------------------------------------------ the word */
+/* -------------------------------------- the word: change, and its push, in tasks.c */
 
 /* Then the wake, if `wakes`. */
-inline mark_signalled(t)
+inline change_by_signal(t)
 {
 	atomic {
 		assert(!is_free[t]);
@@ -293,27 +293,27 @@ inline mark_signalled(t)
 		fi
 	}
 	if
-	:: pushes -> pushes = false; cq_task_push(t)
+	:: pushes -> pushes = false; push_record(t)
 	:: else
 	fi
 }
 
 inline cq_task_signal(t, n)
 {
-	mark_signalled(t);
+	change_by_signal(t);
 	if
 	:: wakes -> wakes = false; cq_sleepers_ensure(n)
 	:: else
 	fi
 }
 
-inline cq_task_free(t)
+inline free_record(t)
 {
 	assert(!is_free[t]);
 	is_free[t] = true
 }
 
-inline begin_popped(t)
+inline change_by_pop(t)
 {
 	atomic {
 		assert(!is_free[t] && in[t]);
@@ -334,7 +334,7 @@ inline begin_popped(t)
 		:: else -> in[t] = false
 		fi;
 		if
-		:: released[t] -> cq_task_free(t)
+		:: released[t] -> free_record(t)
 		:: else
 		fi;
 		assert(LIMIT == 0 || runs[t] <= LIMIT)
@@ -342,7 +342,7 @@ inline begin_popped(t)
 }
 
 /* `wakes`: it has pushed the record. */
-inline end_run(t)
+inline change_by_end(t)
 {
 	atomic {
 		assert(!is_free[t] && runs[t] > 0);
@@ -360,7 +360,7 @@ inline end_run(t)
 		fi
 	}
 	if
-	:: wakes -> cq_task_push(t)
+	:: wakes -> push_record(t)
 	:: else
 	fi
 }
@@ -467,9 +467,9 @@ end_parked:				!listed[me];
 			fi;
 #endif
 			stop_owing();
-			begin_popped(task);
+			change_by_pop(task);
 			if
-			:: begins -> begins = false; run_task(task); end_run(task)
+			:: begins -> begins = false; run_task(task); change_by_end(task)
 			:: else
 			fi;
 			atomic { task = NONE; wakes = false }
@@ -495,7 +495,7 @@ active [PRODUCERS] proctype producer()
 		:: PRODUCERS == 1 -> atomic { left[task] = left[task] + PIECES; n = PIECES }
 		:: else -> left[task]++
 		fi;
-		mark_signalled(task);
+		change_by_signal(task);
 		if
 		:: wakes ->
 			wakes = false;
@@ -534,7 +534,7 @@ active [CALLERS] proctype caller()
 		:: begins ->
 			begins = false;
 			run_task(0);
-			end_run(0);
+			change_by_end(0);
 #ifndef BUG_CALLER_THAT_ENDS_WAKES_NOBODY
 			if
 			:: wakes -> cq_sleepers_ensure(1)
@@ -570,7 +570,7 @@ end_waits:
 	was_in = false;
 #endif
 	if
-	:: !was_in -> atomic { cq_task_free(0) }
+	:: !was_in -> atomic { free_record(0) }
 	:: else
 	fi;
 	/* Another of its record, if that is free by now; else the property is that it will be. */

@@ -443,8 +443,8 @@ inline give(b)
 #define THERE false
 #endif
 
-/* give_what_lies_there. What is claimed lies in a block here, which is not counted. */
-inline give_what_lies_there()
+/* Without its wait. What is claimed lies in a block here, which is not counted. */
+inline hand_back()
 {
 	do
 	:: waiting?to -> give(to); finish()
@@ -513,7 +513,7 @@ active proctype shutdown()
 	do
 	::
 #ifndef BUG_SHUTDOWN_DROPS_WHAT_IS_UNPUBLISHED
-		give_what_lies_there();
+		hand_back();
 #else
 		do
 		:: waiting?to -> give(to); finish()

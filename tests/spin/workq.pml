@@ -79,7 +79,7 @@ inline choose_nodes()
 	}
 }
 
-/* cq_stack_push, cq_stack_push_chain */
+/* cq_stack_push */
 inline cq_workq_link()
 {
 	seen = head;
