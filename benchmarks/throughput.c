@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * W1 and W6: P threads enqueue as fast as they can (PACED: with some work of
- * their own between), and W workers run it. Twice on the same queue: the first
+ * their own between; FLUSHING: and flush each), and W workers run it. Twice on the same queue: the first
  * time makes the workers and the blocks, the second is measured.
  */
 #include <pthread.h>
@@ -46,10 +46,20 @@ static void enqueue_paced(const struct producer *p)
 	sink = x;
 }
 
+static void enqueue_and_flush(const struct producer *p)
+{
+	for (uint64_t number = p->first; number < p->first + p->n; number++) {
+		put(p->c, p->handle, count, (void *)(uintptr_t)number);
+		p->c->flush(p->handle);
+	}
+}
+
 static void enqueue_all(const struct producer *p)
 {
 	if (p->kind == PACED)
 		enqueue_paced(p);
+	else if (p->kind == FLUSHING)
+		enqueue_and_flush(p);
 	else if (p->kind == ALTERNATING)
 		enqueue_alternating(p->c, p->handle, p->first, p->n);
 	else
@@ -93,7 +103,9 @@ static void start_producers(struct producer *p, const struct workload *w,
 void run_throughput(const struct workload *w, const struct contestant *c, struct result *r)
 {
 	struct producer *p = bench_alloc(w->producers * sizeof(*p));
-	uint64_t n = (settings.callbacks - 1) / w->producers + 1, total = n * w->producers;
+	/* A block each, for some: as many bytes as for the others then. */
+	uint64_t callbacks = w->kind == FLUSHING ? settings.callbacks / 64 + 1 : settings.callbacks;
+	uint64_t n = (callbacks - 1) / w->producers + 1, total = n * w->producers;
 	uint64_t cpu = 0, ended = 0, began = UINT64_MAX, producers_cpu = 0, own = 0;
 	struct tally before = tally_now();
 	pthread_barrier_t barrier;

@@ -89,7 +89,7 @@ void run_sleepers_calls(const struct workload *w, const struct contestant *c, st
 void run_pool_calls(const struct workload *w, const struct contestant *c, struct result *r);
 
 /* run_throughput's kinds */
-enum { PLAIN, PACED, ALTERNATING };
+enum { PLAIN, PACED, ALTERNATING, FLUSHING };
 /* run_wake's: what the producer does in the gaps */
 enum { SLEEPS, WORKS_ON };
 /* run_bursts' and run_blocks': what a callback does */

@@ -74,6 +74,8 @@ const struct workload workloads[] = {
 	W1("W1", 4, 4, PLAIN),
 	W1("W1-paced", 1, 1, PACED),
 	W1("W1-alternating", 1, 1, ALTERNATING),
+	W1("W1-flushing", 1, 1, FLUSHING),
+	W1("W1-flushing", 4, 4, FLUSHING),
 
 	W2("W2-recycled", run_alone),
 	W2("W2-span", run_span),

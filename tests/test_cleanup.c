@@ -592,6 +592,49 @@ Test(cleanup, after_10_ms_what_waits_is_taken_before_what_comes, .init = make)
 	finish(3 * SLOTS);
 }
 
+/* Whatever full blocks come, one after the other: each may be taken before it, for no longer than that. */
+Test(cleanup, after_10_ms_the_partial_block_is_taken_before_what_comes)
+{
+	unsigned i = 0;
+
+	make_with((cq_cleanup_config_t){ .block_bytes = sizeof(cq_block_t) + 5 * sizeof(cq_callback_t) },
+	    (cq_pool_config_t){ .flags = CQ_POOL_POLLED | CQ_POOL_HOSTED });
+	put(p, i++, 1);
+	cr_assert_eq(cq_producer_flush(p), 0);
+	cr_assert_not_null(q->partial);
+	put(p, i, 4);	/* fills the block in which the first one was */
+	i += 4;
+	cr_assert_eq(cq_cleanup_run_some(q, 4), 4);
+	for (unsigned ms = 0; ran[0] == 0; ms += 2) {
+		cr_assert_leq(ms, 12);
+		cr_assert_eq(stats().oldest_ns, UINT64_C(1000000) * ms);
+		cr_assert_eq(stats().blocks_waiting, 1);
+		fake_advance(&park, 2000000);
+		put(p, i, 5);
+		i += 5;
+		cr_assert_neq(cq_cleanup_run_some(q, 5), 0);
+	}
+	cr_assert_gt(runs, 20, "full blocks first, before");
+	finish(i);
+}
+
+Test(cleanup, oldest_is_the_age_of_a_partial_block_that_waits_alone)
+{
+	make_with((cq_cleanup_config_t){ .block_bytes = CQ_BLOCK_BYTES },
+	    (cq_pool_config_t){ .flags = CQ_POOL_POLLED | CQ_POOL_HOSTED });
+	fake_advance(&park, 1000);
+	put(p, 0, 1);
+	flush(NULL);
+	fake_advance(&park, 500);
+	put(p, 1, 1);
+	cr_assert_eq(cq_producer_flush(p), 0);
+	cr_assert_eq(stats().oldest_ns, 500);
+	cr_assert_eq(stats().blocks_waiting, 1);
+	cq_cleanup_run_some(q, SIZE_MAX);
+	cr_assert_eq(stats().oldest_ns, 0);
+	finish(2);
+}
+
 Test(cleanup, statistics_know_of_both_stacks, .init = make)
 {
 	let_blocks_wait(AGE_NS + 1);

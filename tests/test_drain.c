@@ -283,6 +283,12 @@ static void let_go_and_run(void *unused)
 	run_one(unused);
 }
 
+static void *flush_p(void *unused)
+{
+	CHECK(cq_producer_flush(p) == 0);
+	return unused;
+}
+
 static void *put_a_block(void *unused)
 {
 	put(p, 0, SLOTS);
@@ -1197,6 +1203,49 @@ Test(drain, hand_back_waits_for_a_block_that_is_being_published)
 		finish(SLOTS);
 		begin_anew();
 	}
+}
+
+/* What little is flushed is claimed, and the block that it is in is not seen yet. */
+static void stop_as_few_are_flushed(void)
+{
+	make_with((cq_cleanup_config_t){ .block_bytes = CQ_BLOCK_BYTES }, (cq_pool_config_t){ .flags = CQ_POOL_HOSTED });
+	q->pool->serving = 1;
+	put(p, 0, 1);
+	stop_at("collect.claimed", flush_p, NULL);
+}
+
+Test(drain, hand_back_waits_for_few_that_are_being_flushed, .init = stop_as_few_are_flushed)
+{
+	park.script = let_go;
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER), 0);
+	cr_assert_eq(given_back, 1);
+	finish(1);
+}
+
+Test(drain, covers_few_that_are_being_flushed, .init = stop_as_few_are_flushed)
+{
+	park.script = let_go_and_run;
+	cr_assert_eq(drain(), 0);
+	cr_assert_eq(ran[0], 1);
+	finish(1);
+}
+
+static void hand_back_at_once(void *unused)
+{
+	(void)unused;
+	CHECK(shut_down(CQ_SHUTDOWN_HAND_BACK, 0) == ETIMEDOUT);
+	CHECK(given_back == 1);
+}
+
+/* The owner has counted a block for what another claims. */
+Test(drain, hand_back_waits_for_a_block_that_no_claim_of_the_owner_fills)
+{
+	make_with((cq_cleanup_config_t){ .block_bytes = CQ_BLOCK_BYTES }, (cq_pool_config_t){ .flags = CQ_POOL_HOSTED });
+	put(p, 0, 1);
+	at_point("collect.copied", hand_back_at_once, NULL);
+	cr_assert_eq(cq_producer_flush(p), 0);
+	cr_assert_eq(shut_down(CQ_SHUTDOWN_HAND_BACK, 0), 0);
+	finish(1);
 }
 
 Test(drain, hand_back_that_timed_out_before_a_block_in_flight_may_be_called_again, .init = make_served)

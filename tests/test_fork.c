@@ -269,6 +269,42 @@ static void commit_it(void)
 	end_with(SLOTS);
 }
 
+static void run_both_once(void)
+{
+	CHECK(cq_producer_flush(p) == 0);
+	end_with(2);
+}
+
+/* It is larger, and waits, in both; and a child's flush makes another. */
+Test(fork, partial_block_is_in_both)
+{
+	make_with((cq_cleanup_config_t){ .block_bytes = CQ_BLOCK_BYTES }, (cq_pool_config_t){ .flags = POLLED,
+	    .park = cq_park_default() });
+	put(p, 0, 1);
+	cr_assert_eq(cq_producer_flush(p), 0);
+	put(p, 1, 1);
+	cr_assert_not_null(q->partial);
+	in_a_child(run_both_once);
+	run_both_once();
+}
+
+static void *try_the_lock(void *lock)
+{
+	return pthread_mutex_trylock(lock) == 0 ? lock : NULL;
+}
+
+/* Nobody is at it when the memory is copied. */
+Test(fork, waits_for_who_has_the_partial_block, .init = make_polled)
+{
+	void *locked;
+
+	cq_fork(CQ_FORK_PREPARE);
+	cr_assert_eq(pthread_join(start(try_the_lock, &q->partial_lock), &locked), 0);
+	cq_fork(CQ_FORK_PARENT);
+	cr_assert_null(locked);
+	end_with(0);
+}
+
 Test(fork, span_of_the_parent_is_the_childs_too, .init = make_polled)
 {
 	put(p, 0, 1);
@@ -393,7 +429,7 @@ static atomic_uint ncuts;
 
 static bool locks_are_free(void)
 {
-	pthread_mutex_t *const all[] = { &q->lock, &q->drains.lock, &q->pool->lock, &q->pool->idle.lock,
+	pthread_mutex_t *const all[] = { &q->lock, &q->partial_lock, &q->drains.lock, &q->pool->lock, &q->pool->idle.lock,
 		&q->pool->closers.lock };
 
 	for (unsigned i = 0; i < sizeof(all) / sizeof(*all); i++) {

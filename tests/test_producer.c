@@ -330,9 +330,189 @@ Test(producer, a_block_is_used_again_by_producers_of_either_kind, .init = make)
 		run_all(NULL);
 		cr_assert_eq(runs, 4 * i + 4);
 	}
-	cr_assert_eq(stats().blocks_made, 2);
+	cr_assert_eq(stats().blocks_made, 3);
 	cq_producer_detach(of_one);
 	finish(24);
+}
+
+/* ------------------------------------------------------------- flushes of few */
+
+/* Blocks a fourth of which is more than one callback. */
+enum { WIDE = 16, WIDE_BYTES = sizeof(cq_block_t) + WIDE * sizeof(cq_callback_t) };
+
+Test(producer, a_flush_of_few_joins_the_partial_block_and_the_producers_own_stays_open)
+{
+	BOTH_KINDS_IN(WIDE_BYTES) {
+		for (unsigned i = 0; i < 3; i++) {
+			put(p, i, 1);
+			cr_assert_eq(cq_producer_flush(p), 0);
+			cr_assert_eq(cq_producer_flush(p), 0);
+			cr_assert_eq(waiting(), 1);
+			cr_assert_not_null(p->block);
+		}
+		cr_assert_eq(q->partial->end, 3);
+		cr_assert_eq(stats().blocks_made, 2);
+		cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), 3);
+		cr_assert_eq(waiting(), 0);
+		finish(3);
+	}
+}
+
+Test(producer, a_flush_of_a_fourth_of_a_block_publishes_it)
+{
+	BOTH_KINDS_IN(WIDE_BYTES) {
+		put(p, 0, slots / 4 - 1);
+		cr_assert_eq(cq_producer_flush(p), 0);
+		cr_assert_not_null(p->block);
+		put(p, slots / 4 - 1, slots / 4);
+		cr_assert_eq(cq_producer_flush(p), 0);
+		cr_assert_null(p->block);
+		cr_assert_eq(waiting(), 2);
+		cr_assert_eq(q->partial->end, slots / 4 - 1);
+		finish(slots / 2 - 1);
+	}
+}
+
+/* One that is full waits with the others, and the next begins. */
+Test(producer, what_is_flushed_by_several_fills_blocks)
+{
+	BOTH_KINDS_IN(WIDE_BYTES) {
+		cq_producer_t *others[2] = { another(), NULL };
+
+		cr_assert_eq(cq_producer_attach(q, run_it, &others[1]), 0);
+		for (unsigned i = 0; i < 2 * WIDE + 2; i++) {
+			cq_producer_t *one = i % 3 == 0 ? p : others[i % 3 - 1];
+
+			put(one, i, 1);
+			cr_assert_eq(i % 2 == 0 ? cq_producer_flush(one) : cq_cleanup_flush(q), 0);
+			cr_assert_eq(waiting(), i / WIDE + 1);
+		}
+		cq_producer_detach(others[0]);
+		cq_producer_detach(others[1]);
+		finish(2 * WIDE + 2);
+	}
+}
+
+Test(producer, detach_of_few_joins_the_partial_block)
+{
+	BOTH_KINDS_IN(WIDE_BYTES) {
+		for (unsigned i = 0; i < 3; i++) {
+			cq_producer_t *one = another();
+
+			put(one, i, 1);
+			cq_producer_detach(one);
+			cr_assert_eq(waiting(), 1);
+		}
+		cr_assert_eq(q->partial->end, 3);
+		cr_assert_eq(stats().blocks_made, 2, "and the one that each had");
+		cr_assert_eq(stats().queued, 3);
+		cr_assert_eq(cq_cleanup_trim(q, NULL), EBUSY);
+		finish(3);
+	}
+}
+
+static void flush_it(cq_producer_t **one) { CHECK(cq_producer_flush(*one) == 0); }
+
+static void flush_all(cq_producer_t **unused)
+{
+	(void)unused;
+	flush(NULL);
+}
+
+static void detach_it(cq_producer_t **one)
+{
+	cq_producer_detach(*one);
+	*one = another();
+}
+
+static void check_memory_of(unsigned n, unsigned at_a_time, void (*publish)(cq_producer_t **one))
+{
+	cq_producer_t *one = another();
+	cq_cleanup_stats_t s;
+
+	for (unsigned i = 0; i < n; i++) {
+		put(one, i, 1);
+		if (i % at_a_time == 0)
+			publish(&one);
+	}
+	s = stats();
+	cr_assert_leq(s.blocks_made * s.block_bytes, 64 * n + 2 * s.block_bytes);
+	cq_producer_detach(one);
+}
+
+/* However it is published. */
+Test(producer, what_waits_takes_64_bytes_a_callback_and_a_block_of_each_producer_at_most)
+{
+	static void (*const publish[])(cq_producer_t **one) = { flush_it, flush_all, detach_it };
+	static const unsigned at_a_time[] = { 1, 2, 15, 62, 63, 64, 65, 127, 200 };
+	enum { N = 3000 };
+
+	for (unsigned i = 0; i < 3 * sizeof(at_a_time) / sizeof(*at_a_time); i++)
+		BOTH_KINDS_IN(CQ_BLOCK_BYTES) {
+			check_memory_of(N, at_a_time[i / 3], publish[i % 3]);
+			finish(N);
+		}
+}
+
+Test(producer, a_flush_of_few_without_memory_publishes_their_block)
+{
+	BOTH_KINDS_IN(WIDE_BYTES) {
+		put(p, 0, 1);
+		out_of_memory(true);
+		cr_assert_eq(cq_producer_flush(p), 0);
+		cr_assert_null(p->block);
+		cr_assert_eq(waiting(), 1);
+		finish(1);
+	}
+}
+
+static bool lock_is_not_free(void)
+{
+	CHECK(pthread_mutex_trylock(&q->partial_lock) == 0);
+	pthread_mutex_unlock(&q->partial_lock);
+	return false;
+}
+
+/* That lock is held for no longer than it takes to copy a block's callbacks. */
+Test(producer, the_allocator_is_not_called_with_the_partial_blocks_lock_held)
+{
+	BOTH_KINDS_IN(WIDE_BYTES) {
+		unsigned long calls = mem.calls;
+
+		mem.fails = lock_is_not_free;
+		put(p, 0, 1);
+		cr_assert_eq(cq_producer_flush(p), 0);
+		mem.fails = NULL;
+		cr_assert_eq(mem.calls, calls + 2);
+		finish(1);
+	}
+}
+
+Test(producer, a_flush_and_a_detach_of_few_wake_a_worker)
+{
+	make_with((cq_cleanup_config_t){ .block_bytes = WIDE_BYTES }, (cq_pool_config_t){ .park = cq_park_default() });
+	put(p, 0, 1);
+	cr_assert_eq(cq_producer_flush(p), 0);
+	AWAIT(runs == 1);
+	put(p, 1, 1);
+	cq_producer_detach(p);
+	p = NULL;
+	AWAIT(runs == 2);
+	finish(2);
+}
+
+Test(producer, a_flush_of_few_leaves_what_is_reserved)
+{
+	BOTH_KINDS_IN(WIDE_BYTES) {
+		put(p, 0, 1);
+		cr_assert_eq(cq_producer_flush(p), 0);
+		cr_assert_eq(cq_producer_reserve(p, 2 * slots - 1), 0);
+		out_of_memory(true);
+		put(p, 1, 1);
+		cr_assert_eq(cq_producer_flush(p), 0);
+		put(p, 2, 2 * slots - 2);
+		finish(2 * slots);
+	}
 }
 
 /* ------------------------------------------------------------------ collecting */
@@ -481,7 +661,7 @@ Test(producer, claim_of_a_block_that_was_closed_and_opened_again_fails)
 	}
 }
 
-static void flush_it(void *unused)
+static void flush_p(void *unused)
 {
 	(void)unused;
 	CHECK(cq_producer_flush(p) == 0);
@@ -491,7 +671,7 @@ Test(producer, flush_of_the_owner_while_the_collector_copies_publishes_once)
 {
 	BOTH_KINDS {
 		put(p, 0, 2);
-		at_point("collect.copied", flush_it, NULL);
+		at_point("collect.copied", flush_p, NULL);
 		flush(NULL);
 		cr_assert_eq(waiting(), 1);
 		finish(2);
@@ -503,7 +683,7 @@ Test(producer, seq_of_a_producer_may_wrap, .init = make)
 	p->state = 0 - 2 * STATE_SEQ;
 	for (unsigned i = 0; i < 4; i++) {
 		put(p, 5 * i, 1);
-		at_point("collect.copied", flush_it, NULL);
+		at_point("collect.copied", flush_p, NULL);
 		flush(NULL);
 		put(p, 5 * i + 1, SLOTS);
 	}

@@ -28,7 +28,7 @@
  * They may call everything but what waits for their own pool (drain, shutdown, destroy, of any
  * of its queues): EDEADLK. They return on the thread that called them. A callback must not wait for
  * another one of its queue: that may lie behind it in the same block, which is one worker's, however
- * many others there are. The order of callbacks is not that of their enqueues; but no block
+ * many others there are, and though each was flushed for itself. The order of callbacks is not that of their enqueues; but no block
  * waits for ever: 10 ms after it was published, those published later wait until it has been taken.
  *
  * A CALLBACK THAT ENDS ITS THREAD (pthread_exit, or a cancellation that acts in it), on a thread that
@@ -112,7 +112,7 @@ typedef struct cq_cleanup_config {
 	/** A block's size, rounded down to whole callbacks. 0: CQ_BLOCK_BYTES, which holds 253 callbacks
 	    with their functions, or 506 arguments, on 64-bit machines. Larger blocks cost fewer
 	    hand-overs; smaller ones spread the same callbacks over more workers, and wait less long
-	    for a flush. */
+	    for a flush. What is flushed in small amounts shares blocks: see cq_producer_flush. */
 	size_t block_bytes;
 	/** Whose workers run the callbacks. It must outlive the queue. NULL: a pool of its own. */
 	cq_pool_t *pool;

@@ -13,7 +13,7 @@
  *
  * MEMORY ORDER: all that a thread did before enqueue happens before the callback runs.
  *
- * BLOCKING: enqueue takes no lock and allocates at most one block. When it fills one it may wake
+ * BLOCKING: enqueue takes no lock and allocates at most one block, as a flush may. When it fills one it may wake
  * or make a worker, and so call pthread_create, which calls malloc: not for use within an allocator
  * or with its locks held. There: a pool that is CQ_POOL_POLLED, and reserve.
  *
@@ -49,7 +49,7 @@ CQ_API CQ_MUST_CHECK int cq_producer_attach(cq_cleanup_t *q, cq_callback_fn *fn,
     cq_producer_t **out);
 
 /**
- * Publishes what is left in the producer's block and frees the producer. After a shutdown nothing
+ * Publishes what is left in the producer's block, as a flush does, and frees the producer. After a shutdown nothing
  * is left. Takes a lock, and may wake. Cannot fail; NULL is nothing. Good in the destructor of a
  * thread-specific key.
  */
@@ -100,9 +100,12 @@ CQ_API CQ_MUST_CHECK int cq_producer_commit(cq_producer_t *p, size_t k, size_t *
 CQ_API CQ_MUST_CHECK int cq_producer_reserve(cq_producer_t *p, size_t n);
 
 /**
- * Publishes the producer's partial block, and wakes or makes a worker if nobody is on the way. 0, also
- * when there was nothing; STALLED (cq/pool.h): published, but no worker lives and none can be made;
- * ENOMEM: not published, since a block that the reservation needs could not be had; EDEADLK.
+ * Publishes the producer's partial block, and wakes or makes a worker if nobody is on the way. If that is less
+ * than a fourth of a block, it is moved into one that the queue's producers share, and the producer's stays open. So
+ * what waits takes no more than four times the room of its callbacks, and a block of each producer, however few are
+ * published at a time and however long the workers are busy. Takes a lock. 0, also when there was nothing; STALLED
+ * (cq/pool.h): published, but no worker lives and none can be made; ENOMEM: not published, since a block that the
+ * reservation needs could not be had (not for less than a fourth); EDEADLK.
  */
 CQ_API int cq_producer_flush(cq_producer_t *p);
 

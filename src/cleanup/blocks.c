@@ -46,20 +46,82 @@ void cq_block_put(cq_cleanup_t *q, cq_block_t *b)
 
 /* ------------------------------------------------------------------------ waiting */
 
+static bool has_partial(const cq_cleanup_t *q)
+{
+	return cq_ptr_load_relaxed(&q->partial) != NULL;
+}
+
+/* A block is about to wait. The oldest came when the stack was last empty, and there was no partial block. */
+static void set_since(cq_cleanup_t *q, unsigned newer)
+{
+	if (cq_workq_units(&q->waiting[newer].queue) == 0 && !has_partial(q))
+		cq_u64_store_relaxed(&q->waiting[newer].since, q->park->now(q->park->host));
+}
+
 /* One that is counted. */
 void cq_blocks_push(cq_cleanup_t *q, cq_block_t *b)
 {
 	unsigned newer = cq_u64_load_relaxed(&q->page) & 1;
 
-	/* A stack's oldest block came when it was last empty. */
-	if (cq_workq_units(&q->waiting[newer].queue) == 0)
-		cq_u64_store_relaxed(&q->waiting[newer].since, q->park->now(q->park->host));
+	set_since(q, newer);
 	cq_workq_push(&q->waiting[newer].queue, &b->node);
+}
+
+/* Under its lock: b, or none, is the partial block, and the one that was waits with the others. */
+void cq_blocks_set_partial(cq_cleanup_t *q, cq_block_t *b)
+{
+	/* Pushed first: at every instant it is seen to wait. */
+	if (q->partial != NULL)
+		cq_blocks_push(q, q->partial);
+	else
+		set_since(q, cq_u64_load_relaxed(&q->page) & 1);
+	cq_ptr_store_relaxed(&q->partial, b);
 }
 
 uint64_t cq_blocks_waiting(const cq_cleanup_t *q)
 {
-	return cq_workq_units(&q->waiting[0].queue) + cq_workq_units(&q->waiting[1].queue);
+	return cq_workq_units(&q->waiting[0].queue) + cq_workq_units(&q->waiting[1].queue) + has_partial(q);
+}
+
+/*
+ * Blocks wait, or hold more. 0, or STALLED. A drain or shutdown may have found what is published now on its way, or in a
+ * hand, and sleep. In a stopped queue nobody else takes it; in a polled pool who waits for it wakes somebody. The full
+ * fences of cq_task_signal pair with the one in cq_sleepers_prepare_wait of wait_for (drain.c): either that sees the
+ * block, and its task in the pool, or it is seen here. Without them the block could be left to nobody.
+ */
+int cq_blocks_signal(cq_cleanup_t *q)
+{
+	int err = cq_task_signal(q->task);
+
+	if ((q->polled && cq_u32_load_relaxed(&q->draining) != 0) || cq_u32_load_relaxed(&q->stop) != 0)
+		cq_drains_wake(q);
+	return err;
+}
+
+/* Is there a reason for the newer stack to become the older, which is empty? Not for one block alone; but for the
+   partial one, as whatever comes between this look and the pop would be taken before it. */
+static bool wants_flip(const cq_cleanup_t *q, unsigned newer)
+{
+	return (cq_workq_units(&q->waiting[newer].queue) > 1 || has_partial(q)) &&
+	    (cq_u32_load_relaxed(&q->draining) != 0 ||
+	    q->park->now(q->park->host) - cq_u64_load_relaxed(&q->waiting[newer].since) > AGE_NS);
+}
+
+/* What was the partial block, or NULL: the caller's, or pushed. */
+static cq_block_t *end_partial(cq_cleanup_t *q, bool push)
+{
+	cq_block_t *b;
+
+	if (!has_partial(q))
+		return NULL;
+	pthread_mutex_lock(&q->partial_lock);
+	b = q->partial;
+	if (push)
+		cq_blocks_set_partial(q, NULL);
+	else
+		cq_ptr_store_relaxed(&q->partial, NULL);
+	pthread_mutex_unlock(&q->partial_lock);
+	return b;
 }
 
 /* One that waits, which is in the caller's hand then; or NULL. *since: it was published then or later. Its
@@ -71,17 +133,17 @@ cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since)
 	cq_node_t *node;
 	cq_block_t *b;
 
-	/* The older stack is empty: is there a reason for the newer to become it? */
-	if (cq_workq_units(&q->waiting[older].queue) == 0 && cq_workq_units(&q->waiting[newer].queue) > 1 &&
-	    (cq_u32_load_relaxed(&q->draining) != 0 ||
-	    q->park->now(q->park->host) - cq_u64_load_relaxed(&q->waiting[newer].since) > AGE_NS) &&
-	    cq_u64_cas_relaxed(&q->page, &page, page + 1))
-		older = newer;
-	if ((node = cq_workq_try_pop(&q->waiting[older].queue)) == NULL &&
-	    (node = cq_workq_try_pop(&q->waiting[older ^= 1].queue)) == NULL)
+	if (cq_workq_units(&q->waiting[older].queue) == 0 && wants_flip(q, newer)) {
+		(void)end_partial(q, true);
+		if (cq_u64_cas_relaxed(&q->page, &page, page + 1))
+			older = newer;
+	}
+	if ((node = cq_workq_try_pop(&q->waiting[older].queue)) != NULL ||
+	    (node = cq_workq_try_pop(&q->waiting[older ^= 1].queue)) != NULL)
+		b = cq_block_of(node);
+	else if ((b = end_partial(q, false)) == NULL)
 		return NULL;
-	*since = cq_u64_load_relaxed(&q->waiting[older].since);
-	b = cq_block_of(node);
+	*since = cq_u64_load_relaxed(&q->waiting[older].since); /* the partial block's is that of the newer */
 	b->first = b->begin;
 	b->holder = cq_thread_mark();
 	return b;
@@ -92,7 +154,6 @@ cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since)
 int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 {
 	unsigned parity = b->parity;
-	int err;
 
 	/* Pairs with the first acquire in look (collect.c), of statistics: what has run was queued. Without it
 	   more could be executed than queued. */
@@ -108,15 +169,7 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 		return 0;
 	}
 	cq_blocks_push(q, b);
-	err = cq_task_signal(q->task);
-	/* A drain or shutdown may have found the block on its way, or in a hand, and sleep. In a stopped
-	   queue nobody else takes it; in a polled pool who waits for it wakes somebody. The full fences of
-	   cq_task_signal pair with the one in cq_sleepers_prepare_wait of wait_for
-	   (drain.c): either that sees the block, and its task in the pool, or it is seen here. Without them
-	   the block could be left to nobody. */
-	if ((q->polled && cq_u32_load_relaxed(&q->draining) != 0) || cq_u32_load_relaxed(&q->stop) != 0)
-		cq_drains_wake(q);
-	return err;
+	return cq_blocks_signal(q);
 }
 
 /* --------------------------------------------------------------------- unfinished */

@@ -55,6 +55,7 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	q->polled = q->by_owner || cq_pool_is_polled(q->pool);
 	/* If one fails: a mutex of the default kind has nothing to undo, nor has a set. */
 	if ((err = pthread_mutex_init(&q->lock, NULL)) == 0 &&
+	    (err = pthread_mutex_init(&q->partial_lock, NULL)) == 0 &&
 	    (err = cq_sleepers_init(&q->drains, q->park, 0)) == 0 &&
 	    (err = cq_task_create(q->pool, &cq_cleanup_task_ops, q, c->parallel, &q->task)) == 0)
 		/* The pool has the process's handlers, if it wants them. Not refused, as the task was not. */
@@ -122,6 +123,7 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 		cq_release(&allocator, b, q->block_bytes);
 	}
 	cq_sleepers_destroy(&q->drains);
+	pthread_mutex_destroy(&q->partial_lock);
 	pthread_mutex_destroy(&q->lock);
 	cq_release(&allocator, q, sizeof(*q));
 	return 0;
@@ -174,6 +176,7 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 {
 	uint64_t now = q->park->now(q->park->host);
 	cq_cleanup_stats_t s = { .block_bytes = q->block_bytes };
+	int partial;
 
 	cq_fork_lock(&q->lock);
 	/* What has left the queue first, so that it is never more than queued: behind the first acquire in look
@@ -192,11 +195,12 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 	cq_fork_unlock(&q->lock);
 	s.blocks_waiting = cq_blocks_waiting(q);
 	s.blocks_made = cq_u64_load_relaxed(&q->blocks_made);
-	/* The longest that a published block can have waited: see cq_blocks_push. */
+	/* The longest that a published block can have waited: see set_since (blocks.c). */
+	partial = cq_ptr_load_relaxed(&q->partial) != NULL ? (int)(cq_u64_load_relaxed(&q->page) & 1) : -1;
 	for (int i = 0; i < 2; i++) {
 		uint64_t since = cq_u64_load_relaxed(&q->waiting[i].since);
 
-		if (cq_workq_units(&q->waiting[i].queue) != 0 && now > since && now - since > s.oldest_ns)
+		if ((cq_workq_units(&q->waiting[i].queue) != 0 || i == partial) && now > since && now - since > s.oldest_ns)
 			s.oldest_ns = now - since;
 	}
 	cq_task_in_hand(q->task, now, &s.in_hand, &s.in_hand_ns);

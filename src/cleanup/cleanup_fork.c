@@ -94,6 +94,7 @@ static void in_child(cq_cleanup_t *q)
 		q->unfinished[i] = 0;
 	}
 	q->free = (cq_stack_t){ NULL, NULL };
+	q->partial = NULL; /* it waits, as others do */
 	q->page = q->epoch = 0;
 	q->draining = 0;
 	q->blocks_made = 0; /* whoever has linked one may not have counted it */
@@ -112,6 +113,7 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 
 	if (phase == CQ_FORK_PREPARE) {
 		pthread_mutex_lock(&q->lock);
+		pthread_mutex_lock(&q->partial_lock);
 		cq_sleepers_fork(&q->drains, phase);
 		return;
 	}
@@ -119,6 +121,7 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 		in_child(q);
 	cq_sleepers_fork(&q->drains, phase);
 	/* Unlocked, not made anew: so tools that watch locks follow. */
+	pthread_mutex_unlock(&q->partial_lock);
 	pthread_mutex_unlock(&q->lock);
 }
 

@@ -3,7 +3,7 @@
  * The inside of the cleanup queue. Which file has what is said at the end; each calls only those above it.
  *
  * Locks, in the order in which they may be held together:
- *   that of base/atfork.c -> lock -> that of drains -> those of the pool -> those of parking
+ *   that of base/atfork.c -> lock -> partial_lock -> that of drains -> those of the pool -> those of parking
  * None is held while user code runs, but for the allocator's.
  */
 #ifndef CQ_CLEANUP_PRIV_H
@@ -28,7 +28,7 @@
 #define CQ_RARE __attribute__((noinline))
 
 /* A block of callbacks. At every instant it is in one place: the free stack, a producer's spares, open at a
-   producer, waiting, or in the hand of a run. */
+   producer, waiting (in a stack, or as the partial block), or in the hand of a run or a flush. */
 typedef struct cq_block {
 	cq_node_t node;
 	struct cq_block *all_next;	/* every block ever made; written once */
@@ -50,9 +50,9 @@ static inline void **block_args(cq_block_t *b)
 	return (void **)(void *)b->callbacks;
 }
 
-/* A producer. Its owner writes a callback, then `write`. A collector (one at a time, under the lock) claims a
-   prefix of them by a compare-and-swap of `state`; the owner closes the block by another. So each callback
-   leaves by one of the two. state = seq | claimed | open: doc/protocol, 5. */
+/* A producer. Its owner writes a callback, then `write`. A collector (one at a time, under the lock; or the owner, where
+   it flushes few) claims a prefix of them by a compare-and-swap of `state`; the owner closes the block by another. So
+   each callback leaves by one of the two. state = seq | claimed | open: doc/protocol, 5. */
 struct cq_producer {
 	/* All that most enqueues touch, beside the slot. */
 	void *write;		/* the next slot; those before it are written. By the owner. &dummy: none */
@@ -108,7 +108,7 @@ struct cq_cleanup {
 	   waits is taken in the end, however much comes after it. Page and epoch are independent. */
 	struct {
 		cq_workq_t queue CQ_ALIGNED(CQ_LINE);
-		uint64_t since;		/* when units last rose from 0. Approximate */
+		uint64_t since;		/* when units last rose from 0, without a partial block. Approximate */
 	} waiting[2];
 	uint64_t page CQ_ALIGNED(CQ_LINE);
 	cq_producer_t **shared;		/* SHARED of them, or NULL each. Written once, under the lock: so on a
@@ -116,14 +116,23 @@ struct cq_cleanup {
 
 	cq_stack_t free CQ_ALIGNED(CQ_LINE);	/* empty blocks */
 
-	/* Blocks that are counted and not finished. + 1 by the publisher before its closing step, or by a
-	   collector under the lock before its first claim: so a drain that finds nothing to collect finds the
-	   count. - 1 when the last callback has returned. Too high for a moment: a drain waits that long. */
+	/* Blocks that are counted and not finished. + 1 by the publisher before its closing step, or by who
+	   makes the next partial block before the first claim into it: so a drain that finds nothing to collect
+	   finds the count. - 1 when the last callback has returned. Too high for a moment: a drain waits that long. */
 	uint64_t unfinished[2] CQ_ALIGNED(CQ_LINE);
 	cq_sleepers_t drains CQ_ALIGNED(CQ_LINE); /* who waits for unfinished blocks */
 
 	cq_block_t *all CQ_ALIGNED(CQ_LINE);	/* every block, by all_next */
 	uint64_t blocks_made CQ_ALIGNED(8);
+
+	/*
+	 * The partial block: counted callbacks with their functions, which wait as the blocks of the newer stack do, and
+	 * behind them; what is flushed in small amounts joins them meanwhile. NULL, or with one callback at least. Both
+	 * under its lock, which is held for the copying of a block's callbacks at most; its readers ask whether
+	 * there is one.
+	 */
+	pthread_mutex_t partial_lock CQ_ALIGNED(CQ_LINE);
+	cq_block_t *partial;
 
 	pthread_mutex_t lock CQ_ALIGNED(CQ_LINE);
 	/* Under it: */
@@ -194,6 +203,8 @@ static inline uint32_t cq_producer_written(const cq_producer_t *p)
 cq_block_t *cq_block_get(cq_cleanup_t *q);
 void cq_block_put(cq_cleanup_t *q, cq_block_t *b);
 void cq_blocks_push(cq_cleanup_t *q, cq_block_t *b);
+void cq_blocks_set_partial(cq_cleanup_t *q, cq_block_t *b);
+int cq_blocks_signal(cq_cleanup_t *q);
 cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since);
 uint64_t cq_blocks_waiting(const cq_cleanup_t *q);
 int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b);
@@ -203,6 +214,7 @@ void cq_drains_wake(cq_cleanup_t *q);
 /* collect.c: what other threads do with producers; flush. The last two with the lock held. */
 uint64_t cq_producer_accepted(const cq_producer_t *p);
 void cq_producers_see(cq_cleanup_t *q);
+bool cq_collect_own(cq_producer_t *p);
 int cq_collect(cq_cleanup_t *q, cq_block_t **empty);
 uint32_t cq_collect_some(cq_cleanup_t *q, cq_callback_t *to, uint32_t room);
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What other threads do with running producers, which are never stopped, and never waited for. */
+/* What other threads do with running producers, which are never stopped, and never waited for: and what an owner flushes
+   in small amounts, which goes the same way. */
 #include <errno.h>
 
 #include "base/barrier.h"
@@ -65,7 +66,8 @@ static uint32_t claim(cq_producer_t *p, const struct view *v, cq_callback_t *to,
 				cq_ptr_load_relaxed(&v->from->callbacks[at].arg) };
 	CQ_POINT("collect.copied");
 	/* Pairs with the acquire in close_block (producer.c): the slots were read before the owner may write
-	   them again. Without it the copy could be of what comes later. */
+	   them again. Without it the copy could be of what comes later. And with the acquire of `state` in look: a drain
+	   that finds them claimed finds the block counted that they are in. */
 	cq_fence_release();
 	return cq_u64_cas_relaxed(&p->state, &s, s + n * STATE_CLAIMED) ? n : 0;
 }
@@ -95,53 +97,83 @@ void cq_producers_see(cq_cleanup_t *q)
 
 /* ----------------------------------------------------------------------- collecting */
 
-/* A block with room: b, or another, when that is NULL or full, and is pushed. NULL: no memory. */
-static cq_block_t *with_room(cq_cleanup_t *q, cq_block_t *b)
+/* NULL: no memory. */
+static cq_block_t *counted_block(cq_cleanup_t *q)
 {
-	if (b != NULL && b->end < q->slots)
-		return b;
-	if (b != NULL)
-		cq_blocks_push(q, b);
-	if ((b = cq_block_get(q)) == NULL)
-		return NULL;
-	/* Before the first claim: who finds the producer's block claimed, under this lock, finds this
-	   counted. */
-	b->parity = (uint8_t)(cq_u64_load_relaxed(&q->epoch) & 1);
-	cq_u64_add_relaxed(&q->unfinished[b->parity], 1);
-	b->fn = NULL;
+	cq_block_t *b = cq_block_get(q);
+
+	if (b != NULL) {
+		b->parity = (uint8_t)(cq_u64_load_relaxed(&q->epoch) & 1);
+		cq_u64_add_relaxed(&q->unfinished[b->parity], 1);
+		b->fn = NULL;
+	}
 	return b;
 }
 
-/* All that was written, into as few blocks as hold it, which are pushed. ENOMEM: some is still where it was.
-   *empty: a block that no claim has filled, for the caller to give up when it has left the lock; or NULL. */
+/* Where a flush moves callbacks to: the queue's partial block, or when that is full the next. */
+struct flush {
+	cq_block_t *next;	/* counted, made with no lock held but the queue's; or NULL */
+	bool moved;		/* any callbacks */
+};
+
+/*
+ * What p's open block holds, of the first `until` callbacks that p has accepted. By the owner, or under the queue's lock:
+ * in which case the caller gives up what is left of `next` when it has left that. ENOMEM: some is still where it was.
+ */
+static int join(struct flush *f, cq_producer_t *p, uint64_t until)
+{
+	cq_cleanup_t *q = p->q;
+	struct view v;
+
+	while (look(p, &v) && v.first < until) {
+		uint32_t n = v.n < until - v.first ? v.n : (uint32_t)(until - v.first);
+		cq_block_t *to;
+
+		pthread_mutex_lock(&q->partial_lock);
+		to = q->partial != NULL && q->partial->end < q->slots ? q->partial : f->next;
+		if (to != NULL) {
+			n = claim(p, &v, to->callbacks + to->end, min_u32(n, q->slots - to->end));
+			CQ_POINT("collect.claimed");
+			to->end = (uint16_t)(to->end + n);
+			f->moved |= n != 0;
+			/* Counted before the claim, and seen to wait behind it: as a block that its owner closes. */
+			if (to == f->next && n != 0) {
+				cq_blocks_set_partial(q, to);
+				f->next = NULL;
+			}
+		}
+		pthread_mutex_unlock(&q->partial_lock);
+		if (to == NULL && (f->next = counted_block(q)) == NULL)
+			return ENOMEM;
+	}
+	return 0;
+}
+
+/* All of the owner's. False: no memory for it. The caller signals. */
+bool cq_collect_own(cq_producer_t *p)
+{
+	struct flush f = { NULL, false };
+	int err = join(&f, p, UINT64_MAX);
+
+	if (f.next != NULL)
+		(void)cq_block_give_up(p->q, f.next);
+	return err == 0;
+}
+
+/* All that was written. ENOMEM: some is still where it was. *empty: for the caller to give up when it has left the
+   lock; or NULL. */
 int cq_collect(cq_cleanup_t *q, cq_block_t **empty)
 {
-	cq_block_t *to = NULL;
-	bool moved = false;
+	struct flush f = { NULL, false };
 	int err = 0;
 
 	/* Once sealed, what open blocks still hold is being refused: to claim it would accept it. */
-	for (cq_producer_t *p = q->sealed ? NULL : q->producers; p != NULL; p = p->next) {
+	for (cq_producer_t *p = q->sealed ? NULL : q->producers; p != NULL; p = p->next)
 		/* No more than is there now: a producer may be as fast as the copying. */
-		uint64_t until = cq_producer_accepted(p);
-		struct view v;
-
-		while (look(p, &v) && v.first < until) {
-			uint32_t n = (uint32_t)(until - v.first);
-
-			if ((to = with_room(q, to)) == NULL) {
-				err = ENOMEM;
-				break;
-			}
-			n = claim(p, &v, to->callbacks + to->end, min_u32(n, q->slots - to->end));
-			to->end = (uint16_t)(to->end + n);
-			moved |= n != 0;
-		}
-	}
-	q->flushes += moved;
-	*empty = to != NULL && to->end == 0 ? to : NULL;
-	if (to != NULL && to->end != 0)
-		cq_blocks_push(q, to);
+		if (join(&f, p, cq_producer_accepted(p)) != 0)
+			err = ENOMEM;
+	q->flushes += f.moved;
+	*empty = f.next;
 	return err;
 }
 
@@ -171,6 +203,6 @@ int cq_cleanup_flush(cq_cleanup_t *q)
 	if (empty != NULL)
 		(void)cq_block_give_up(q, empty);
 	/* Whatever waits, whoever published it: if nobody could be made for that, the pool tries again. */
-	signalled = cq_blocks_waiting(q) != 0 ? cq_task_signal(q->task) : 0;
+	signalled = cq_blocks_waiting(q) != 0 ? cq_blocks_signal(q) : 0;
 	return err != 0 ? err : signalled;
 }

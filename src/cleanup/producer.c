@@ -295,6 +295,20 @@ int cq_producer_reserve(cq_producer_t *p, size_t n)
 	return err;
 }
 
+/*
+ * Moves what the open block has to publish into the queue's partial block, and the open one stays, if that is less than a
+ * FEW-th of a block: so what waits takes 64 bytes a callback at most, however few are flushed at a time. At 1 what is
+ * copied costs more than a block that changes hands; without limit each flush costs a block.
+ */
+#define FEW 4
+
+static bool flush_few(cq_producer_t *p)
+{
+	uint32_t n = cq_producer_written(p) - state_claimed(cq_u64_load_relaxed(&p->state));
+
+	return n * FEW < p->slots && !cq_forking() && cq_collect_own(p);
+}
+
 int cq_producer_flush(cq_producer_t *p)
 {
 	uint64_t so_far;
@@ -303,6 +317,8 @@ int cq_producer_flush(cq_producer_t *p)
 		return EDEADLK;
 	if (p->block == NULL || cq_producer_written(p) == state_claimed(cq_u64_load_relaxed(&p->state)))
 		return 0;
+	if (flush_few(p))
+		return cq_blocks_signal(p->q);
 	/* The rest of this block goes; what is reserved must fit the spares alone. */
 	so_far = p->base + cq_producer_written(p);
 	if (p->reserved_until > so_far && ensure_spares(p, p->reserved_until - so_far) != 0)
@@ -358,8 +374,11 @@ void cq_producer_detach(cq_producer_t *p)
 	if (p == NULL)
 		return;
 	q = p->q;
-	if (p->block != NULL)
-		close_block(p);
+	if (p->block != NULL) {
+		if (flush_few(p))
+			(void)cq_blocks_signal(q);
+		(void)close_block(p);
+	}
 	free_spares(p, &p->spares);
 
 	cq_fork_lock(&q->lock);

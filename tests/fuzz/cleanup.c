@@ -87,6 +87,20 @@ static void check_published(uint64_t before, uint64_t blocks)
 		EXPECT_EQ(units() - before, blocks);
 }
 
+/* How many blocks more wait when n callbacks have joined the partial one. */
+static uint64_t joined(uint64_t n)
+{
+	uint64_t room = m.exact && m.q->partial != NULL ? m.slots - m.q->partial->end : 0;
+
+	return n > room ? (n - room + m.slots - 1) / m.slots : 0;
+}
+
+/* Less than a fourth of a block: it joins the partial one, unless there is no memory for the next. */
+static bool is_few(const struct producer *p)
+{
+	return p->unclaimed * 4 < capacity(p) && !m.forking;
+}
+
 static void accepted(struct producer *p, unsigned i)
 {
 	if (m.items[i].life == IN_FLIGHT) {
@@ -305,11 +319,14 @@ static void do_flush(void)
 	struct producer *p = some_producer();
 	unsigned failures = m.alloc_failures;
 	uint64_t before = units(), blocks;
+	bool few, some;
 	int err;
 
 	if (p == NULL)
 		return;
-	blocks = p->unclaimed != 0;
+	few = is_few(p);
+	blocks = few ? joined(p->unclaimed) : 1;
+	some = p->unclaimed != 0;
 	p->busy = true;
 	err = CALL(cq_producer_flush)(p->p);
 	p->busy = false;
@@ -320,19 +337,33 @@ static void do_flush(void)
 		check_published(before, 0);
 		return;
 	}
-	check_woken(err, blocks != 0);
-	check_published(before, blocks);
-	if (blocks != 0)
+	if (m.alloc_failures != failures && few) {
+		few = false;
+		blocks = 1;
+	}
+	check_woken(err, some);
+	check_published(before, some ? blocks : 0);
+	if (few && some) {
+		p->unclaimed = 0;
+		if (m.exact)
+			published(id(p), m.nitems);
+	} else if (some) {
 		block_gone(p);
+	}
 }
 
 static void detach(struct producer *p)
 {
-	uint64_t before = units(), blocks = p->unclaimed != 0;
+	uint64_t before = units(), blocks = is_few(p) ? joined(p->unclaimed) : 1;
+	unsigned failures = m.alloc_failures;
 
+	if (p->unclaimed == 0)
+		blocks = 0;
 	p->busy = true;
 	CALL(cq_producer_detach)(p->p);
 	note("detach p%d", id(p));
+	if (m.alloc_failures != failures)
+		blocks = 1;
 	check_published(before, blocks);
 	block_gone(p);
 	*p = (struct producer){ .p = NULL };
@@ -360,6 +391,7 @@ static void do_flush_all(void)
 
 	for (int i = 0; i <= PRODUCERS; i++)
 		n += m.producers[i].unclaimed;
+	n = joined(n);
 	err = CALL(cq_cleanup_flush)(m.q);
 	note("flush = %d", err);
 	if (m.forking) {
@@ -374,7 +406,7 @@ static void do_flush_all(void)
 	} else {
 		m.uncovered &= units() == 0;
 		check_woken(err, units() != 0);
-		check_published(before, (n + m.slots - 1) / m.slots);
+		check_published(before, n);
 		if (m.exact) {
 			published(-1, m.nitems);
 			collected();
@@ -962,7 +994,7 @@ static bool is_free(pthread_mutex_t *lock)
 static int point_kind(void)
 {
 	if (!is_free(&m.q->drains.lock) || !is_free(&m.pool->idle.lock) || !is_free(&m.pool->closers.lock) ||
-	    !is_free(&m.pool->lock))
+	    !is_free(&m.pool->lock) || !is_free(&m.q->partial_lock))
 		return -1;
 	if (is_free(&m.q->lock))
 		return POINT;

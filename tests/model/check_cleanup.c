@@ -66,6 +66,28 @@ static void flush_against_the_flush_of_a_producer(void)
 	flush_against(0, enqueuer_who_flushes);
 }
 
+/* Owner and collector claim side by side, into one block. */
+static void flush_against_a_flush_of_few(void)
+{
+	flush_against(ONE_IS_FEW, enqueuer_who_flushes);
+}
+
+static void enqueuer_who_flushes_both(void *arg)
+{
+	enqueuer_who_flushes(arg);
+	CHECK(cq_producer_flush(arg) == 0);
+}
+
+/* The second joins the first, or a run has taken that. */
+static void flushes_of_few_against_a_run(void)
+{
+	begin(CALLED | ONE_IS_FEW, 0, 1);
+	run_beside(runner, NULL);
+	enqueuer_who_flushes_both(producers[0]);
+	join_beside();
+	end_calmly();
+}
+
 /* The block is published, run, and opened once more, while the collector may still be copying. */
 static void enqueuer_who_runs(void *arg)
 {
@@ -411,6 +433,8 @@ const struct scenario cleanup_scenarios[] = {
 	{ "cleanup_flush_against_spans", flush_against_spans, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_flush_against_the_flush_of_a_producer", flush_against_the_flush_of_a_producer,
 	    SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_flush_against_a_flush_of_few", flush_against_a_flush_of_few, SOME(2, 1), SOME(3, 2) },
+	{ "cleanup_flushes_of_few_against_a_run", flushes_of_few_against_a_run, SOME(2, 1), SOME(3, 2) },
 	{ "cleanup_flush_against_reuse_of_the_block", flush_against_reuse_of_the_block,
 	    SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_flush_against_a_span_of_a_reused_block", flush_against_a_span_of_a_reused_block,

@@ -188,6 +188,22 @@ static void drain_against_the_flush_of_a_producer(void)
 	end_calmly();
 }
 
+static void flusher_of(void *producer)
+{
+	CHECK(cq_producer_flush(producer) == 0);
+}
+
+/* It is open, claimed by its owner, or in the partial block, which nobody runs. */
+static void drain_against_a_flush_of_few(void)
+{
+	begin(CALLED | ONE_IS_FEW, 0, 1);
+	enqueue_some(producers[0], 0, 1);
+	run_beside(flusher_of, producers[0]);
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EAGAIN);
+	join_beside();
+	end_calmly();
+}
+
 static void drain_against_detach(void)
 {
 	begin(HOSTED, 0, 1);
@@ -323,6 +339,11 @@ static void shutdown_drain_against_the_flush_of_a_producer(void)
 	shutdown_drain_against(CALLED, enqueuer_who_flushes);
 }
 
+static void shutdown_drain_against_a_flush_of_few(void)
+{
+	shutdown_drain_against(CALLED | ONE_IS_FEW, enqueuer_who_flushes);
+}
+
 /* One of the two may go on with the producer that the other leaves. */
 static void shutdown_against_enqueues_without_a_producer(cq_shutdown_how_t how, bool one_is_there)
 {
@@ -423,6 +444,11 @@ static void shutdown_against_a_span_claimed_in_halves(void)
 static void hand_back_against_the_flush_of_a_producer(void)
 {
 	hand_back_against(0, enqueuer_who_flushes);
+}
+
+static void hand_back_against_a_flush_of_few(void)
+{
+	hand_back_against(ONE_IS_FEW, enqueuer_who_flushes);
 }
 
 static void hand_back_against_flush(void)
@@ -584,6 +610,7 @@ const struct scenario shutdown_scenarios[] = {
 	{ "drain_behind_an_earlier_epoch", drain_behind_an_earlier_epoch, SOME(1, 0), SOME(2, 1) },
 	{ "drain_against_the_flush_of_a_producer", drain_against_the_flush_of_a_producer,
 	    SOME(1, 1), SOME(3, 2) },
+	{ "drain_against_a_flush_of_few", drain_against_a_flush_of_few, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_detach", drain_against_detach, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_enqueues_without_a_producer", drain_against_enqueues_without_a_producer,
 	    SOME(1, 1), SOME(3, 2) },
@@ -605,6 +632,8 @@ const struct scenario shutdown_scenarios[] = {
 	{ "shutdown_drain_against_detach", shutdown_drain_against_detach, SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_drain_against_the_flush_of_a_producer",
 	    shutdown_drain_against_the_flush_of_a_producer, SOME(2, 2), SOME(3, 2) },
+	{ "shutdown_drain_against_a_flush_of_few", shutdown_drain_against_a_flush_of_few,
+	    SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_drain_against_enqueue_and_a_worker", shutdown_drain_against_enqueue_and_a_worker,
 	    SOME(1, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_enqueues_without_a_producer",
@@ -621,6 +650,8 @@ const struct scenario shutdown_scenarios[] = {
 	    shutdown_against_a_span_claimed_in_halves, SOME(2, 2), SOME(4, 3) },
 	{ "shutdown_hand_back_against_the_flush_of_a_producer",
 	    hand_back_against_the_flush_of_a_producer, SOME(2, 2), SOME(3, 2) },
+	{ "shutdown_hand_back_against_a_flush_of_few", hand_back_against_a_flush_of_few,
+	    SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_hand_back_against_flush", hand_back_against_flush, SOME(3, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_run_some", hand_back_against_run_some, SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_hand_back_against_a_worker", hand_back_against_a_worker, SOME(2, 1), SOME(3, 2) },

@@ -40,6 +40,7 @@ enum {
 	SERIAL = 1 << 11,		/* one run at a time */
 	AWAITED = 1 << 12,		/* wait_for_jobs is used */
 	TWO_LINES = 1 << 13,		/* blocks of four callbacks, on two cache lines */
+	ONE_IS_FEW = PUTS | TWO_LINES,	/* a flush of one of producers[0] joins the partial block */
 	BY_OWNER = 1 << 14		/* no worker runs anything: threads call run_some */
 };
 
