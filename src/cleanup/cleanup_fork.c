@@ -33,7 +33,7 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p)
 		n = claimed;
 	if (open)
 		p->total = p->base + n;
-	if (open && n < p->slots) {
+	if (open && b != NULL && n < p->slots) {
 		p->write = cq_producer_slot(p, b, n);
 		if (q->discards)
 			p->state += (n - claimed) * STATE_CLAIMED;

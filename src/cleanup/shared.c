@@ -29,8 +29,8 @@ static CQ_RARE int make_shared(cq_cleanup_t *q, uint32_t i, cq_producer_t **p)
 	if (cq_forking())
 		return EDEADLK;
 	pthread_mutex_lock(&q->lock);
-	if (q->shared == NULL && (list = cq_allocate(&q->allocator, SHARED * sizeof(*list))) != NULL) {
-		memset(list, 0, SHARED * sizeof(*list));
+	if (q->shared == NULL && (list = cq_allocate(&q->allocator, SHARED * sizeof(void *))) != NULL) {
+		memset(list, 0, SHARED * sizeof(void *));
 		/* Pairs with the acquire in shared_at: an empty list. */
 		cq_ptr_store_release(&q->shared, list);
 	}
@@ -137,5 +137,5 @@ void cq_shared_free(cq_cleanup_t *q)
 		cq_release(&q->allocator, p, sizeof(*p));
 	}
 	if (q->shared != NULL)
-		cq_release(&q->allocator, q->shared, SHARED * sizeof(*q->shared));
+		cq_release(&q->allocator, q->shared, SHARED * sizeof(void *));
 }
