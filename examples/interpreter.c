@@ -43,8 +43,8 @@ enum { OPEN, DROP, LOOP };
 /* The main loop. 0, or -1: a descriptor could not be had. */
 static int run(struct vm *vm, const unsigned char *code)
 {
-	for (const unsigned char *pc = code;; pc++)
-		switch (*pc) {
+	for (const unsigned char *pc = code;;)
+		switch (*pc++) {
 		case OPEN:
 			if ((vm->stack[vm->depth++] = open("/dev/null", O_RDONLY | O_CLOEXEC)) < 0)
 				return -1;
@@ -55,7 +55,7 @@ static int run(struct vm *vm, const unsigned char *code)
 		case LOOP:
 			if (--vm->turns == 0)
 				return 0;
-			pc = code - 1;
+			pc = code;
 		}
 }
 
