@@ -436,9 +436,8 @@ static void check_ending(test_act_fn *act)
 	open_really((cq_pool_config_t){ 0 });
 	deadly = add(&a, act, NULL);
 	cr_assert_eq(cq_task_signal(a.task), 0);
-	AWAIT(a.lost == 1);
-	cr_assert(deadly->ran == 1 && deadly->lost == 1);
-	AWAIT(hooks.ends == 1);
+	AWAIT(hooks.ends == 1); /* after lost */
+	cr_assert(deadly->ran == 1 && deadly->lost == 1 && a.lost == 1);
 	/* The worker is replaced, whether there is work or not. */
 	AWAIT(stats().workers_created == 2 && stats().workers_live == 1);
 	cr_assert_eq(stats().workers_retired, 1);
