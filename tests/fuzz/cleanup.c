@@ -29,6 +29,11 @@ static bool locked(void)
 	return m.top != NULL && m.top->kind == LOCKED_POINT;
 }
 
+static bool is_free(pthread_mutex_t *lock)
+{
+	return pthread_mutex_trylock(lock) == 0 && pthread_mutex_unlock(lock) == 0;
+}
+
 static bool is_shared(const struct producer *p)
 {
 	return p == &m.producers[PRODUCERS];
@@ -317,12 +322,12 @@ static void check_woken(int err, bool waits)
 static void do_flush(void)
 {
 	struct producer *p = some_producer();
-	unsigned failures = m.alloc_failures;
+	unsigned failures = m.block_failures;
 	uint64_t before = units(), blocks;
 	bool few, some;
 	int err;
 
-	if (p == NULL)
+	if (p == NULL || !is_free(&m.q->partial_lock))
 		return;
 	few = is_few(p);
 	blocks = few ? joined(p->unclaimed) : 1;
@@ -332,12 +337,12 @@ static void do_flush(void)
 	p->busy = false;
 	note("flush(p%d) = %d", id(p), err);
 	if (m.forking || err == ENOMEM) {
-		EXPECT(err == EDEADLK || (m.alloc_failures != failures && p->reserved != 0),
+		EXPECT(err == EDEADLK || (m.block_failures != failures && p->reserved != 0),
 		    "it returns %d", err);
 		check_published(before, 0);
 		return;
 	}
-	if (m.alloc_failures != failures && few) {
+	if (m.block_failures != failures && few) {
 		few = false;
 		blocks = 1;
 	}
@@ -355,14 +360,14 @@ static void do_flush(void)
 static void detach(struct producer *p)
 {
 	uint64_t before = units(), blocks = is_few(p) ? joined(p->unclaimed) : 1;
-	unsigned failures = m.alloc_failures;
+	unsigned failures = m.block_failures;
 
 	if (p->unclaimed == 0)
 		blocks = 0;
 	p->busy = true;
 	CALL(cq_producer_detach)(p->p);
 	note("detach p%d", id(p));
-	if (m.alloc_failures != failures)
+	if (m.block_failures != failures)
 		blocks = 1;
 	check_published(before, blocks);
 	block_gone(p);
@@ -982,21 +987,16 @@ void callback_body(void)
 		nested_call();
 }
 
-static bool is_free(pthread_mutex_t *lock)
-{
-	return pthread_mutex_trylock(lock) == 0 && pthread_mutex_unlock(lock) == 0;
-}
-
 /*
  * What other threads may do while a call is at this point: anything, when it
- * holds no lock; with the queue's only what needs none, and wakes nobody.
+ * holds no lock; with one of the queue's only what needs none, and wakes nobody.
  */
 static int point_kind(void)
 {
 	if (!is_free(&m.q->drains.lock) || !is_free(&m.pool->idle.lock) || !is_free(&m.pool->closers.lock) ||
-	    !is_free(&m.pool->lock) || !is_free(&m.q->partial_lock))
+	    !is_free(&m.pool->lock))
 		return -1;
-	if (is_free(&m.q->lock))
+	if (is_free(&m.q->lock) && is_free(&m.q->partial_lock))
 		return POINT;
 	return polled() ? LOCKED_POINT : -1;
 }

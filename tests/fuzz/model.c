@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include "cleanup/cleanup_priv.h" /* what is a block */
 #include "model.h"
 
 #include <errno.h>
@@ -194,6 +195,7 @@ static void *some_alloc(void *host, size_t bytes, size_t align)
 	if (m.memory_ended || (m.fail_in != 0 && --m.fail_in == 0) ||
 	    m.live_bytes + bytes > 1000000) {
 		m.alloc_failures++;
+		m.block_failures += m.q != NULL && bytes == m.q->block_bytes;
 		return NULL;
 	}
 	if (posix_memalign(&memory, align < sizeof(void *) ? sizeof(void *) : align, bytes) != 0)

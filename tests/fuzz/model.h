@@ -92,7 +92,7 @@ extern struct model {
 	size_t live_bytes;
 	unsigned fail_in;	/* the allocation that fails: 1 is the next; 0: none */
 	bool memory_ended;	/* all allocations fail */
-	unsigned alloc_failures;
+	unsigned alloc_failures, block_failures;
 	unsigned spawns_fail;	/* a bit for each spawn to come */
 	uint64_t begun_at;
 } m;
