@@ -166,6 +166,7 @@ int cq_threads_spawn(cq_run_t *worker);
 bool cq_member_join(cq_run_t *m);
 int cq_member_new(cq_pool_t *p, uint64_t count, cq_run_t **out);
 void cq_member_leave(cq_run_t *m);
+void cq_task_tell(const cq_task_t *t);
 bool cq_workers_surplus(const cq_run_t *w);
 bool cq_workers_missed(cq_pool_t *p, uint64_t counts);
 void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err);

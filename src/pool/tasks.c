@@ -156,22 +156,13 @@ cq_task_t *cq_task_pop(cq_pool_t *p)
 
 /* --------------------------------------------------------------------- signalling */
 
-static void tell(const cq_task_t *t)
-{
-	int saved = errno;
-
-	if (t->ops->stalled != NULL)
-		t->ops->stalled(t->arg);
-	errno = saved;
-}
-
 int cq_task_signal(cq_task_t *t)
 {
 	struct change c = change(t, SIGNAL);
 	cq_pool_t *p = t->pool;
 
 	if (t->parallel == CQ_BY_OWNER && c.pushed)
-		tell(t);
+		cq_task_tell(t);
 	if (t->parallel == CQ_BY_OWNER || !is_waiting(c.word))
 		return 0;
 	if (cq_pool_is(p, CQ_POOL_POLLED | CQ_POOL_HOSTED)) {
@@ -181,7 +172,7 @@ int cq_task_signal(cq_task_t *t)
 		   record isn't there yet, and sleep. */
 		cq_fence_full();
 		if (cq_pool_unserved(p))
-			tell(t);
+			cq_task_tell(t);
 	}
 	if (cq_pool_is(p, CQ_POOL_POLLED))
 		return 0;

@@ -93,11 +93,19 @@ void cq_member_leave(cq_run_t *m)
 
 /* ---------------------------------------------------------------------- stalled */
 
-/* Those who wait for tasks learn that nobody will run them. With no lock held, as that wakes threads: a close
-   waits for those who tell. */
-static void tell_stalled(cq_pool_t *p)
+/* Those who wait for the task learn that nobody will run it. */
+void cq_task_tell(const cq_task_t *t)
 {
 	int saved = errno;
+
+	if (t->ops->stalled != NULL)
+		t->ops->stalled(t->arg);
+	errno = saved;
+}
+
+/* The same of all tasks. With no lock held, as it wakes threads: a close waits for those who tell. */
+static void tell_stalled(cq_pool_t *p)
+{
 	cq_task_t *t;
 
 	cq_u32_add_relaxed(&p->telling, 1);
@@ -110,13 +118,12 @@ static void tell_stalled(cq_pool_t *p)
 	for (; t != NULL; t = t->all_next)
 		/* Pairs with the release in cq_task_create: ops and arg. Without it they could be those of
 		   the task that had the record before. */
-		if ((cq_u64_load_acquire(&t->word) & TASK_CLOSED) == 0 && t->ops->stalled != NULL)
-			t->ops->stalled(t->arg);
+		if ((cq_u64_load_acquire(&t->word) & TASK_CLOSED) == 0)
+			cq_task_tell(t);
 	/* Pairs with the acquire in cq_task_close (tasks.c): done with the tasks. */
 	cq_fence_release();
 	cq_u32_add_relaxed(&p->telling, (uint32_t)-1);
 	cq_sleepers_wake(&p->closers, UINT32_MAX);
-	errno = saved;
 }
 
 /* What a call returns that meets a stalled pool: EAGAIN if the next attempt may succeed, or the error that it
@@ -140,9 +147,10 @@ static int stall_error(const cq_pool_t *p)
 
 /* ----------------------------------------------------------------------- counts */
 
-/* Rule 4: what follows is the recheck. The fence pairs with the one in cq_sleepers_waiters, with which every
-   signal and nobody_left begin, and for `serving` with those in cq_pool_wake and cq_task_signal: whoever
-   still counts on what is taken here has its task seen by the recheck. Without it nobody would see it. */
+/* Rule 4: what follows is the recheck. The fence pairs with those at the beginning of cq_sleepers_ensure and
+   cq_sleepers_waiters, which come before each look at the counts, and for `serving` with those in cq_pool_wake
+   and cq_task_signal: whoever still relies on what is taken here has its task seen by the recheck. Without it
+   nobody would see that task. */
 static uint64_t lower(cq_pool_t *p, uint64_t count)
 {
 	uint64_t counts = cq_u64_add_relaxed(&p->counts, 0 - count) - count;
