@@ -54,7 +54,7 @@ struct cq_run {
 	cq_pool_t *pool;
 	cq_task_t *task;		/* in its function; NULL: between two runs, or in a hook */
 	void *piece;			/* in hand */
-	uint64_t taken CQ_ALIGNED(8);	/* statistics, as the next: ~ the time since when; 0: there is none */
+	uint64_t taken CQ_ALIGNED(8);	/* statistics, as the next: since when, as ~time; 0: nothing is */
 	uint64_t parts;			/* of it, as the task counts */
 	bool is_worker;			/* no run_some: the record was allocated */
 	bool managed;			/* on a thread that the pool made, which a piece may end */

@@ -96,10 +96,8 @@ static void leave(cq_run_t *w, int err)
 	cq_member_leave(w);
 }
 
-/*
- * A task or a hook has ended its thread, which is in its last handlers. No task runs here: once a thread
- * unwinds, glibc jumps into frames that are gone if it is ended again.
- */
+/* A task or a hook has ended its thread, which is in its last handlers. No task runs here, and worker_end must
+   return: if a thread that unwinds is ended once more, glibc jumps into frames that are gone. */
 static void is_ended(void *run)
 {
 	cq_run_t *w = run;

@@ -11,7 +11,6 @@
  *   4. Whoever lowers a count rechecks (lower): somebody may have relied on it.
  */
 #include <errno.h>
-#include <limits.h>
 
 #include "pool_priv.h"
 
@@ -53,9 +52,9 @@ int cq_member_new(cq_pool_t *p, uint64_t count, cq_run_t **out)
 	return 0;
 }
 
-/* And no longer. A worker's record is freed, and from the unlock on the pool may be gone, but not its park
-   table: the last worker wakes a destroy that waits by the permit alone. A thread that is to be joined joins
-   the one that left before it and leaves itself to the next, so at most one that has ended waits. */
+/* And no longer: a worker's record is freed. From the unlock on the pool may be gone, but not its park table:
+   the last worker wakes a destroy by its permit alone. Of the threads that are to be joined each joins the one
+   that left before it, so that at most one which has ended is left. */
 void cq_member_leave(cq_run_t *m)
 {
 	cq_pool_t *p = m->pool;
@@ -126,15 +125,11 @@ static void tell_stalled(cq_pool_t *p)
 	cq_sleepers_wake(&p->closers, UINT32_MAX);
 }
 
-/* What a call returns that meets a stalled pool: EAGAIN if the next attempt may succeed, or the error that it
-   will meet again. Those that say something else of the call are not for this; nor is what no errno can be,
-   from a host's spawn. */
-static int stall_error(const cq_pool_t *p)
+/* What a call returns whose attempt to make a worker met `err`: EAGAIN if the next one may succeed, else the
+   error. Those by which the call says something else are EAGAIN too, and what is no errno, of a host's spawn. */
+static int stall_error(int err)
 {
-	uint32_t failed = cq_u32_load_relaxed(&p->failed);
-
-	switch (failed) {
-	case 0: /* one lives by now */
+	switch (err) {
 	case ENOMEM:
 	case ETIMEDOUT:
 	case EDEADLK:
@@ -142,7 +137,7 @@ static int stall_error(const cq_pool_t *p)
 	case ESHUTDOWN:
 		return EAGAIN;
 	}
-	return failed <= INT_MAX ? (int)failed : EAGAIN;
+	return err > 0 ? err : EAGAIN;
 }
 
 /* ----------------------------------------------------------------------- counts */
@@ -272,9 +267,9 @@ int cq_workers_make(cq_pool_t *p, bool producer)
 			return 0;
 	while (!cq_u64_cas_relaxed(&p->counts, &counts, counts + ONE_MORE));
 	err = make(p, counts + ONE_MORE, ONE_MORE);
-	/* Not the error: a host's spawn may say ESHUTDOWN too. */
+	/* Not ESHUTDOWN, which a host's spawn may say too. */
 	return err != 0 && !cq_pool_stopped(p) &&
-	    counts_live(cq_u64_load_relaxed(&p->counts)) == 0 ? stall_error(p) : 0;
+	    counts_live(cq_u64_load_relaxed(&p->counts)) == 0 ? stall_error(err) : 0;
 }
 
 /* Up to the minimum, whoever is idle. The error of the first that could not be made. */
