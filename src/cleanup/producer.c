@@ -106,7 +106,12 @@ static CQ_RARE int close_block(cq_producer_t *p)
 	cq_ptr_store_relaxed(&p->limit, NULL);
 	CQ_POINT("producer.counted");
 	/* 3. Published, if any is left. */
-	return cq_block_give_up(q, b);
+	if (b->begin != b->end) {
+		cq_blocks_push(q, b);
+		return cq_blocks_signal(q);
+	}
+	(void)cq_block_give_up(q, b);
+	return 0;
 }
 
 /* ------------------------------------------------------------------------- enqueue */

@@ -117,7 +117,7 @@ struct cq_pool {
 
 	/* Statistics, on rare paths. */
 	uint64_t created CQ_ALIGNED(CQ_LINE);
-	uint64_t retired, not_made, wakes;
+	uint64_t retired, not_made;
 	uint32_t peak;
 
 	pthread_mutex_t lock CQ_ALIGNED(CQ_LINE);
@@ -168,7 +168,6 @@ int cq_member_new(cq_pool_t *p, uint64_t count, cq_run_t **out);
 void cq_member_leave(cq_run_t *m);
 bool cq_workers_surplus(const cq_run_t *w);
 bool cq_workers_missed(cq_pool_t *p, uint64_t counts);
-void cq_workers_ensure(cq_pool_t *p, uint32_t n);
 void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err);
 bool cq_workers_could_make(cq_pool_t *p, uint64_t *counts);
 int cq_workers_make(cq_pool_t *p, bool producer);

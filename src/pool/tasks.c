@@ -189,7 +189,7 @@ int cq_task_signal(cq_task_t *t)
 		p->fork_wakes = true;
 		return 0;
 	}
-	cq_workers_ensure(p, 1);
+	cq_sleepers_ensure(&p->idle, 1);
 	return cq_workers_make(p, true);
 }
 
@@ -204,7 +204,7 @@ void cq_run_more(cq_run_t *run, uint64_t pieces)
 
 	if (pieces != 0 && run->task->parallel != CQ_BY_OWNER && is_waiting(change(run->task, SIGNAL).word) &&
 	    !cq_pool_is(p, CQ_POOL_POLLED))
-		cq_workers_ensure(p, pieces < MANY_PIECES ? 1 : 2);
+		cq_sleepers_ensure(&p->idle, pieces < MANY_PIECES ? 1 : 2);
 }
 
 /* ------------------------------------------------------------------------ running */
@@ -263,7 +263,7 @@ void cq_task_run(cq_run_t *run, cq_task_t *t)
 	bool polled = cq_pool_is(p, CQ_POOL_POLLED);
 
 	if (!polled && cq_pool_waiting(p) != 0)
-		cq_workers_ensure(p, 1);
+		cq_sleepers_ensure(&p->idle, 1);
 	if (!begin(t, POP))
 		return;
 	if (!polled)

@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The life of a worker: begun, at work, idle for too long, one of too many, stopped, or ended by a task that
    ends its thread. */
-/* glibc's handlers of the kind that longjmps. In those of -fexceptions a thread can't be ended
-   once more: clang's code aborts. */
-#undef __EXCEPTIONS
 #include <errno.h>
 
 #include "pool_priv.h"

@@ -187,15 +187,6 @@ bool cq_workers_missed(cq_pool_t *p, uint64_t counts)
 
 /* ----------------------------------------------------------------------- making */
 
-/* `n` workers on the way, as far as there are idle ones. Begins with a full fence. */
-void cq_workers_ensure(cq_pool_t *p, uint32_t n)
-{
-	uint32_t woken = cq_sleepers_ensure(&p->idle, n);
-
-	if (woken != 0)
-		cq_u64_add_relaxed(&p->wakes, woken);
-}
-
 /* A worker that was counted could not be made, or has ended before it could look. */
 void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err)
 {
@@ -212,7 +203,7 @@ void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err)
 	CQ_POINT("workers.not_made");
 	if (cq_pool_waiting(p) != 0) {
 		if (counts_live(counts) != 0)
-			cq_workers_ensure(p, 1);
+			cq_sleepers_ensure(&p->idle, 1);
 		else
 			tell_stalled(p);
 	}
@@ -310,7 +301,7 @@ void cq_workers_arrive(cq_run_t *w)
 void cq_workers_left_waiting(cq_pool_t *p)
 {
 	if (!cq_pool_is(p, CQ_POOL_POLLED)) {
-		cq_workers_ensure(p, 1);
+		cq_sleepers_ensure(&p->idle, 1);
 		(void)cq_workers_make(p, true);
 	}
 	/* Behind the fence of ensure, which pairs with the one in lower. */
@@ -339,7 +330,7 @@ void cq_workers_host_leaves(cq_run_t *run)
 		counts = lower(p, run->count);
 		if (run->count != 0 && !cq_pool_stopped(p) && !cq_pool_is(p, CQ_POOL_POLLED) &&
 		    cq_workers_missed(p, counts)) {
-			cq_workers_ensure(p, 1);
+			cq_sleepers_ensure(&p->idle, 1);
 			(void)cq_workers_make(p, false);
 		}
 		if (!cq_pool_stopped(p) && cq_pool_unserved(p) && cq_pool_waiting(p) != 0)
@@ -367,7 +358,7 @@ bool cq_workers_retire(cq_run_t *w)
 			}
 		/* As many others were made meanwhile, and look; or the maximum was lowered, and one of
 		   them may sleep. */
-		cq_workers_ensure(p, 1);
+		cq_sleepers_ensure(&p->idle, 1);
 	}
 	w->count = 0;
 	cq_u64_add_relaxed(&p->retired, 1);

@@ -215,6 +215,7 @@ static uint32_t wake(cq_sleepers_t *set, uint32_t n, bool ensures, cq_sleeper_t 
 		*end = s;
 		end = &s->next;
 	}
+	cq_u64_store_relaxed(&set->woken, set->woken + (k - coming));
 	if (k < n && waiters_of(cq_u64_load_relaxed(&set->counts)) != 0)
 		cq_u32_store_relaxed(&set->epoch, set->epoch + 1);
 	pthread_mutex_unlock(&set->lock);
