@@ -787,13 +787,12 @@ Test(producer, a_span_is_gone_with_its_block, .init = make)
 	finish(SLOTS + 1);
 }
 
-/* Lines that are fetched ahead of enqueues may have been written by a span. */
 Test(producer, spans_and_enqueues_fill_one_block_together)
 {
 	unsigned n;
 
 	make_kind(0, CQ_BLOCK_BYTES_MAX);
-	put(p, 0, slots); /* the lines of the next blocks are fetched */
+	put(p, 0, slots);
 	for (n = slots; n < 4 * slots;) {
 		unsigned room, k = min_u32(slots - n % slots, 131);
 
