@@ -302,7 +302,7 @@ static bool flush_few(cq_producer_t *p)
 {
 	uint32_t n = cq_producer_written(p) - state_claimed(cq_u64_load_relaxed(&p->state));
 
-	return n * FEW < p->slots && !cq_forking() && cq_collect_own(p);
+	return n != 0 && n * FEW < p->slots && !cq_forking() && cq_collect_own(p);
 }
 
 int cq_producer_flush(cq_producer_t *p)
