@@ -149,27 +149,59 @@ cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since)
 	return b;
 }
 
+/* So many more will wait. */
+void cq_blocks_pend(cq_cleanup_t *q, uint32_t callbacks)
+{
+	if (q->max_waiting != 0)
+		cq_u64_add_relaxed(&q->pending, callbacks);
+}
+
+bool cq_blocks_have_room(const cq_cleanup_t *q)
+{
+	return q->max_waiting == 0 || cq_u64_load_relaxed(&q->pending) < q->max_waiting;
+}
+
+/* So many have run. True: there was no room, and now there is: exactly one such step lies between a look that
+   found none and one that would find some. */
+static bool made_room(cq_cleanup_t *q, uint32_t callbacks)
+{
+	uint64_t before;
+
+	if (q->max_waiting == 0 || callbacks == 0)
+		return false;
+	before = cq_u64_add_relaxed(&q->pending, 0 - (uint64_t)callbacks);
+	return before >= q->max_waiting && before - callbacks < q->max_waiting;
+}
+
 /* Gives up a block in hand, with no lock held, as it may wake. If it has some left, it waits, and the task is
    signalled: 0, or STALLED. Else it is free, and finished: all its callbacks have returned or are claimed. */
 int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 {
 	unsigned parity = b->parity;
+	uint32_t ran = (uint32_t)(b->begin - b->first);
+	bool wake;
+	int err = 0;
 
 	/* Pairs with the first acquire in look (collect.c), of statistics: what has run was queued. Without it
 	   more could be executed than queued. */
-	cq_u64_store_release(&b->executed, b->executed + (uint64_t)(b->begin - b->first));
+	cq_u64_store_release(&b->executed, b->executed + ran);
 	b->holder = NULL;
 	if (b->begin == b->end) {
+		/* Before there is room: who finds it finds the block. */
 		cq_block_put(q, b);
+		wake = made_room(q, ran);
 		/* Pairs with the acquires in cq_blocks_all_finished and drained (drain.c): what the callbacks
 		   did. Without it a drain could return before that is seen. */
 		cq_fence_release();
-		if (cq_u64_add_relaxed(&q->unfinished[parity], (uint64_t)-1) == 1)
-			cq_drains_wake(q);
-		return 0;
+		wake |= cq_u64_add_relaxed(&q->unfinished[parity], (uint64_t)-1) == 1;
+	} else {
+		wake = made_room(q, ran);
+		cq_blocks_push(q, b);
+		err = cq_blocks_signal(q);
 	}
-	cq_blocks_push(q, b);
-	return cq_blocks_signal(q);
+	if (wake)
+		cq_drains_wake(q);
+	return err;
 }
 
 /* --------------------------------------------------------------------- unfinished */
@@ -181,7 +213,7 @@ bool cq_blocks_all_finished(const cq_cleanup_t *q)
 	return cq_u64_load_relaxed(&q->unfinished[0]) == 0 && cq_u64_load_acquire(&q->unfinished[1]) == 0;
 }
 
-/* Whoever waits in drain or shutdown looks again. Begins with a full fence. */
+/* Whoever waits in drain, shutdown or for room looks again. Begins with a full fence. */
 void cq_drains_wake(cq_cleanup_t *q)
 {
 	if (cq_forking())
