@@ -179,7 +179,7 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 {
 	unsigned parity = b->parity;
 	uint32_t ran = (uint32_t)(b->begin - b->first);
-	bool wake;
+	bool wake = made_room(q, ran);
 	int err = 0;
 
 	/* Pairs with the first acquire in look (collect.c), of statistics: what has run was queued. Without it
@@ -187,15 +187,12 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 	cq_u64_store_release(&b->executed, b->executed + ran);
 	b->holder = NULL;
 	if (b->begin == b->end) {
-		/* Before there is room: who finds it finds the block. */
 		cq_block_put(q, b);
-		wake = made_room(q, ran);
 		/* Pairs with the acquires in cq_blocks_all_finished and drained (drain.c): what the callbacks
 		   did. Without it a drain could return before that is seen. */
 		cq_fence_release();
 		wake |= cq_u64_add_relaxed(&q->unfinished[parity], (uint64_t)-1) == 1;
 	} else {
-		wake = made_room(q, ran);
 		cq_blocks_push(q, b);
 		err = cq_blocks_signal(q);
 	}
