@@ -161,16 +161,17 @@ bool cq_blocks_have_room(const cq_cleanup_t *q)
 	return q->max_waiting == 0 || cq_u64_load_relaxed(&q->pending) < q->max_waiting;
 }
 
-/* So many have run. True: there was no room, and now there is: exactly one such step lies between a look that
-   found none and one that would find some. */
-static bool made_room(cq_cleanup_t *q, uint32_t callbacks)
+/* So many have run. Exactly one such step lies between a look that finds no room and one that would find some: who makes
+   it wakes, and nobody else looks whether anyone waits. */
+static void make_room(cq_cleanup_t *q, uint32_t callbacks)
 {
 	uint64_t before;
 
 	if (q->max_waiting == 0 || callbacks == 0)
-		return false;
+		return;
 	before = cq_u64_add_relaxed(&q->pending, 0 - (uint64_t)callbacks);
-	return before >= q->max_waiting && before - callbacks < q->max_waiting;
+	if (before >= q->max_waiting && before - callbacks < q->max_waiting)
+		cq_drains_wake(q);
 }
 
 /* Gives up a block in hand, with no lock held, as it may wake. If it has some left, it waits, and the task is
@@ -178,27 +179,23 @@ static bool made_room(cq_cleanup_t *q, uint32_t callbacks)
 int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 {
 	unsigned parity = b->parity;
-	uint32_t ran = (uint32_t)(b->begin - b->first);
-	bool wake = made_room(q, ran);
-	int err = 0;
 
+	make_room(q, (uint32_t)(b->begin - b->first));
 	/* Pairs with the first acquire in look (collect.c), of statistics: what has run was queued. Without it
 	   more could be executed than queued. */
-	cq_u64_store_release(&b->executed, b->executed + ran);
+	cq_u64_store_release(&b->executed, b->executed + (uint64_t)(b->begin - b->first));
 	b->holder = NULL;
 	if (b->begin == b->end) {
 		cq_block_put(q, b);
 		/* Pairs with the acquires in cq_blocks_all_finished and drained (drain.c): what the callbacks
 		   did. Without it a drain could return before that is seen. */
 		cq_fence_release();
-		wake |= cq_u64_add_relaxed(&q->unfinished[parity], (uint64_t)-1) == 1;
-	} else {
-		cq_blocks_push(q, b);
-		err = cq_blocks_signal(q);
+		if (cq_u64_add_relaxed(&q->unfinished[parity], (uint64_t)-1) == 1)
+			cq_drains_wake(q);
+		return 0;
 	}
-	if (wake)
-		cq_drains_wake(q);
-	return err;
+	cq_blocks_push(q, b);
+	return cq_blocks_signal(q);
 }
 
 /* --------------------------------------------------------------------- unfinished */

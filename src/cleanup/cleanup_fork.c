@@ -96,8 +96,9 @@ static void in_child(cq_cleanup_t *q)
 	}
 	q->free = (cq_stack_t){ NULL, NULL };
 	q->partial = NULL; /* it waits, as others do */
-	q->page = q->epoch = q->pending = 0;
+	q->page = q->epoch = 0;
 	q->draining = 0;
+	q->pending = 0;
 	q->blocks_made = 0; /* whoever has linked one may not have counted it */
 	q->executed = q->queued - q->handed_back;
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
