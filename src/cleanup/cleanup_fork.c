@@ -77,6 +77,7 @@ static void settle_block(cq_cleanup_t *q, cq_block_t *b)
 		return;
 	}
 	q->executed -= (uint64_t)(b->end - b->begin);
+	q->pending += (uint64_t)(b->end - b->begin);
 	b->parity = 0;
 	q->unfinished[0]++;
 	if (!mine) {
@@ -97,6 +98,7 @@ static void in_child(cq_cleanup_t *q)
 	q->partial = NULL; /* it waits, as others do */
 	q->page = q->epoch = 0;
 	q->draining = 0;
+	q->pending = 0;
 	q->blocks_made = 0; /* whoever has linked one may not have counted it */
 	q->executed = q->queued - q->handed_back;
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
