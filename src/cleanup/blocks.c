@@ -29,7 +29,6 @@ cq_block_t *cq_block_get(cq_cleanup_t *q)
 		   follow a link that isn't written. */
 		cq_fence_release();
 	} while (!cq_ptr_cas_relaxed(&q->all, &all, b));
-	cq_u64_add_relaxed(&q->blocks_made, 1);
 	return b;
 }
 
@@ -155,9 +154,12 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 {
 	unsigned parity = b->parity;
 
-	/* Pairs with the first acquire in look (collect.c), of statistics: what has run was queued. Without it
-	   more could be executed than queued. */
-	cq_u64_store_release(&b->executed, b->executed + (uint64_t)(b->begin - b->first));
+	if (b->begin != b->first) {
+		/* Pairs with the first acquire in look (collect.c), of statistics: what has run was queued. Without
+		   it more could be executed than queued. */
+		cq_fence_release();
+		cq_u64_add_relaxed(&q->executed, (uint64_t)(b->begin - b->first));
+	}
 	b->holder = NULL;
 	if (b->begin == b->end) {
 		cq_block_put(q, b);
@@ -170,6 +172,17 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 	}
 	cq_blocks_push(q, b);
 	return cq_blocks_signal(q);
+}
+
+/* A forked child has come upon a block that holds something and is counted. Nobody else has it. */
+void cq_block_found(void *q, void *b)
+{
+	cq_cleanup_t *queue = q;
+	cq_block_t *block = b;
+
+	block->node.next = queue->found;
+	queue->found = &block->node;
+	queue->nfound++;
 }
 
 /* --------------------------------------------------------------------- unfinished */
