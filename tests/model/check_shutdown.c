@@ -754,7 +754,7 @@ const struct scenario shutdown_scenarios[] = {
 	{ "drain_against_hand_back", drain_against_hand_back, SOME(1, 1), SOME(3, 2) },
 	{ "room_against_a_worker", room_against_a_worker, SOME(1, 1), SOME(3, 2) },
 	{ "room_for_two", room_for_two, SOME(1, 1), SOME(3, 2) },
-	{ "room_against_another_block", room_against_another_block, SOME(2, 1), SOME(3, 2) },
+	{ "room_against_another_block", room_against_another_block, SOME(2, 0), SOME(3, 2) },
 	{ "room_of_the_rest_of_a_block", room_of_the_rest_of_a_block, SOME(2, 1), SOME(3, 2) },
 	{ "room_made_by_two", room_made_by_two, SOME(1, 1), SOME(3, 2) },
 	{ "room_against_a_shutdown", room_against_a_shutdown, SOME(1, 1), SOME(3, 2) },
