@@ -639,23 +639,17 @@ static void room_for_two(void)
 	end_calmly();
 }
 
-/* Another's block, which is open as the bound is reached, is published and run meanwhile. */
-static void enqueuer_of_the_sixth(void *unused)
+/* There is room all the time, whoever runs a block that is just being published. */
+static void room_beside_a_block_that_is_published_and_run(void)
 {
-	(void)unused;
-	enqueue_some(producers[1], 5, 1);
-}
-
-static void room_against_another_block(void)
-{
-	begin(HOSTED, 0, 2);
-	enqueue_some(producers[1], 4, 1);
-	q->max_waiting = ONE_BLOCK;
-	publish(producers[0], 0);
-	serve();
-	run_beside(enqueuer_of_the_sixth, NULL);
+	begin(HOSTED, 0, 1);
+	q->pool->serving = 1;
+	q->max_waiting = ONE_BLOCK + 1;
+	run_beside(publisher_of_0, producers[0]);
+	run_beside(runner, NULL);
 	CHECK(cq_cleanup_wait_for_room(q, CQ_FOREVER) == 0);
 	join_beside();
+	q->pool->serving = 0;
 	end_calmly();
 }
 
@@ -754,7 +748,8 @@ const struct scenario shutdown_scenarios[] = {
 	{ "drain_against_hand_back", drain_against_hand_back, SOME(1, 1), SOME(3, 2) },
 	{ "room_against_a_worker", room_against_a_worker, SOME(1, 1), SOME(3, 2) },
 	{ "room_for_two", room_for_two, SOME(1, 1), SOME(3, 2) },
-	{ "room_against_another_block", room_against_another_block, SOME(2, 0), SOME(3, 2) },
+	{ "room_beside_a_block_that_is_published_and_run", room_beside_a_block_that_is_published_and_run,
+	    SOME(2, 1), SOME(3, 2) },
 	{ "room_of_the_rest_of_a_block", room_of_the_rest_of_a_block, SOME(2, 1), SOME(3, 2) },
 	{ "room_made_by_two", room_made_by_two, SOME(1, 1), SOME(3, 2) },
 	{ "room_against_a_shutdown", room_against_a_shutdown, SOME(1, 1), SOME(3, 2) },
