@@ -28,6 +28,17 @@ static inline void cq_fence_compiler(void) { __atomic_signal_fence(__ATOMIC_SEQ_
 /* A hint to the processor that it is in a spin loop. */
 static inline void cq_stall(void) { ck_pr_stall(); }
 
+/* Another: this line will be written. In assembly, since compilers for any x86-64 make it a prefetch to read, and the
+   store then waits for the line once more. Processors without the instruction do nothing. */
+static inline void cq_fetch_to_write(const char *line)
+{
+#ifdef __x86_64__
+	__asm__ __volatile__("prefetchw %0" : : "m"(*line));
+#else
+	__builtin_prefetch(line, 1);
+#endif
+}
+
 /* ---- 32 bits ---- */
 
 static inline uint32_t cq_u32_load_relaxed(const uint32_t *p) { return ck_pr_load_32(p); }
