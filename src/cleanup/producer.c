@@ -39,7 +39,7 @@ static void look_ahead(cq_producer_t *p)
 		cq_ptr_store_relaxed(&p->limit, NULL);
 }
 
-/* open 0 -> 1, with an empty block. ENOMEM, ESHUTDOWN, EDEADLK. */
+/* open 0 -> 1, with an empty block. ENOBUFS, ENOMEM, ESHUTDOWN, EDEADLK. */
 static int open_block(cq_producer_t *p)
 {
 	uint64_t seq = (cq_u64_load_relaxed(&p->state) & ~(STATE_SEQ - 1)) + STATE_SEQ;
@@ -49,6 +49,9 @@ static int open_block(cq_producer_t *p)
 		return ESHUTDOWN;
 	if (cq_forking())
 		return EDEADLK;
+	/* The bound, looked at nowhere else: what is in open blocks comes on top of it, and what is reserved. */
+	if (p->total >= p->reserved_until && !cq_blocks_have_room(p->q))
+		return ENOBUFS;
 	if (p->spares != NULL) {
 		b = cq_block_of(p->spares);
 		p->spares = p->spares->next;
@@ -102,7 +105,13 @@ static CQ_RARE int close_block(cq_producer_t *p)
 	cq_ptr_store_relaxed(&p->limit, NULL);
 	CQ_POINT("producer.counted");
 	/* 3. Published, if any is left. */
-	return cq_block_give_up(q, b);
+	cq_blocks_pend(q, written - state_claimed(s));
+	if (b->begin != b->end) {
+		cq_blocks_push(q, b);
+		return cq_blocks_signal(q);
+	}
+	(void)cq_block_give_up(q, b);
+	return 0;
 }
 
 /* ------------------------------------------------------------------------- enqueue */
