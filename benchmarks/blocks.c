@@ -23,6 +23,7 @@ enum {
 
 struct flush {
 	uint64_t began, returned, ended;
+	uint64_t cpu;	/* of the caller, in it */
 	unsigned long wakes;
 	unsigned left; /* callbacks to run */
 };
@@ -76,9 +77,11 @@ static unsigned flush_many(const struct workload *w, const struct contestant *c,
 			put(c, producers[i], callback_of(w), f);
 		}
 		f->wakes = c->wakes();
+		f->cpu = thread_cpu();
 		f->began = now();
 		c->flush_all(queue);
 		f->returned = now();
+		f->cpu = thread_cpu() - f->cpu;
 		f->wakes = c->wakes() - f->wakes;
 		await(f);
 		for (unsigned i = 0; i < w->producers; i++)
@@ -89,18 +92,21 @@ static unsigned flush_many(const struct workload *w, const struct contestant *c,
 
 static void summarize(struct result *r, const struct flush *f, unsigned n)
 {
-	uint64_t flush[FLUSHES], makespan[FLUSHES], wakes = 0;
+	uint64_t flush[FLUSHES], cpu[FLUSHES], makespan[FLUSHES], wakes = 0;
 
 	for (unsigned k = 0; k < n; k++) {
 		flush[k] = f[k].returned - f[k].began;
+		cpu[k] = f[k].cpu;
 		makespan[k] = f[k].ended - f[k].began;
 		wakes += f[k].wakes;
 	}
 	sort_ns(flush, n);
+	sort_ns(cpu, n);
 	sort_ns(makespan, n);
 	r->metrics[0] = percentile(flush, n, 500);
-	r->metrics[1] = percentile(makespan, n, 500);
-	r->metrics[2] = (double)wakes / n;
+	r->metrics[1] = percentile(cpu, n, 500);
+	r->metrics[2] = percentile(makespan, n, 500);
+	r->metrics[3] = (double)wakes / n;
 }
 
 void run_blocks(const struct workload *w, const struct contestant *c, struct result *r)

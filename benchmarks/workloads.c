@@ -39,7 +39,8 @@
 	  .run = run_throughput, .scales = true }
 #define W7(NAME, BLOCKS, KIND)						\
 	{ .name = NAME, .producers = 2 * BLOCKS, .workers = 16, .run = run_blocks, .kind = KIND,	\
-	  .metrics = { RATIO("flush", "ns"), RATIO("makespan", "ns"), NO_RATIO("woken", "/flush") } }
+	  .metrics = { RATIO("flush", "ns"), RATIO("flush_cpu", "ns"), RATIO("makespan", "ns"),	\
+	    NO_RATIO("woken", "/flush") } }
 #define LIMIT(NAME, THREADS, RUN, ...)					\
 	{ .name = NAME, .producers = 1, .workers = THREADS - 1,			\
 	  .metrics = { __VA_ARGS__ }, .run = RUN, .alone = "limit" }
