@@ -29,7 +29,6 @@ cq_block_t *cq_block_get(cq_cleanup_t *q)
 		   follow a link that isn't written. */
 		cq_fence_release();
 	} while (!cq_ptr_cas_relaxed(&q->all, &all, b));
-	cq_u64_add_relaxed(&q->blocks_made, 1);
 	return b;
 }
 
@@ -167,7 +166,7 @@ static void make_room(cq_cleanup_t *q, uint32_t callbacks)
 {
 	uint64_t before;
 
-	if (q->max_waiting == 0 || callbacks == 0)
+	if (q->max_waiting == 0)
 		return;
 	before = cq_u64_add_relaxed(&q->pending, 0 - (uint64_t)callbacks);
 	if (before >= q->max_waiting && before - callbacks < q->max_waiting)
@@ -178,12 +177,16 @@ static void make_room(cq_cleanup_t *q, uint32_t callbacks)
    signalled: 0, or STALLED. Else it is free, and finished: all its callbacks have returned or are claimed. */
 int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 {
+	uint32_t ran = (uint32_t)(b->begin - b->first);
 	unsigned parity = b->parity;
 
-	make_room(q, (uint32_t)(b->begin - b->first));
-	/* Pairs with the first acquire in look (collect.c), of statistics: what has run was queued. Without it
-	   more could be executed than queued. */
-	cq_u64_store_release(&b->executed, b->executed + (uint64_t)(b->begin - b->first));
+	if (ran != 0) {
+		make_room(q, ran);
+		/* Pairs with the first acquire in look (collect.c), of statistics: what has run was queued. Without
+		   it more could be executed than queued. */
+		cq_fence_release();
+		cq_u64_add_relaxed(&q->executed, ran);
+	}
 	b->holder = NULL;
 	if (b->begin == b->end) {
 		cq_block_put(q, b);
@@ -196,6 +199,17 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 	}
 	cq_blocks_push(q, b);
 	return cq_blocks_signal(q);
+}
+
+/* A forked child has come upon a block that holds something and is counted. Nobody else has it. */
+void cq_block_found(void *q, void *b)
+{
+	cq_cleanup_t *queue = q;
+	cq_block_t *block = b;
+
+	block->node.next = queue->found;
+	queue->found = &block->node;
+	queue->nfound++;
 }
 
 /* --------------------------------------------------------------------- unfinished */

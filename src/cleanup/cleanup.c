@@ -163,11 +163,9 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 			continue;
 		}
 		*link = b->all_next;
-		q->executed += b->executed;
 		cq_release(&q->allocator, b, q->block_bytes);
 		freed++;
 	}
-	cq_u64_add_relaxed(&q->blocks_made, 0 - freed);
 	pthread_mutex_unlock(&q->lock);
 	if (freed_bytes != NULL)
 		*freed_bytes = (size_t)freed * q->block_bytes;
@@ -186,19 +184,18 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 	/* What has left the queue first, so that it is never more than queued: behind the first acquire in look
 	   (collect.c) all is seen that was before the release in cq_block_give_up; and what is handed back was
 	   seen under this lock, or the barrier came before it (cq_producers_see). */
-	s.executed = q->executed;
-	/* Pairs with the release in cq_block_get (blocks.c): the fields of the blocks. */
-	for (cq_block_t *b = cq_ptr_load_acquire(&q->all); b != NULL; b = b->all_next)
-		s.executed += cq_u64_load_relaxed(&b->executed);
+	s.executed = cq_u64_load_relaxed(&q->executed);
 	s.handed_back = cq_u64_load_relaxed(&q->handed_back);
 	s.queued = q->queued;
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
 		s.queued += cq_producer_accepted(p);
 	s.flushes = q->flushes;
 	s.producers = q->nproducers;
+	/* Pairs with the release in cq_block_get (blocks.c): the fields of the blocks. */
+	for (cq_block_t *b = cq_ptr_load_acquire(&q->all); b != NULL; b = b->all_next)
+		s.blocks_made++;
 	cq_fork_unlock(&q->lock);
 	s.blocks_waiting = cq_blocks_waiting(q);
-	s.blocks_made = cq_u64_load_relaxed(&q->blocks_made);
 	/* The longest that a published block can have waited: see set_since (blocks.c). */
 	partial = cq_ptr_load_relaxed(&q->partial) != NULL ? (int)(cq_u64_load_relaxed(&q->page) & 1) : -1;
 	for (int i = 0; i < 2; i++) {

@@ -183,11 +183,13 @@ static int hand_back(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *give_b
 
 	do {
 		while ((b = cq_blocks_take(q, &since)) != NULL) {
+			cq_ptr_store_relaxed(&q->giving, b); /* for a fork: as the piece of a run */
 			while (cq_block_next(b, &c)) {
 				count_given(q, 1);
 				give_back(ctx, c.fn, c.arg);
 			}
 			b->first = b->begin; /* not executed */
+			cq_ptr_store_relaxed(&q->giving, NULL);
 			(void)cq_block_give_up(q, b);
 		}
 		while (claim_one(&d, &c))
