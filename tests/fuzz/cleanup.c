@@ -1157,7 +1157,7 @@ static void create(void)
 		m.config.host = &m;
 	}
 	if ((b & 64) != 0 && size % 4 == 3)
-		m.config.max_waiting = CQ_MAX_WAITING_MIN + size;
+		m.config.max_waiting = CQ_MAX_WAITING_MIN + size % 5;
 	m.interleaved = (b & 128) != 0;
 	m.exact = !m.interleaved;
 	m.slots = find_capacity(NULL);
