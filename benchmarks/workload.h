@@ -79,6 +79,7 @@ void run_idle(const struct workload *w, const struct contestant *c, struct resul
 void run_bursts(const struct workload *w, const struct contestant *c, struct result *r);
 void run_blocks(const struct workload *w, const struct contestant *c, struct result *r);
 void run_memory(const struct workload *w, const struct contestant *c, struct result *r);
+void run_tables(const struct workload *w, const struct contestant *c, struct result *r);
 void run_stores(const struct workload *w, const struct contestant *c, struct result *r);
 void run_atomics(const struct workload *w, const struct contestant *c, struct result *r);
 void run_line(const struct workload *w, const struct contestant *c, struct result *r);
@@ -94,6 +95,8 @@ enum { PLAIN, PACED, ALTERNATING, FLUSHING };
 enum { SLEEPS, WORKS_ON };
 /* run_bursts' and run_blocks': what a callback does */
 enum { COUNTS, COMPUTES, SLEEPS_ITSELF };
+/* run_tables' */
+enum { UNBOUNDED, BOUNDED };
 
 /* Ends with one whose name is NULL. */
 extern const struct workload workloads[];

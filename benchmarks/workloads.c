@@ -41,6 +41,10 @@
 	{ .name = NAME, .producers = 2 * BLOCKS, .workers = 16, .run = run_blocks, .kind = KIND,	\
 	  .metrics = { RATIO("flush", "ns"), RATIO("flush_cpu", "ns"), RATIO("makespan", "ns"),	\
 	    NO_RATIO("woken", "/flush") } }
+#define W8(NAME, KIND)							\
+	{ .name = NAME, .producers = 2, .workers = AS_PROCESSORS, .run = run_tables, .kind = KIND,	\
+	  .alone = "cq", .metrics = {							\
+	    RATIO("wall", "ns/row"), NO_RATIO("peak_rss", "KiB"), NO_RATIO("sleeps", "/1000 rows") } }
 #define LIMIT(NAME, THREADS, RUN, ...)					\
 	{ .name = NAME, .producers = 1, .workers = THREADS - 1,			\
 	  .metrics = { __VA_ARGS__ }, .run = RUN, .alone = "limit" }
@@ -114,5 +118,8 @@ const struct workload workloads[] = {
 	W7("W7-computing", 1, COMPUTES),
 	W7("W7-computing", 4, COMPUTES),
 	W7("W7-computing", 16, COMPUTES),
+
+	W8("W8-bounded", BOUNDED),
+	W8("W8-unbounded", UNBOUNDED),
 	{ .name = NULL },
 };

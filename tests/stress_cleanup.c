@@ -326,7 +326,8 @@ static int enqueue(cq_producer_t *p, struct record *record, struct owner *owner,
 		err = cq_cleanup_enqueue(q->q, run, record);
 	else if ((err = cq_producer_put(p, record)) == EINVAL)
 		err = cq_producer_enqueue(p, run, record);
-	CHECK(err == 0 || err == ESHUTDOWN || (err == ENOMEM && r->failures));
+	CHECK(err == 0 || err == ESHUTDOWN || (err == ENOMEM && r->failures) ||
+	    (err == ENOBUFS && q->config.max_waiting != 0));
 	if (err != 0)
 		is_refused(record);
 	return err;
@@ -431,7 +432,7 @@ static unsigned enqueue_reserved(cq_producer_t *p, rng_t *chance, unsigned index
 	for (; n > 0 && i < PER_PRODUCER; n--, i++) {
 		int err = enqueue(p, &r->records[index][i], &r->owners[index], q);
 
-		CHECK(err != ENOMEM);
+		CHECK(err != ENOMEM && err != ENOBUFS);
 		if (rng_below(chance, 40) == 0)
 			(void)cq_producer_flush(p); /* which keeps what is reserved */
 	}
@@ -481,6 +482,8 @@ static void produce(rng_t *chance, unsigned index)
 		/* In a quiet round what it waits for is its own to publish. */
 		err = enqueue(r->quiet || rng_below(chance, 3) != 0 ? p : NULL, &r->records[index][i],
 		    &r->owners[index], q);
+		if (err == ENOBUFS && (err = cq_cleanup_wait_for_room(q->q, CQ_FOREVER)) != ESHUTDOWN)
+			may_stall(err);
 		if (r->quiet && rng_below(chance, 2) == 0) {
 			p = wait_for(p, &r->owners[index], q, chance);
 			continue;
@@ -837,7 +840,7 @@ static void choose(rng_t *chance)
 
 static void create(rng_t *chance)
 {
-	static const size_t bytes[] = { CQ_BLOCK_BYTES_MIN, 100, CQ_BLOCK_BYTES };
+	static const size_t bytes[] = { CQ_BLOCK_BYTES_MIN, 100, CQ_BLOCK_BYTES }, bounds[] = { 0, 0, 16, 100 };
 	bool shared = rng_below(chance, 2) == 0;
 	int err;
 
@@ -851,6 +854,7 @@ static void create(rng_t *chance)
 		q->running = 0;
 		q->config = (cq_cleanup_config_t){
 			.parallel = r->hung ? 0 : (uint32_t)rng_below(chance, 3),
+			.max_waiting = r->hung ? 0 : bounds[rng_below(chance, 4)],
 			.block_bytes = r->hung ? CQ_BLOCK_BYTES_MIN : bytes[rng_below(chance, 3)],
 			.pool = r->pool,
 			.pool_config = shared ? NULL : &r->pool_config,

@@ -117,6 +117,7 @@ static void what_needs_a_lock_is_refused(void)
 	CHECK(cq_producer_flush(p) == EDEADLK);
 	CHECK(cq_cleanup_flush(q) == EDEADLK);
 	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EDEADLK);
+	CHECK(cq_cleanup_wait_for_room(q, CQ_FOREVER) == EDEADLK);
 	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, take_back, NULL) == EDEADLK);
 	CHECK(cq_cleanup_trim(q, &n) == EDEADLK);
 	CHECK(cq_cleanup_destroy(q) == EDEADLK);

@@ -25,8 +25,8 @@
  * callback did happens before the return of the drain or shutdown that waited for it.
  *
  * CALLBACKS run on a worker of the pool, or in a call of run_some, never in a call of a producer.
- * They may call everything but what waits for their own pool (drain, shutdown, destroy, of any
- * of its queues): EDEADLK. They return on the thread that called them. A callback must not wait for
+ * They may call everything but what waits for their own pool (drain, wait_for_room, shutdown,
+ * destroy, of any of its queues): EDEADLK. They return on the thread that called them. A callback must not wait for
  * another one of its queue: that may lie behind it in the same block, which is one worker's, however
  * many others there are, and though each was flushed for itself. The order of callbacks is not that of their enqueues; but no block
  * waits for ever: 10 ms after it was published, those published later wait until it has been taken.

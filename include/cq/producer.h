@@ -93,10 +93,9 @@ CQ_API CQ_MUST_CHECK int cq_producer_commit(cq_producer_t *p, size_t k, size_t *
 
 /**
  * Sets blocks aside so that the next `n` enqueues of this producer cannot fail for want of memory, nor of room: they
- * are accepted whatever waits, and so is the reservation. Not
- * cumulative: it is "n from now". Asks for all the memory that this takes, however much. ENOMEM: fewer blocks could be
- * had (those stay with the queue until it is trimmed), and the earlier reservation stands. EINVAL: they would not
- * fit the address space; ESHUTDOWN; EDEADLK.
+ * are accepted whatever waits, and so is the reservation. Not cumulative: it is "n from now". Asks for
+ * all the memory that this takes, however much. ENOMEM: fewer blocks could be had (those stay with the queue until it
+ * is trimmed), and the earlier reservation stands. EINVAL: they would not fit the address space; ESHUTDOWN; EDEADLK.
  */
 CQ_API CQ_MUST_CHECK int cq_producer_reserve(cq_producer_t *p, size_t n);
 

@@ -123,6 +123,32 @@ static void accepted(struct producer *p, unsigned i)
 		block_gone(p);
 }
 
+/* Callbacks that are published and have not begun. Those in hand count for the bound as well, until the hand is empty. */
+static unsigned waiting_now(void)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < m.nitems; i++)
+		n += m.items[i].life == PENDING && m.items[i].published == YES;
+	return n;
+}
+
+/* One that has no block is going to be accepted, or has been told that there is room. */
+static void check_room(void)
+{
+	if (m.exact && m.config.max_waiting != 0)
+		EXPECT(waiting_now() < m.config.max_waiting, "%u wait: there is no room", waiting_now());
+}
+
+static void check_no_room(const struct producer *p)
+{
+	EXPECT(m.config.max_waiting != 0 && p->reserved == 0 && (!p->open || (is_shared(p) && !m.exact)),
+	    "ENOBUFS without need");
+	if (m.exact)
+		EXPECT(waiting_now() + m.frames * 2 * m.slots >= m.config.max_waiting, "%u wait: there is room",
+		    waiting_now());
+}
+
 static void refused(unsigned i)
 {
 	EXPECT(m.items[i].life == IN_FLIGHT, "#%u has run, though it was refused", i);
@@ -133,6 +159,8 @@ static void check_refusal(const struct producer *p, int err, bool was_closed, un
 {
 	if (err == ENOMEM)
 		EXPECT(m.alloc_failures != failures && p->reserved == 0, "ENOMEM without need");
+	else if (err == ENOBUFS)
+		check_no_room(p);
 	else if (err == EDEADLK)
 		EXPECT(m.forking && (!p->open || (is_shared(p) && !m.exact)), "EDEADLK without need");
 	else
@@ -151,7 +179,7 @@ static unsigned new_item(const struct producer *p)
 static bool enqueue(struct producer *p)
 {
 	unsigned i = m.nitems, failures = m.alloc_failures;
-	bool was_closed = m.closed, was_down = m.down;
+	bool was_closed = m.closed, was_down = m.down, may_fail = !p->open && p->reserved == 0;
 	uint64_t before = units();
 	void *arg = (void *)((uintptr_t)i + 1);
 	int err;
@@ -176,6 +204,8 @@ static bool enqueue(struct producer *p)
 	}
 	/* Another thread's flush or shutdown may have claimed it before it could be taken back. */
 	EXPECT(!was_closed || (m.interleaved && !was_down), "enqueue into a closed queue");
+	if (may_fail)
+		check_room();
 	accepted(p, i);
 	check_published(before, p->n == 0);
 	return true;
@@ -302,8 +332,10 @@ static void do_reserve(void)
 	else if (m.alloc_failures != failures)
 		expected = ENOMEM;
 	EXPECT(err == expected || (m.points != 0 && err == 0), "reserve returns %d", err);
-	if (err == 0)
+	if (err == 0) {
 		p->reserved = n;
+		m.ever_reserved += n;
+	}
 }
 
 /* Of a call that publishes: 0, or EAGAIN, if no worker lives and none can be made. */
@@ -639,12 +671,49 @@ static void check_drained(int err, const struct context *c, unsigned failures)
 		published(-1, c->before);
 }
 
+static void do_wait_for_room(void)
+{
+	struct context c = { .kind = WAITER, .deadline = some_deadline() };
+	bool was_closed = m.closed;
+	int err;
+
+	if (in_a_run() || m.shutting != 0 || m.forking) {
+		EXPECT_EQ(CALL(cq_cleanup_wait_for_room)(m.q, c.deadline), EDEADLK);
+		return;
+	}
+	if (!may_wait(c.deadline, false))
+		return;
+	note("wait_for_room(%" PRIu64 ")", c.deadline);
+	m.uncovered &= m.config.max_waiting == 0 || waiting_now() < m.config.max_waiting;
+	push_context(&c);
+	err = CALL(cq_cleanup_wait_for_room)(m.q, c.deadline);
+	pop_context(&c);
+	note("wait_for_room = %d", err);
+	EXPECT(!was_closed || err == ESHUTDOWN, "room in a closed queue");
+	if (err == 0)
+		check_room();
+	else if (err == ESHUTDOWN)
+		EXPECT(m.closed, "it is not closed");
+	else if (err == ETIMEDOUT)
+		EXPECT(now >= c.deadline && c.deadline != CQ_FOREVER, "too early");
+	else if (err == EAGAIN)
+		check_nobody_comes();
+	else
+		EXPECT(false, "it returns %d", err);
+	if (err != 0 && err != ESHUTDOWN)
+		EXPECT(m.config.max_waiting != 0, "a wait without a bound");
+}
+
 static void do_drain(void)
 {
 	struct context c = { .kind = WAITER, .deadline = some_deadline() };
 	unsigned failures = m.alloc_failures;
 	int err;
 
+	if (m.config.max_waiting != 0 && below(2) != 0) {
+		do_wait_for_room();
+		return;
+	}
 	if (in_a_run() || m.shutting != 0 || m.forking) {
 		EXPECT_EQ(CALL(cq_cleanup_drain)(m.q, c.deadline), EDEADLK);
 		return;
@@ -1027,10 +1096,11 @@ static void nothing(void *arg)
 }
 
 /* "Rounded down to whole callbacks": how many fill a block, found by trying. */
-static unsigned find_capacity(size_t block_bytes, cq_callback_fn *fn)
+static unsigned find_capacity(cq_callback_fn *fn)
 {
 	cq_pool_config_t pool = { .flags = CQ_POOL_POLLED | CQ_POOL_HOSTED | CQ_POOL_NO_ATFORK };
-	cq_cleanup_config_t config = { .block_bytes = block_bytes, .pool_config = &pool };
+	cq_cleanup_config_t config = { .block_bytes = m.config.block_bytes, .max_waiting = m.config.max_waiting,
+		.pool_config = &pool };
 	unsigned n = 0;
 	cq_cleanup_t *q;
 	cq_producer_t *p;
@@ -1086,10 +1156,13 @@ static void create(void)
 		m.config.wake_owner = wake_owner;
 		m.config.host = &m;
 	}
+	if ((b & 64) != 0 && size % 4 == 3)
+		m.config.max_waiting = CQ_MAX_WAITING_MIN + size % 5;
 	m.interleaved = (b & 128) != 0;
 	m.exact = !m.interleaved;
-	m.slots = find_capacity(m.config.block_bytes, NULL);
-	EXPECT_EQ(find_capacity(m.config.block_bytes, nothing), 2 * m.slots);
+	m.slots = find_capacity(NULL);
+	EXPECT_EQ(find_capacity(nothing), 2 * m.slots);
+	EXPECT(m.config.max_waiting == 0 || 8 * m.slots <= m.config.max_waiting, "larger than a fourth of the bound");
 	note("create(pool flags %u, %u workers, spawn %d, own %d; flags %u, parallel %u, %u callbacks in a block)%s",
 	    m.pool_config.flags, m.pool_config.workers_max, m.pool_config.spawn != NULL, m.own_pool, m.config.flags,
 	    m.config.parallel, m.slots, m.interleaved ? ", interleaved" : "");

@@ -296,6 +296,8 @@ static void check_blocks(const cq_cleanup_stats_t *s)
 	EXPECT(s->blocks_waiting <= m.pending + m.unsure, "more blocks wait than callbacks");
 	for (unsigned i = 0; i < m.nitems; i++)
 		yes += m.items[i].life == PENDING && m.items[i].published == YES;
+	if (m.exact && m.config.max_waiting != 0)
+		EXPECT(yes < m.config.max_waiting + (PRODUCERS + 1) * 2 * m.slots + m.ever_reserved, "beyond the bound");
 	if (m.frames == 0)
 		EXPECT(yes == 0 || s->blocks_waiting != 0, "%u callbacks are lost", yes);
 	if (s->blocks_waiting == 0)

@@ -80,6 +80,7 @@ extern struct model {
 	struct producer producers[PRODUCERS + 1]; /* the last: all shared ones, of which an exact model
 						     needs one */
 	struct body bodies[BODIES];
+	size_t ever_reserved;	/* by all producers, which may be beyond the bound */
 
 	uint64_t created, failed;
 	bool last_failed;	/* the last attempt to make a worker */
