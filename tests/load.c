@@ -63,14 +63,12 @@ void load_work_off(load_t *l)
 {
 	int err;
 
-	bool hosted = (l->pool_config.flags & CQ_POOL_HOSTED) != 0;
-
-	if (l->in_child && (hosted || !faults_threads_in_child()))
+	if (l->in_child && (load_is_served(l) || !faults_threads_in_child()))
 		load_run_all(l);
 	else
 		while ((err = cq_cleanup_drain(l->q, CQ_FOREVER)) != 0) {
 			/* The crew is between two stints. */
-			CHECK(err == EAGAIN && hosted);
+			CHECK(err == EAGAIN && load_is_served(l));
 			sched_yield();
 		}
 }
@@ -164,6 +162,11 @@ static void choose(load_t *l)
 		.block_bytes = bytes[rng_below(&l->chance, 3)],
 		.allocator = &l->alloc.allocator
 	};
+	if (l->way == LOAD_OWNED) {
+		l->config.parallel = CQ_BY_OWNER;
+		l->config.wake_owner = load_tell_owner;
+		l->config.host = l;
+	}
 	/* A single worker, and one that stays, hide lost wake-ups least. */
 	if (l->quiet && rng_below(&l->chance, 4) != 0) {
 		l->pool_config.workers_max = 1;
@@ -176,6 +179,8 @@ static void add_members(load_t *l)
 {
 	unsigned producers = 1 + (unsigned)rng_below(&l->chance, PRODUCERS);
 
+	if (l->way == LOAD_OWNED && l->quiet) /* what one does tells the owner of what another has lost */
+		producers = 1;
 	for (unsigned i = 0; i < producers; i++)
 		add_member(l, PRODUCER, i);
 	l->has_crew = l->way == LOAD_POLLED || (l->pool_config.flags & CQ_POOL_HOSTED) != 0 ||
@@ -183,6 +188,9 @@ static void add_members(load_t *l)
 	if (l->has_crew) {
 		add_member(l, CREW, 0);
 		add_member(l, CREW, 1);
+	} else if (l->way == LOAD_OWNED) {
+		l->has_crew = true;
+		add_member(l, CREW, 0);
 	}
 	if (load_has(l, FAULT_FORK_LIVES) || load_has(l, FAULT_FORK_EXECS))
 		add_member(l, FORKER, 0);
@@ -242,6 +250,7 @@ void load_open(load_t *l, unsigned number, fault_set_t faults)
 	l->stopping = l->closing = l->closed = false;
 	l->nmembers = 0;
 	l->workers_started = l->workers_ended = 0;
+	CHECK(sem_init(&l->told, 0, 0) == 0);
 	test_alloc_init(&l->alloc);
 	l->alloc.fails = faults_alloc;
 	choose(l);
@@ -267,6 +276,7 @@ static void shut_down(load_t *l)
 			how = CQ_SHUTDOWN_HAND_BACK;
 	} while (err != 0);
 	l->closed = true;
+	CHECK(sem_post(&l->told) == 0); /* so that an owner sees it */
 }
 
 static void join_members(load_t *l, bool crew)
@@ -350,6 +360,7 @@ void load_close(load_t *l)
 	pthread_mutex_unlock(&l->host_lock);
 	CHECK(l->workers_started == l->workers_ended);
 	CHECK(l->alloc.live_bytes == 0);
+	CHECK(sem_destroy(&l->told) == 0);
 }
 
 /* ------------------------------------------------------------------ reports */
@@ -375,7 +386,7 @@ void load_add_counts(load_t *l, load_counts_t *sum)
 
 void load_dump(load_t *l)
 {
-	static const char *const ways[] = { "managed", "hosted", "polled" };
+	static const char *const ways[] = { "managed", "hosted", "polled", "owned" };
 	cq_cleanup_stats_t s;
 	cq_pool_stats_t w;
 

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * A load for one cleanup queue, and its books: producers, drains, flushes,
- * workers, pollers and forks, that come and go, while tests/faults.h strikes.
+ * workers, pollers, owners and forks, that come and go, while tests/faults.h strikes.
  *
  * Conservation: a callback has a record, which goes from free to offered to
  * running to free, once. At the end none is offered, as many ran or were handed
  * back as were accepted, the queue's own counts agree, the queue works when the
  * faults are off, no worker is missing, and no memory is left.
  *
- * A quiet load has nobody who could wake a worker by chance: its producers wait
- * for what they have enqueued, so that one lost wake-up stops it for ever.
+ * A quiet load has nobody who could wake a worker, or an owner, by chance: its
+ * producers wait for what they have enqueued, so that one lost wake-up stops it
+ * for ever.
  */
 #ifndef CQ_TESTS_LOAD_H
 #define CQ_TESTS_LOAD_H
@@ -18,7 +19,8 @@
 
 typedef struct load load_t;
 
-enum load_way { LOAD_MANAGED, LOAD_HOSTED, LOAD_POLLED, LOAD_WAYS };
+/* Owned: no worker runs it, but one thread (CQ_BY_OWNER), which sleeps until it is told. */
+enum load_way { LOAD_MANAGED, LOAD_HOSTED, LOAD_POLLED, LOAD_OWNED, LOAD_WAYS };
 
 /* What has happened so far (lost: in rounds that are closed); of the last two, what is now. */
 typedef struct load_counts {

@@ -27,10 +27,14 @@ bool load_threads_fail(const load_t *l)
 	return (l->faults & no_threads) != 0;
 }
 
+bool load_is_served(const load_t *l)
+{
+	return (l->pool_config.flags & CQ_POOL_HOSTED) != 0 || l->way == LOAD_OWNED;
+}
+
 bool load_check_under(const load_t *l, fault_set_t faults, int err)
 {
-	/* A host's crew comes and goes. */
-	bool stalls = (faults & no_threads) != 0 || (l->pool_config.flags & CQ_POOL_HOSTED) != 0;
+	bool stalls = (faults & no_threads) != 0 || load_is_served(l);
 
 	CHECK(err == 0 || (err == EAGAIN && stalls) ||
 	    (err == ENOMEM && (faults & FAULT_BIT(FAULT_ALLOC)) != 0) || (err == ESHUTDOWN && l->closing));

@@ -4,11 +4,13 @@
  *
  *   load.c        rounds, what is checked at their end, reports
  *   load_calls.c  records and callbacks, and what callbacks do
- *   load_roles.c  the threads: producers, drains, flushes, lent workers, pollers
+ *   load_roles.c  the threads: producers, drains, flushes, lent workers, pollers, owners
  *   load_fork.c   forks, and what is checked in a child
  */
 #ifndef CQ_TESTS_LOAD_PRIV_H
 #define CQ_TESTS_LOAD_PRIV_H
+
+#include <semaphore.h>
 
 #include "load.h"
 
@@ -77,6 +79,7 @@ struct load {
 	struct owner owners[OWNERS];
 	pthread_mutex_t host_lock;
 	struct hosted *hosted;
+	sem_t told;		/* for the owner */
 	atomic_ullong accepted, ran, back, refused, children, crew;
 	atomic_ullong workers_started, workers_ended; /* in this round */
 	unsigned long long accepted_before, ran_before, back_before; /* in earlier rounds */
@@ -90,6 +93,8 @@ extern _Thread_local bool load_managed;
 bool load_has(const load_t *l, enum fault kind);
 bool load_memory_fails(const load_t *l);
 bool load_threads_fail(const load_t *l);
+/* A drain says EAGAIN: who runs the callbacks comes and goes, or is told. */
+bool load_is_served(const load_t *l);
 /* What a call may return that wakes, or needs memory, or finds the queue closed, when it began under `faults`. */
 bool load_check_under(const load_t *l, fault_set_t faults, int err);
 /* By the faults as they were before the call: they may end while a callback, or the crew, is in it. */
@@ -107,6 +112,7 @@ void load_take_back(void *ctx, cq_callback_fn *fn, void *arg);
 int load_spawn(void *host, void (*body)(void *arg), void *arg);
 void load_reap(load_t *l, bool all);
 void *load_be_member(void *arg);
+void load_tell_owner(void *load);
 
 /* load_fork.c */
 void load_fork(load_t *l, bool in_callback, enum fault kind);

@@ -60,7 +60,7 @@ int load_spawn(void *host, void (*body)(void *arg), void *arg)
 /* Nobody can be made who would run it: a caller that can't wait may run the work itself. */
 static void come_to_the_rescue(load_t *l, rng_t *chance)
 {
-	if (!load_threads_fail(l) || load_pool_stats(l).workers_live != 0)
+	if (l->way == LOAD_OWNED || !load_threads_fail(l) || load_pool_stats(l).workers_live != 0)
 		return;
 	if (rng_below(chance, 4) == 0)
 		(void)cq_cleanup_run_some(l->q, 20);
@@ -169,7 +169,7 @@ static void drain_some(load_t *l, cq_producer_t *p, rng_t *chance)
 	err = cq_cleanup_drain(l->q, deadline);
 	if (err == 0)
 		CHECK(owner->left == 0);
-	else if (err == EAGAIN && (l->pool_config.flags & CQ_POOL_HOSTED) != 0)
+	else if (err == EAGAIN && load_is_served(l))
 		sched_yield(); /* the crew is between two stints */
 	else if (err != ETIMEDOUT && !load_check(l, err))
 		come_to_the_rescue(l, chance);
@@ -242,6 +242,28 @@ static void stint_as_poller(load_t *l, rng_t *chance)
 	}
 }
 
+void load_tell_owner(void *load)
+{
+	load_t *l = load;
+
+	if (!l->in_child) /* which has no owner's loop */
+		CHECK(sem_post(&l->told) == 0);
+}
+
+/* Takes all events, then runs until there is less than it asked for: of what comes then it is told again. */
+static void stint_as_owner(load_t *l, rng_t *chance)
+{
+	size_t budget;
+
+	while (sem_wait(&l->told) != 0)
+		CHECK(errno == EINTR);
+	while (sem_trywait(&l->told) == 0)
+		;
+	do
+		budget = 1 + rng_below(chance, 20);
+	while (cq_cleanup_run_some(l->q, budget) == budget);
+}
+
 /* Lent to the pool for a while, then for another. */
 static void be_crew(struct member *m)
 {
@@ -251,8 +273,9 @@ static void be_crew(struct member *m)
 		bool polls = l->way == LOAD_POLLED && (m->index == 0 || rng_below(&m->chance, 2) == 0);
 
 		l->crew++;
-		/* Nor could it tell the end of a stint by a clock that jumps. */
-		if (polls || load_has(l, FAULT_CLOCK))
+		if (l->way == LOAD_OWNED)
+			stint_as_owner(l, &m->chance);
+		else if (polls || load_has(l, FAULT_CLOCK)) /* nor could it tell the end of a stint */
 			stint_as_poller(l, &m->chance);
 		else
 			stint_as_worker(l, &m->chance);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * stress_faults - every kind of fault, first alone and then in mixes by chance,
- * on a managed, a hosted and a polled queue. Rounds are short; what each is
+ * on a managed, a hosted, a polled and an owned queue. Rounds are short; what each is
  * checked for stands in load.h. It prints how often each kind has struck, and
  * fails when one has not.
  *
@@ -19,7 +19,7 @@ enum {
 	ROUND_CALLS = 3000,	/* for so many callbacks, */
 	STRETCHES = 10,		/* but so many times as long at most */
 	STOP_NS = 100000000,	/* of a worker, by its callback */
-	RACES = 18,		/* rounds of what shows races */
+	RACES = 32,		/* rounds of what shows races */
 	TRIES = 100		/* rounds in which a kind must have struck */
 };
 

@@ -17,7 +17,8 @@
  * tests/model) does: it is compiled for ThreadSanitizer too, but gets relaxed
  * accesses and fences as they are.
  *
- * With -DCKPR_COUNT each operation is counted (tests/test_cost.c).
+ * With -DCKPR_NO_ASM there is no assembly, for checkers that keep the order of what is volatile or
+ * atomic, and can't read any. With -DCKPR_COUNT each operation is counted (tests/test_cost.c).
  */
 #ifndef CK_PR_H
 #define CK_PR_H
@@ -71,11 +72,13 @@ void __tsan_release(void *address);
 CKPR_INLINE void ck_pr_barrier(void)
 {
 	/* What __atomic_signal_fence is, but gcc counts that as a call, and inlines less. */
+#ifndef CKPR_NO_ASM
 	__asm__ __volatile__("" ::: "memory");
+#endif
 }
 
 /* Before and after an operation. The model check orders the accesses itself. */
-#ifdef CKPR_MODEL
+#if defined(CKPR_MODEL)
 #define CKPR_IN_PLACE() ((void)0)
 #else
 #define CKPR_IN_PLACE() ck_pr_barrier()
@@ -85,6 +88,7 @@ CKPR_INLINE void ck_pr_stall(void)
 {
 #if defined(CKPR_MODEL)
 	ckpr_model_stall();
+#elif defined(CKPR_NO_ASM)
 #elif defined(__x86_64__) || defined(__i386__)
 	__builtin_ia32_pause();
 #elif defined(__aarch64__)
