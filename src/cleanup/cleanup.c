@@ -20,6 +20,7 @@ static bool complete(cq_cleanup_config_t *c)
 		c->allocator = &cq_default_allocator;
 	return (c->flags & ~CQ_CLEANUP_FORK_DISCARD) == 0 && (c->parallel == CQ_BY_OWNER || c->wake_owner == NULL) &&
 	    c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX &&
+	    (c->max_waiting == 0 || c->max_waiting >= CQ_MAX_WAITING_MIN) &&
 	    (c->pool == NULL || c->pool_config == NULL) &&
 	    c->allocator->alloc != NULL && c->allocator->free != NULL;
 }
@@ -35,6 +36,10 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	q->allocator = *c->allocator;
 	q->discards = (c->flags & CQ_CLEANUP_FORK_DISCARD) != 0;
 	q->slots = (uint32_t)((c->block_bytes - sizeof(cq_block_t)) / sizeof(cq_callback_t));
+	q->max_waiting = c->max_waiting;
+	/* A fourth of the bound, also where there are two arguments to a slot. */
+	if (c->max_waiting != 0 && q->slots > c->max_waiting / 8)
+		q->slots = (uint32_t)(c->max_waiting / 8);
 	q->block_bytes = sizeof(cq_block_t) + q->slots * sizeof(cq_callback_t);
 	q->maps = q->allocator.alloc == cq_default_allocator.alloc && cq_slab_bytes() != 0;
 	q->slab_blocks = q->maps ? (uint32_t)(cq_slab_bytes() / cq_block_stride(q)) : 1;

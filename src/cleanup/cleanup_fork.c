@@ -114,6 +114,7 @@ static void settle_block(cq_cleanup_t *q, cq_block_t *b)
 		}
 	}
 	q->executed -= (uint64_t)(b->end - b->begin);
+	q->pending += (uint64_t)(b->end - b->begin);
 	b->parity = 0;
 	q->unfinished[0]++;
 	if (!mine)
@@ -138,6 +139,7 @@ static void in_child(cq_cleanup_t *q)
 	q->partial = NULL; /* it waits, as others do */
 	q->page = q->epoch = 0;
 	q->draining = 0;
+	q->pending = 0;
 	for (cq_node_t *node = q->found; node != NULL; node = next) {
 		next = node->next;
 		settle_block(q, cq_block_of(node));

@@ -104,10 +104,11 @@ struct cq_cleanup {
 	/* Blocks come in slabs: of the system's, or, from an allocator of the host's, of one block. */
 	uint32_t slab_blocks;
 	bool maps;
+	uint64_t max_waiting CQ_ALIGNED(8); /* the bound, or 0 */
 	/* Written by shutdown, and by drains. */
 	uint32_t closed;		/* enqueue refuses */
 	uint32_t stop;			/* runs take no more: what is left is handed back */
-	uint32_t draining;		/* drains that wait: a reason to flip, and to wake them */
+	uint32_t draining;		/* drains that wait, for room as well: a reason to flip, and to wake them */
 	uint64_t epoch CQ_ALIGNED(8);	/* unfinished[epoch & 1] counts the blocks that are closed now */
 
 	/* Two stacks. waiting[page & 1] gets the blocks; the other, older, is emptied first. They change
@@ -128,7 +129,10 @@ struct cq_cleanup {
 	   finds the count. - 1 when the last callback has returned. Too high for a moment: a drain waits that long. */
 	uint64_t unfinished[2] CQ_ALIGNED(CQ_LINE);
 	uint64_t executed;		/* callbacks. Beside what is written as they end */
-	cq_sleepers_t drains CQ_ALIGNED(CQ_LINE); /* who waits for unfinished blocks */
+	/* Where there is a bound: callbacks that are published and not run; those of a block in hand are until it
+	   is given up. + by the publisher, before it can be taken. */
+	uint64_t pending CQ_ALIGNED(8);
+	cq_sleepers_t drains CQ_ALIGNED(CQ_LINE); /* who waits for unfinished blocks, or for room */
 
 	cq_block_t *slabs CQ_ALIGNED(CQ_LINE);	/* all, by next_slab. The first alone has blocks that were never used */
 
@@ -230,6 +234,8 @@ int cq_blocks_signal(cq_cleanup_t *q);
 cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since);
 uint64_t cq_blocks_waiting(const cq_cleanup_t *q);
 int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b);
+void cq_blocks_pend(cq_cleanup_t *q, uint32_t callbacks);
+bool cq_blocks_have_room(const cq_cleanup_t *q);
 void cq_block_found(void *q, void *b);
 bool cq_blocks_all_finished(const cq_cleanup_t *q);
 void cq_drains_wake(cq_cleanup_t *q);
