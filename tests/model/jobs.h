@@ -7,6 +7,7 @@
 #define MODEL_JOBS_H
 
 #include <cq/cleanup.h>
+#include <cq/cleanup_stats.h>
 #include <cq/pool.h>
 #include <cq/producer.h>
 #include <pthread.h>
