@@ -394,12 +394,24 @@ static void trim_of_two_epochs(void)
 	end_calmly();
 }
 
-/* Two carve blocks off a slab, or make one each, and one is all they need. */
 static void publisher_of_2(void *arg)
 {
 	publish(arg, arg == producers[0] ? 0 : 2);
 }
 
+/* Two carve blocks off a slab. */
+static void producers_carve_a_slab(void)
+{
+	begin(CALLED | SLABS, 0, 2);
+	enqueue_some(producers[0], 4, 1);
+	CHECK(cq_producer_flush(producers[0]) == 0);
+	run_beside(publisher_of_2, producers[0]);
+	run_beside(publisher_of_2, producers[1]);
+	join_beside();
+	end_calmly();
+}
+
+/* Or make one each, and one is all they need. */
 static void producers_share_a_slab(void)
 {
 	cq_cleanup_stats_t stats;
@@ -485,6 +497,7 @@ const struct scenario cleanup_scenarios[] = {
 	{ "cleanup_trim_against_pops", trim_against_pops, SOME(1, 2), SOME(3, 2) },
 	{ "cleanup_trim_of_two_epochs", trim_of_two_epochs, SOME(1, 2), SOME(3, 2) },
 	{ "cleanup_trim_against_statistics", trim_against_statistics, SOME(2, 2), SOME(4, 3) },
+	{ "cleanup_producers_carve_a_slab", producers_carve_a_slab, SOME(2, 1), SOME(3, 2) },
 	{ "cleanup_producers_share_a_slab", producers_share_a_slab, SOME(2, 2), SOME(4, 3) },
 	{ "cleanup_slabs_against_statistics", slabs_against_statistics, SOME(2, 2), SOME(4, 3) },
 	{ 0 }
