@@ -121,7 +121,7 @@ typedef struct cq_cleanup_config {
 	/** What its own pool is made from, read by create. NULL: all defaults; so is a NULL name, which is
 	    "cq-cleanup" then. Not together with `pool`. */
 	const cq_pool_config_t *pool_config;
-	/** Of blocks and handles; copied. NULL: pool_config's, or else malloc's family. */
+	/** Of handles and each block; copied. NULL: pool_config's, or else malloc's family, and mmap for blocks. */
 	const cq_allocator_t *allocator;
 	/** With CQ_BY_OWNER, or NULL: callbacks wait. Called by who published them, no lock held, to post an event that
 	    wakes the owner's loop: once, and not again before the next run_some. So that takes the event, then calls
@@ -227,9 +227,9 @@ CQ_API int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t 
 CQ_API size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t callbacks);
 
 /**
- * Frees the blocks that nobody uses; *freed_bytes, if not NULL: how many bytes. EBUSY: a block waits, or
- * its callbacks run or are being given back; EDEADLK: from a fork handler. The allocator may keep what it
- * is given back, as malloc's does. One that unmaps: examples/hugepages.c.
+ * Frees the blocks that nobody uses, without an allocator of yours by slabs of 64 KiB, to the system: one at most
+ * stays for each block that is open or reserved. *freed_bytes, if not NULL: how many bytes. EBUSY: a block waits,
+ * or its callbacks run or are being given back; EDEADLK: from a fork handler.
  */
 CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
 

@@ -32,7 +32,7 @@ typedef struct cq_cleanup_statistics {
 } cq_cleanup_stats_t;
 
 /** Writes the first `bytes` bytes of the statistics, the size that they have to the caller. What this library
-    doesn't know of them is zero. Takes locks, one after the other, and walks all blocks. */
+    doesn't know of them is zero. Takes locks, one after the other, and walks all slabs of blocks. */
 CQ_API void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t bytes);
 
 static inline void cq_cleanup_stats(cq_cleanup_t *q, cq_cleanup_stats_t *out)

@@ -10,26 +10,54 @@
 
 /* ------------------------------------------------------------------------- memory */
 
-/* An empty block, from the free stack if it has one; NULL: no memory. */
+/* NULL: no memory. Its pages are had at once, but for the first: a queue that needs no more has few blocks. */
+static cq_block_t *make_slab(cq_cleanup_t *q, bool first)
+{
+	cq_block_t *slab;
+
+	if (q->maps)
+		return cq_slab_map(q->slab_blocks * cq_block_stride(q), !first);
+	if ((slab = cq_allocate(&q->allocator, q->block_bytes)) != NULL)
+		*slab = (cq_block_t){ .node = { NULL } };
+	return slab;
+}
+
+void cq_slab_free(cq_cleanup_t *q, cq_block_t *slab)
+{
+	if (q->maps)
+		cq_slab_unmap(slab, q->slab_blocks * cq_block_stride(q));
+	else
+		cq_release(&q->allocator, slab, q->block_bytes);
+}
+
+/* An empty block: a free one, one that was never used, or the first of a new slab. NULL: no memory. */
 cq_block_t *cq_block_get(cq_cleanup_t *q)
 {
 	cq_node_t *node = cq_stack_pop_n(&q->free, 1);
-	cq_block_t *b, *all;
+	cq_block_t *slab, *made;
+	uint32_t n;
 
 	if (node != NULL)
 		return cq_block_of(node);
-	if ((b = cq_allocate(&q->allocator, q->block_bytes)) == NULL)
-		return NULL;
-	*b = (cq_block_t){ .node = { NULL } };
-	all = cq_ptr_load_relaxed(&q->all);
-	do {
-		b->all_next = all;
-		/* Pairs with the acquire of `all` in cq_cleanup_stats_sized: the fields before the link. The
-		   other walkers (trim, fork, destroy) run when no block is being made. Without it they could
+	for (;;) {
+		/* Pairs with the release below: the slab as it was made. Without it its count could be read from
+		   before. */
+		slab = cq_ptr_load_acquire(&q->slabs);
+		while (slab != NULL && (n = cq_u32_load_relaxed(&slab->carved)) < q->slab_blocks)
+			if (cq_u32_cas_relaxed(&slab->carved, n, n + 1))
+				return cq_block_at(q, slab, n);
+		if ((made = make_slab(q, slab == NULL)) == NULL)
+			return NULL;
+		made->next_slab = slab;
+		made->carved = 1;
+		/* Pairs with the acquire above, and that in cq_cleanup_stats_sized: the fields before the link.
+		   The other walkers (trim, fork, destroy) run when no slab is being made. Without it they could
 		   follow a link that isn't written. */
 		cq_fence_release();
-	} while (!cq_ptr_cas_relaxed(&q->all, &all, b));
-	return b;
+		if (cq_ptr_cas_relaxed(&q->slabs, &slab, made))
+			return made;
+		cq_slab_free(q, made); /* another was faster, and shares */
+	}
 }
 
 /* Forgets its callbacks, which have begun or are claimed. */

@@ -41,6 +41,8 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	if (c->max_waiting != 0 && q->slots > c->max_waiting / 8)
 		q->slots = (uint32_t)(c->max_waiting / 8);
 	q->block_bytes = sizeof(cq_block_t) + q->slots * sizeof(cq_callback_t);
+	q->maps = q->allocator.alloc == cq_default_allocator.alloc && cq_slab_bytes() != 0;
+	q->slab_blocks = q->maps ? (uint32_t)(cq_slab_bytes() / cq_block_stride(q)) : 1;
 	q->fences = !cq_barrier_asymmetric();
 	q->own_pool = c->pool == NULL;
 	q->pool = c->pool;
@@ -122,9 +124,9 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 	cq_fork_unregister(&q->fork_client);
 	allocator = q->allocator;
 	cq_shared_free(q);
-	for (cq_block_t *b = q->all, *next; b != NULL; b = next) {
-		next = b->all_next;
-		cq_release(&allocator, b, q->block_bytes);
+	for (cq_block_t *slab = q->slabs, *next; slab != NULL; slab = next) {
+		next = slab->next_slab;
+		cq_slab_free(q, slab);
 	}
 	cq_sleepers_destroy(&q->drains);
 	pthread_mutex_destroy(&q->partial_lock);
@@ -134,6 +136,23 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 }
 
 /* --------------------------------------------------------------------------- trimming */
+
+/* False: none of its blocks is kept. Else the others are free again. */
+static bool keep_slab(cq_cleanup_t *q, cq_block_t *slab)
+{
+	bool keep = false;
+
+	for (uint32_t i = 0; i < slab->carved; i++)
+		keep |= cq_block_at(q, slab, i)->kept;
+	for (uint32_t i = 0; keep && i < slab->carved; i++) {
+		cq_block_t *b = cq_block_at(q, slab, i);
+
+		if (!b->kept)
+			cq_block_put(q, b);
+		b->kept = false;
+	}
+	return keep;
+}
 
 int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 {
@@ -156,15 +175,14 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 			cq_block_of(n)->kept = true;
 	}
 	q->free = (cq_stack_t){ NULL, NULL };
-	for (cq_block_t **link = &q->all, *b; (b = *link) != NULL;) {
-		if (b->kept) {
-			b->kept = false;
-			link = &b->all_next;
+	for (cq_block_t **link = &q->slabs, *slab; (slab = *link) != NULL;) {
+		if (keep_slab(q, slab)) {
+			link = &slab->next_slab;
 			continue;
 		}
-		*link = b->all_next;
-		cq_release(&q->allocator, b, q->block_bytes);
-		freed++;
+		*link = slab->next_slab;
+		freed += slab->carved;
+		cq_slab_free(q, slab);
 	}
 	pthread_mutex_unlock(&q->lock);
 	if (freed_bytes != NULL)
@@ -191,9 +209,9 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 		s.queued += cq_producer_accepted(p);
 	s.flushes = q->flushes;
 	s.producers = q->nproducers;
-	/* Pairs with the release in cq_block_get (blocks.c): the fields of the blocks. */
-	for (cq_block_t *b = cq_ptr_load_acquire(&q->all); b != NULL; b = b->all_next)
-		s.blocks_made++;
+	/* Pairs with the release in cq_block_get (blocks.c): the fields of the slabs. */
+	for (cq_block_t *slab = cq_ptr_load_acquire(&q->slabs); slab != NULL; slab = slab->next_slab)
+		s.blocks_made += cq_u32_load_relaxed(&slab->carved);
 	cq_fork_unlock(&q->lock);
 	s.blocks_waiting = cq_blocks_waiting(q);
 	/* The longest that a published block can have waited: see set_since (blocks.c). */

@@ -88,9 +88,13 @@ static void find_blocks(cq_cleanup_t *q)
 	if (q->nfound == q->unfinished[0] + q->unfinished[1])
 		return;
 	q->found = NULL;
-	for (cq_block_t *b = q->all; b != NULL; b = b->all_next)
-		if (b->begin != b->end || b->holder == cq_thread_mark())
-			cq_block_found(q, b);
+	for (cq_block_t *slab = q->slabs; slab != NULL; slab = slab->next_slab)
+		for (uint32_t i = 0; i < slab->carved; i++) {
+			cq_block_t *b = cq_block_at(q, slab, i);
+
+			if (b->begin != b->end || b->holder == cq_thread_mark())
+				cq_block_found(q, b);
+		}
 }
 
 static void settle_block(cq_cleanup_t *q, cq_block_t *b)

@@ -23,6 +23,7 @@
 #include "base/atfork.h"
 #include "base/ordering.h"
 #include "base/points.h"
+#include "base/slabs.h"
 
 #define CQ_LIKELY(condition) __builtin_expect((condition), 1)
 
@@ -33,9 +34,11 @@
    producer, waiting (in a stack, or as the partial block), or in the hand of a run or a flush. */
 typedef struct cq_block {
 	cq_node_t node;
-	struct cq_block *all_next;	/* every block that is not trimmed; written once */
+	/* Of the first block of a slab: */
+	struct cq_block *next_slab;	/* of those that are not trimmed; written once */
 	cq_callback_fn *fn;		/* of all; NULL: each callback has its own */
 	const void *holder;		/* whose hand it is in: cq_thread_mark, or NULL */
+	uint32_t carved;		/* of the first one: so many blocks of the slab have been used, itself too */
 	/* Published and not begun: [begin, end). Empty in a free, spare or open block. begin moves before
 	   each call, so that a forked child knows what its parent had begun. */
 	uint16_t begin, end;
@@ -98,6 +101,9 @@ struct cq_cleanup {
 	bool fences;			/* no asymmetric barrier: each enqueue has a fence */
 	uint32_t slots;			/* callbacks per block, each with its function */
 	size_t block_bytes;
+	/* Blocks come in slabs: of the system's, or, from an allocator of the host's, of one block. */
+	uint32_t slab_blocks;
+	bool maps;
 	uint64_t max_waiting CQ_ALIGNED(8); /* the bound, or 0 */
 	/* Written by shutdown, and by drains. */
 	uint32_t closed;		/* enqueue refuses */
@@ -128,7 +134,7 @@ struct cq_cleanup {
 	uint64_t pending CQ_ALIGNED(8);
 	cq_sleepers_t drains CQ_ALIGNED(CQ_LINE); /* who waits for unfinished blocks, or for room */
 
-	cq_block_t *all CQ_ALIGNED(CQ_LINE);	/* every block, by all_next */
+	cq_block_t *slabs CQ_ALIGNED(CQ_LINE);	/* all, by next_slab. The first alone has blocks that were never used */
 
 	/*
 	 * The partial block: counted callbacks with their functions, which wait as the blocks of the newer stack do, and
@@ -207,8 +213,20 @@ static inline uint32_t cq_producer_written(const cq_producer_t *p)
 	return cq_slots_below(p, p->block, p->write);
 }
 
+/* From one block of a slab to the next: no two share a line. */
+static inline size_t cq_block_stride(const cq_cleanup_t *q)
+{
+	return (q->block_bytes + CQ_LINE - 1) / CQ_LINE * CQ_LINE;
+}
+
+static inline cq_block_t *cq_block_at(const cq_cleanup_t *q, cq_block_t *slab, uint32_t n)
+{
+	return (cq_block_t *)(void *)((char *)slab + n * cq_block_stride(q));
+}
+
 /* blocks.c: memory of blocks, those that wait, the count of unfinished ones */
 cq_block_t *cq_block_get(cq_cleanup_t *q);
+void cq_slab_free(cq_cleanup_t *q, cq_block_t *slab);
 void cq_block_put(cq_cleanup_t *q, cq_block_t *b);
 void cq_blocks_push(cq_cleanup_t *q, cq_block_t *b);
 void cq_blocks_set_partial(cq_cleanup_t *q, cq_block_t *b);

@@ -395,6 +395,50 @@ static void trim_of_two_epochs(void)
 	end_calmly();
 }
 
+static void publisher_of_2(void *arg)
+{
+	publish(arg, arg == producers[0] ? 0 : 2);
+}
+
+/* Two carve blocks off a slab. */
+static void producers_carve_a_slab(void)
+{
+	begin(CALLED | SLABS, 0, 2);
+	enqueue_some(producers[0], 4, 1);
+	CHECK(cq_producer_flush(producers[0]) == 0);
+	run_beside(publisher_of_2, producers[0]);
+	run_beside(publisher_of_2, producers[1]);
+	join_beside();
+	end_calmly();
+}
+
+/* Or make one each, and one is all they need. */
+static void producers_share_a_slab(void)
+{
+	cq_cleanup_stats_t stats;
+
+	begin(CALLED | SLABS, 0, 2);
+	run_beside(publisher_of_2, producers[0]);
+	run_beside(publisher_of_2, producers[1]);
+	join_beside();
+	cq_cleanup_stats(q, &stats);
+	CHECK(stats.blocks_made == 2);
+	end_calmly();
+}
+
+/* Statistics follow the link of a slab that is just made. */
+static void slabs_against_statistics(void)
+{
+	cq_cleanup_stats_t stats;
+
+	begin(CALLED | SLABS, 0, 2);
+	run_beside(publisher_of_2, producers[0]);
+	cq_cleanup_stats(q, &stats);
+	CHECK(stats.blocks_made <= 1);
+	join_beside();
+	end_calmly();
+}
+
 static void statistician_of_blocks(void *unused)
 {
 	cq_cleanup_stats_t stats;
@@ -454,5 +498,8 @@ const struct scenario cleanup_scenarios[] = {
 	{ "cleanup_trim_against_pops", trim_against_pops, SOME(1, 2), SOME(3, 2) },
 	{ "cleanup_trim_of_two_epochs", trim_of_two_epochs, SOME(1, 2), SOME(3, 2) },
 	{ "cleanup_trim_against_statistics", trim_against_statistics, SOME(2, 2), SOME(4, 3) },
+	{ "cleanup_producers_carve_a_slab", producers_carve_a_slab, SOME(2, 1), SOME(3, 2) },
+	{ "cleanup_producers_share_a_slab", producers_share_a_slab, SOME(2, 2), SOME(4, 3) },
+	{ "cleanup_slabs_against_statistics", slabs_against_statistics, SOME(2, 2), SOME(4, 3) },
 	{ 0 }
 };

@@ -250,6 +250,23 @@ static void drain_against_run_some(void)
 	end_calmly();
 }
 
+/* What has run is counted by then, too. */
+static void drain_against_a_count(void)
+{
+	cq_cleanup_stats_t stats;
+	int err;
+
+	begin(CALLED, 0, 1);
+	publish(producers[0], 0);
+	run_beside(runner, NULL);
+	err = cq_cleanup_drain(q, CQ_FOREVER);
+	cq_cleanup_stats(q, &stats);
+	CHECK(err == 0 || err == EAGAIN);
+	CHECK(err != 0 || stats.executed == 2);
+	join_beside();
+	end_calmly();
+}
+
 /* It sleeps while the only thread that ran callbacks puts the rest of its block back. */
 static void drain_against_the_last_run_some(void)
 {
@@ -734,6 +751,7 @@ const struct scenario shutdown_scenarios[] = {
 	{ "drain_against_enqueues_without_a_producer", drain_against_enqueues_without_a_producer,
 	    SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_run_some", drain_against_run_some, SOME(2, 1), SOME(3, 2) },
+	{ "drain_against_a_count", drain_against_a_count, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_the_last_run_some", drain_against_the_last_run_some, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_the_last_thread_of_the_host", drain_against_the_last_thread_of_the_host,
 	    SOME(2, 1), SOME(3, 2) },

@@ -247,6 +247,10 @@ void begin(unsigned how, uint32_t max_workers, int n)
 
 	made_how = how;
 	CHECK(cq_cleanup_create(&config, &q) == 0);
+	if ((how & SLABS) != 0) {
+		q->maps = true;
+		q->slab_blocks = 3;
+	}
 	for (int i = 0; i < n; i++)
 		CHECK(cq_producer_attach(q, (how & PUTS) != 0 && i == 0 ? run_job : NULL,
 		    &producers[i]) == 0);

@@ -7,6 +7,7 @@
 #define MODEL_JOBS_H
 
 #include <cq/cleanup.h>
+#include <cq/cleanup_stats.h>
 #include <cq/pool.h>
 #include <cq/producer.h>
 #include <pthread.h>
@@ -41,7 +42,8 @@ enum {
 	AWAITED = 1 << 12,		/* wait_for_jobs is used */
 	TWO_LINES = 1 << 13,		/* blocks of four callbacks, on two cache lines */
 	ONE_IS_FEW = PUTS | TWO_LINES,	/* a flush of one of producers[0] joins the partial block */
-	BY_OWNER = 1 << 14		/* no worker runs anything: threads call run_some */
+	BY_OWNER = 1 << 14,		/* no worker runs anything: threads call run_some */
+	SLABS = 1 << 15			/* blocks come three at a time */
 };
 
 /* Makes the queue, with the smallest blocks (but for TWO_LINES), and attaches `n` producers. */

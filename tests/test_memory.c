@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What a queue has of the system's memory by default, and what it gives back. By mincore, which says
+ * of each page whether it is resident, and of one that isn't mapped ENOMEM. Where blocks come from malloc (a
+ * build without mmap, or for sanitizers) there is nothing of this.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "callbacks.h"
+
+TestSuite(memory, .timeout = 60);
+
+enum { FULL = 253, SLAB = 16 /* blocks */, SLABS = 12 };
+
+static struct {
+	void *at[2 * SLABS];
+	unsigned n;
+	size_t bytes;
+} noted;
+
+/* False: not here. */
+static bool made(void)
+{
+	static const cq_pool_config_t by_hand = { .flags = CQ_POOL_POLLED | CQ_POOL_HOSTED };
+	const cq_cleanup_config_t config = { .pool_config = &by_hand };
+
+	CHECK(cq_cleanup_create(&config, &q) == 0);
+	CHECK(cq_producer_attach(q, NULL, &p) == 0);
+	if (q->maps)
+		return true;
+	cq_producer_detach(p);
+	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL) == 0);
+	CHECK(cq_cleanup_destroy(q) == 0);
+	return false;
+}
+
+static void end(void)
+{
+	cq_producer_detach(p);
+	run_all(NULL);
+	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL) == 0);
+	CHECK(cq_cleanup_destroy(q) == 0);
+}
+
+static void note_slabs(void)
+{
+	noted.n = 0;
+	noted.bytes = SLAB * q->block_bytes;
+	for (cq_block_t *slab = q->slabs; slab != NULL; slab = slab->next_slab) {
+		CHECK(noted.n < 2 * SLABS);
+		noted.at[noted.n++] = slab;
+	}
+}
+
+/* How many pages of a slab are resident; -1: it isn't mapped. */
+static int resident(void *slab, size_t bytes)
+{
+	unsigned char pages[64];
+	size_t n = bytes / (size_t)sysconf(_SC_PAGESIZE);
+	int sum = 0;
+
+	CHECK(n <= sizeof(pages));
+	if (mincore(slab, bytes, pages) != 0) {
+		CHECK(errno == ENOMEM);
+		return -1;
+	}
+	for (size_t i = 0; i < n; i++)
+		sum += pages[i] & 1;
+	return sum;
+}
+
+static unsigned slabs_mapped(void)
+{
+	unsigned mapped = 0;
+
+	for (unsigned i = 0; i < noted.n; i++)
+		mapped += resident(noted.at[i], noted.bytes) != -1;
+	return mapped;
+}
+
+static void fill(cq_producer_t *to, unsigned slabs)
+{
+	put(to, 0, slabs * SLAB * FULL);
+}
+
+Test(memory, nothing_is_mapped_after_destroy)
+{
+	if (!made())
+		return;
+	fill(p, 3);
+	note_slabs();
+	cr_assert_eq(noted.n, 3);
+	cr_assert_eq(slabs_mapped(), 3);
+	end();
+	cr_assert_eq(slabs_mapped(), 0);
+}
+
+Test(memory, few_callbacks_are_in_few_pages)
+{
+	if (!made())
+		return;
+	put(p, 0, 1);
+	note_slabs();
+	cr_assert_eq(noted.n, 1);
+	cr_assert_eq(resident(noted.at[0], noted.bytes), (int)(q->block_bytes / (size_t)sysconf(_SC_PAGESIZE)));
+	put(p, 0, FULL);
+	cr_assert_eq(stats().blocks_made, 2);
+	end();
+}
+
+/* The pages of a second slab are there before its blocks are used. */
+Test(memory, more_is_had_at_once)
+{
+	if (!made())
+		return;
+	fill(p, 1);
+	put(p, 0, 1);
+	note_slabs();
+	cr_assert_eq(noted.n, 2);
+	cr_assert_eq(resident(noted.at[0], noted.bytes), (int)(noted.bytes / (size_t)sysconf(_SC_PAGESIZE)));
+	end();
+}
+
+Test(memory, blocks_that_have_run_are_used_before_more_is_mapped)
+{
+	if (!made())
+		return;
+	for (int i = 0; i < 5; i++) {
+		fill(p, 2);
+		run_all(NULL);
+		note_slabs();
+		cr_assert_eq(noted.n, 2);
+	}
+	end();
+}
+
+/* Each of two producers has one block open, and one has reserved what lies in a third slab. */
+Test(memory, trim_keeps_a_slab_for_each_block_in_use_at_most)
+{
+	cq_producer_t *other;
+	size_t freed, bytes;
+	uint64_t blocks;
+
+	if (!made())
+		return;
+	bytes = q->block_bytes;
+	CHECK(cq_producer_attach(q, NULL, &other) == 0);
+	put(p, 0, 1);
+	fill(other, SLABS - 1);
+	put(other, 0, 1);
+	CHECK(cq_producer_reserve(other, 2 * FULL) == 0);
+	run_all(NULL);
+	note_slabs();
+	cr_assert_eq(noted.n, SLABS);
+	blocks = stats().blocks_made;
+	cr_assert_eq(cq_cleanup_trim(q, &freed), 0);
+	cr_assert_leq(slabs_mapped(), 4);
+	cr_assert_geq(slabs_mapped(), 2);
+	cr_assert_eq(freed, (blocks - stats().blocks_made) * bytes);
+	/* What is kept goes on, the free blocks beside it too. */
+	blocks = stats().blocks_made;
+	put(p, 1, (unsigned)(blocks - 6) * FULL);
+	cr_assert_eq(stats().blocks_made, blocks);
+	cq_producer_detach(other);
+	run_all(NULL);
+	end();
+	cr_assert_eq(slabs_mapped(), 0);
+}
+
+Test(memory, a_queue_that_holds_nothing_is_trimmed_to_nothing)
+{
+	if (!made())
+		return;
+	fill(p, 5);
+	run_all(NULL);
+	note_slabs();
+	cr_assert_eq(cq_cleanup_trim(q, NULL), 0);
+	cr_assert_eq(slabs_mapped(), 0);
+	cr_assert_eq(stats().blocks_made, 0);
+	fill(p, 1);
+	end();
+}
+
+/* Blocks of other sizes: as many as fit a slab, each on lines of its own; the largest alone. */
+Test(memory, blocks_of_any_size_come_in_slabs)
+{
+	static const size_t sizes[] = { CQ_BLOCK_BYTES_MIN, 1000, 20000, CQ_BLOCK_BYTES_MAX };
+
+	for (unsigned i = 0; i < 4; i++) {
+		const cq_pool_config_t by_hand = { .flags = CQ_POOL_POLLED | CQ_POOL_HOSTED };
+		const cq_cleanup_config_t config = { .pool_config = &by_hand, .block_bytes = sizes[i] };
+
+		forget_callbacks();
+		CHECK(cq_cleanup_create(&config, &q) == 0);
+		CHECK(cq_producer_attach(q, NULL, &p) == 0);
+		put(p, 0, 10000);
+		for (cq_block_t *slab = q->slabs; slab != NULL; slab = slab->next_slab)
+			cr_assert_eq((uintptr_t)slab % CQ_LINE, 0);
+		cr_assert_eq((uintptr_t)p->block % CQ_LINE, 0);
+		if (q->maps) {
+			note_slabs();
+			cr_assert_eq(q->slab_blocks, 65536 / ((q->block_bytes + 63) / 64 * 64));
+		}
+		end();
+		cr_assert(each_once(10000));
+	}
+}
+
+static void refuse_memory(bool yes)
+{
+	struct rlimit limit;
+
+	CHECK(getrlimit(RLIMIT_AS, &limit) == 0);
+	limit.rlim_cur = yes ? 0 : limit.rlim_max;
+	CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
+}
+
+Test(memory, a_slab_that_cannot_be_had_is_enomem_and_errno_is_kept)
+{
+	int err, kept;
+
+	if (!made())
+		return;
+	fill(p, 1);
+	refuse_memory(true);
+	errno = 77;
+	err = try_put(p, 0);
+	kept = errno;
+	refuse_memory(false);
+	cr_assert_eq(err, ENOMEM);
+	cr_assert_eq(kept, 77);
+	put(p, 0, 1);
+	end();
+	cr_assert_eq(runs, SLAB * FULL + 1);
+}
