@@ -4,6 +4,7 @@
  * trim. Nobody serves, and threads call run_some, unless workers are what it is about: those
  * of the pool are in check_pool.c. Drain and shutdown are in check_shutdown.c.
  */
+#include <cq/cleanup_stats.h>
 #include <errno.h>
 #include <stddef.h>
 
