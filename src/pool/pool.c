@@ -13,6 +13,8 @@
    over. */
 #define IDLE_NS_DEFAULT UINT64_C(30000000000)
 #define STACK_BYTES_DEFAULT ((size_t)256 << 10)
+/* A limit at which an absurd size is found when the pool is made, not with its first worker. */
+#define STACK_BYTES_MAX ((size_t)1 << 30)
 
 /* ------------------------------------------------------------------------ making */
 
@@ -46,7 +48,7 @@ static bool complete(cq_pool_config_t *c)
 	return (c->flags & ~known) == 0 &&
 	    c->workers_min <= c->workers_max && c->workers_max <= CQ_WORKERS_MAX &&
 	    c->spin_ns >= CQ_POOL_NO_SPIN && c->spin_ns <= CQ_POOL_SPIN_NS_MAX &&
-	    strlen(c->name) < sizeof(((cq_pool_t *)NULL)->name) && cq_park_complete(c->park) &&
+	    c->stack_bytes <= STACK_BYTES_MAX && strlen(c->name) < sizeof(((cq_pool_t *)NULL)->name) && cq_park_complete(c->park) &&
 	    c->allocator->alloc != NULL && c->allocator->free != NULL &&
 	    ((c->flags & CQ_POOL_HOSTED) == 0 || (c->spawn == NULL && c->workers_min == 0));
 }
