@@ -343,6 +343,14 @@ static void note_end(void *unused)
 	ended++;
 }
 
+static atomic_uint noted;
+
+static void note_run(cq_run_t *run, void *unused)
+{
+	(void)run, (void)unused;
+	noted++;
+}
+
 static const cq_pool_config_t with_two = { .workers_min = 2, .workers_max = 2, .worker_end = note_end };
 
 static void run_a_block(void)
@@ -375,6 +383,70 @@ Test(cleanup, destroy_leaves_the_workers_of_a_pool_that_it_was_given)
 	cr_assert_eq(mem.live_bytes, 0);
 	cr_assert_eq(cq_pool_destroy(pool, CQ_FOREVER), 0);
 	cr_assert_eq(ended, 2);
+}
+
+Test(cleanup, shutdown_leaves_the_workers_of_a_pool_that_it_was_given)
+{
+	cq_pool_t *pool;
+
+	cr_assert_eq(cq_pool_create(&with_two, &pool), 0);
+	make_with((cq_cleanup_config_t){ .pool = pool }, by_hand);
+	put(p, 0, SLOTS);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	cr_assert_eq(ended, 0);
+	finish(SLOTS);
+	cr_assert_eq(cq_pool_destroy(pool, CQ_FOREVER), 0);
+	cr_assert_eq(ended, 2);
+}
+
+/* A queue, and a task. */
+Test(cleanup, shutdown_leaves_its_own_pool_to_others_that_are_on_it)
+{
+	static const cq_task_ops_t ops = { .run = note_run };
+	cq_cleanup_config_t config = { 0 };
+	cq_cleanup_t *other;
+	cq_task_t *task;
+
+	make_with((cq_cleanup_config_t){ 0 }, with_two);
+	config.pool = cq_cleanup_pool(q);
+	cr_assert_eq(cq_task_create(config.pool, &ops, NULL, 0, &task), 0);
+	cr_assert_eq(cq_cleanup_create(&config, &other), 0);
+	put(p, 0, SLOTS);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	cr_assert(each_once(SLOTS));
+	cr_assert_eq(cq_cleanup_enqueue(q, run_it, NULL), ESHUTDOWN);
+	cr_assert_eq(ended, 0, "it has ended those who run what others have");
+
+	cr_assert_eq(cq_task_signal(task), 0);
+	AWAIT(noted == 1);
+	cr_assert_eq(cq_cleanup_enqueue(other, run_it, (void *)(uintptr_t)SLOTS), 0);
+	cr_assert_eq(cq_cleanup_drain(other, CQ_FOREVER), 0);
+	cr_assert(each_once(SLOTS + 1));
+	cr_assert_eq(cq_cleanup_destroy(other), 0);
+	cr_assert_eq(cq_task_close(task, CQ_FOREVER), 0);
+	finish(SLOTS + 1);
+	cr_assert_eq(ended, 2);
+}
+
+Test(cleanup, what_is_made_on_a_pool_that_has_ended_is_refused)
+{
+	static const cq_task_ops_t ops = { .run = note_run };
+	cq_cleanup_config_t config = { 0 };
+	cq_cleanup_t *other = NULL;
+	cq_task_t *task = NULL;
+	size_t bytes;
+
+	make_with((cq_cleanup_config_t){ 0 }, with_two);
+	config.pool = cq_cleanup_pool(q);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL), 0);
+	cr_assert_eq(cq_task_create(config.pool, &ops, NULL, 0, &task), ESHUTDOWN);
+	bytes = mem.live_bytes;
+	cr_assert_eq(cq_task_create(config.pool, &ops, NULL, 0, &task), ESHUTDOWN);
+	cr_assert_eq(cq_cleanup_create(&config, &other), ESHUTDOWN);
+	cr_assert_eq(mem.live_bytes, bytes, "each takes memory");
+	cr_assert(task == NULL && other == NULL);
+	cr_assert_eq(pool_stats().tasks, 1);
+	finish(0);
 }
 
 /* ------------------------------------------------------- failing allocations */

@@ -32,6 +32,7 @@ Test(pool, fields_outside_their_limits_and_tables_with_gaps_are_refused)
 	check_refused((cq_pool_config_t){ .workers_min = 3, .workers_max = 2 });
 	check_refused((cq_pool_config_t){ .spin_ns = -2 });
 	check_refused((cq_pool_config_t){ .spin_ns = CQ_POOL_SPIN_NS_MAX + 1 });
+	check_refused((cq_pool_config_t){ .stack_bytes = ((size_t)1 << 30) + 1 });
 	check_refused((cq_pool_config_t){ .name = "sixteen letters!" });
 	check_refused((cq_pool_config_t){ .park = &no_park });
 	check_refused((cq_pool_config_t){ .allocator = &no_alloc });
@@ -43,7 +44,8 @@ Test(pool, fields_outside_their_limits_and_tables_with_gaps_are_refused)
 Test(pool, fields_at_their_limits_are_good)
 {
 	cq_pool_config_t config = { .flags = 7, .workers_max = CQ_WORKERS_MAX,
-		.spin_ns = CQ_POOL_SPIN_NS_MAX, .idle_ns = CQ_FOREVER, .name = "fifteen letters" };
+		.spin_ns = CQ_POOL_SPIN_NS_MAX, .idle_ns = CQ_FOREVER, .stack_bytes = (size_t)1 << 30,
+		.name = "fifteen letters" };
 
 	cr_assert_eq(cq_pool_create(&config, &pool), 0);
 	cr_assert_eq(stats().workers_max, CQ_WORKERS_MAX);

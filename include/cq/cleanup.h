@@ -137,7 +137,8 @@ typedef struct cq_cleanup_config {
 /**
  * Makes a queue from a config of `bytes` bytes, its size to the caller: what a shorter one lacks is
  * zero, what a longer one has more must be (E2BIG). EINVAL: a field is outside its limits, a table has
- * gaps, or `out` is NULL. ENOMEM; what pthread_mutex_init or cq_pool_create say. Then nothing is left.
+ * gaps, `bytes` is 0, or `out` is NULL. ESHUTDOWN: `pool` has ended. ENOMEM; what pthread_mutex_init or
+ * cq_pool_create say. Then nothing is left.
  */
 CQ_API CQ_MUST_CHECK int cq_cleanup_create_sized(const cq_cleanup_config_t *config, size_t bytes,
     cq_cleanup_t **out);
@@ -156,8 +157,9 @@ static inline CQ_MUST_CHECK int cq_cleanup_create(const cq_cleanup_config_t *con
  */
 CQ_API int cq_cleanup_destroy(cq_cleanup_t *q);
 
-/** The queue's pool: to wake or poll it, lend it threads, change its limits, ask for its statistics. If it is
-    the queue's own, shutdown ends its workers: tasks and queues that are to go on share a pool of yours. */
+/** The queue's pool: to wake or poll it, lend it threads, change its limits, ask for its statistics. If it is the
+    queue's own, its shutdown ends the workers, unless other tasks or queues are on it: they keep it, and destroy says
+    EBUSY until they are gone. Nothing is made on a pool that has ended: ESHUTDOWN. */
 CQ_API cq_pool_t *cq_cleanup_pool(const cq_cleanup_t *q);
 
 /**
@@ -173,9 +175,9 @@ CQ_API int cq_cleanup_flush(cq_cleanup_t *q);
  * Flushes all producers, then waits until every callback whose enqueue happened before the call has run,
  * however many are enqueued meanwhile. Sleeps, and runs nothing itself, as the caller may hold locks that
  * callbacks take. ETIMEDOUT: `deadline` (absolute, nanoseconds, the park table's clock) has passed; EDEADLK:
- * from a run of its pool, within a shutdown (give_back), or a fork handler; STALLED; EAGAIN too where nobody serves
- * a hosted pool, and of a queue BY_OWNER while callbacks wait for that (loop with run_some); ENOMEM: the flush failed;
- * ESHUTDOWN: a shutdown hands back what is left.
+ * from a run of its pool, within a shutdown (give_back), or a fork handler; STALLED; ENOMEM: the flush failed;
+ * ESHUTDOWN: a shutdown hands back what is left; EAGAIN: nobody serves a hosted pool. EAGAIN, too, of
+ * a queue CQ_BY_OWNER, while callbacks wait for its owner: who is that calls run_some, then drain again.
  */
 CQ_API int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline);
 
@@ -200,14 +202,15 @@ typedef enum cq_shutdown_how {
 typedef void cq_give_back_fn(void *ctx, cq_callback_fn *fn, void *arg);
 
 /**
- * Closes the queue (enqueue, commit and attach return ESHUTDOWN, to callbacks as well), waits until every
- * callback that was accepted has run or was handed back, and ends and joins the workers of its own pool (their
- * worker_end and the destructors of thread-specific values have run then). An enqueue that runs meanwhile is
- * refused, or accepted and covered: never lost. The producers stay attached, to be detached by their owners.
+ * Closes the queue (enqueue, commit and attach return ESHUTDOWN, to callbacks as well), waits until every callback
+ * that was accepted has run or was handed back, and, unless its own pool has other tasks, ends and joins the workers
+ * of that (their worker_end and the destructors of thread-specific values have run then). An enqueue that runs
+ * meanwhile is refused, or accepted and covered: never lost. The producers stay attached, to be detached by their owners.
  *
  * HAND_BACK calls give_back(ctx, fn, arg) in the calling thread, with no lock held, for each callback that
  * was accepted and did not run: first for all that is in no worker's hand, without waiting and without
- * memory; then it waits for the callbacks that run. With DRAIN give_back may be NULL.
+ * memory; then it waits for the callbacks that run: the rest of a hanging one's block comes back after that has
+ * returned. With DRAIN give_back may be NULL.
  *
  * 0: it is shut down, now or by an earlier call. Errors with which nothing has happened: EDEADLK: from a run
  * of its pool, or a fork handler; EALREADY: another thread is at it, or give_back calls it; EINVAL: no such

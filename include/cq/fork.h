@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * cq/fork.h - fork() in a process with threads. Whatever has a lock is told three
- * times by the thread that forks: before the fork, when it takes the lock, and after it in the
- * parent and in the child, where it lets go.
+ * cq/fork.h - fork() in a process with threads. Each pool, cleanup queue and sleeper set is told before the
+ * fork, when its locks are taken, and after it, in parent and child, where they are let go.
  *
  * Pools, and the cleanup queues on them, see to it by themselves: the first pool registers
  * handlers for all by pthread_atfork, which fork(), daemon() and forkpty() run. (posix_spawn, vfork,
  * _Fork and clone don't: in a child of the last three call nothing of the library.) A sleeper set
  * of your own has cq_sleepers_fork, which you call in handlers of your own.
  *
- * What a child has, and what handlers of others may call meanwhile: doc/process.md. A task's
+ * A child has the queued callbacks, no worker but the thread that forked, and all producers attached: detach those of
+ * other threads. More about that, and what handlers of others may call meanwhile: doc/process.md. A task's
  * function, a callback, give_back, worker_start and worker_end may fork, and go on in both
  * processes; no other function that the library calls may.
  */

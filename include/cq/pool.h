@@ -5,7 +5,7 @@
  * A task is whatever has work now and then: a queue, a job list, a cleaner of caches. Where
  * its work lies is its own business: a cq_workq_t, or a locked list where order or removal
  * matters. The task says "I have some" (signal), a worker calls its function, which takes
- * one piece and runs it. Many tasks share the workers of one pool, and take turns.
+ * a piece and runs it. Many tasks share the workers of one pool, and take turns.
  *
  * INVARIANTS
  *   After a signal of a task that is open, its function is called once more at least, and
@@ -14,8 +14,8 @@
  *   made, so that a piece that hangs holds nothing else back.
  *   At most `parallel` runs of a task go on at once.
  *
- * A TASK'S FUNCTION takes one piece of its work. It says how many pieces are left (cq_run_more)
- * BEFORE it runs the piece; then what it has in hand (cq_run_piece), and runs it:
+ * A TASK'S FUNCTION takes a piece of its work, or several, asking cq_run_may_continue before each further one. It
+ * says how many pieces are left (cq_run_more) BEFORE it runs one; then what it has in hand (cq_run_piece), and runs it:
  *
  *     static void run_jobs(cq_run_t *run, void *arg)
  *     {
@@ -33,26 +33,27 @@
  *     }
  *
  * (FIFO, and removal of one that waits: examples/jobs.c.)
- * It may return with work left, if that was signalled or cq_run_more said it.
- * It may be called when nothing is left, as others were faster. It may call everything of the
- * pool's and of other pools', but not wait for its own pool: EDEADLK. It returns on the
- * thread that called it. On a managed worker it may end its thread (pthread_exit, a
- * cancellation): the piece in hand goes to `lost`, and the worker is replaced, if one can be made. Elsewhere,
- * and by an exception or a longjmp, nothing may leave it.
+ * It may return with work left only if cq_run_more said so in this run, or a signal came after the run began: many
+ * signals may be answered by one run. It may be called when nothing is left, as others were faster. It may call
+ * everything of the pool's and of other pools', but not wait for its own pool: EDEADLK. It returns on the thread
+ * that called it. On a managed worker it may end its thread (pthread_exit, a cancellation): the piece in hand goes
+ * to `lost`, and the worker is replaced, if one can be made. Elsewhere, and by an exception or a longjmp, nothing
+ * may leave it.
  *
  * CALLS THAT MAY RUN TOGETHER: all, but destroy excludes all others on the pool, and the return
  * of close those on the task.
  *
- * MEMORY ORDER: all that a thread did before signal happens before the run that it caused. All
- * that a run did happens before the return of a close that waited for it.
+ * MEMORY ORDER: all that a thread did before signal happens before the run that it caused. All that a run did
+ * happens before the return of a close that waited for it.
  *
- * STALLED, in a list of errors, stands for: no worker lives and none can be made. signal then
- * says so: EAGAIN if the next attempt may succeed, or the error that it will meet again, such as
- * EINVAL. What has been signalled stays signalled; the next signal tries again.
+ * STALLED, in a list of errors, stands for: no worker lives and none can be made. signal then says so: EAGAIN if
+ * the next attempt may succeed, or the error that it will meet again, such as EINVAL. What worker_start refuses
+ * is known later: `stalled` is called, a drain says EAGAIN, and workers_last_errno (cq/pool_stats.h) why. What
+ * has been signalled stays signalled; the next signal tries again.
  *
  * CANCELLATION: no call is a cancellation point but for what the task's function does. SIGNAL
  * HANDLERS call nothing of the pool. ERRORS are errno's values, returned; errno is kept. Handles
- * must not be NULL, unless the comment says so. (doc/ and examples/ are in the sources.)
+ * must not be NULL, unless the comment says so. (doc/ and examples/: in share/doc/cq, or the sources.)
  *
  * Source: the four rules by which workers are made and retire are those of Linux's
  * concurrency-managed workqueues; the two stacks that change places are libcq's own.
@@ -108,7 +109,7 @@ typedef struct cq_pool_config {
 	int32_t spin_ns;
 	/** A worker above the minimum that found nothing for so long retires. 0: 30 s. */
 	uint64_t idle_ns;
-	/** The stack that a task has on a managed worker. 0: 256 KiB. */
+	/** The stack that a task has on a managed worker: 1 GiB at most, raised to the system's least. 0: 256 KiB. */
 	size_t stack_bytes;
 	/** Of managed threads, at most 15 bytes. NULL: "cq-worker". */
 	const char *name;
@@ -137,16 +138,17 @@ typedef struct cq_task_ops {
 	    pool, as the last thread of the host's leaves it, or the task is signalled; or in a polled pool a
 	    run_some ends, which a limit of runs had kept others from. Whoever waits for a task's work then
 	    calls cq_pool_wake again. Called before the signal that met it returns, by that thread or another,
-	    with no lock of the pool's held. The task's close waits for it: wake, and return. Of a task
-	    CQ_BY_OWNER: it was signalled, for the first time since its last run began. */
+	    with no lock of the pool's held. The task's close waits for it: wake, and return. Of a task CQ_BY_OWNER this
+	    is the wake-up instead (signal says 0): once, and not again before its next run, but now and then for
+	    nothing. Post an event; the owner takes it, then calls cq_task_run_some until that returns less than asked. */
 	void (*stalled)(void *arg);
 } cq_task_ops_t;
 
 /**
- * Makes a pool from a config of `bytes` bytes, its size to the caller: what a shorter one lacks is
- * zero, what a longer one has more must be (E2BIG). EINVAL: a field is outside its limits, a
- * table has gaps, or `out` is NULL. ENOMEM; what pthread_mutex_init, pthread_atfork or, with
- * workers_min, pthread_create or worker_start say. Then nothing is left.
+ * Makes a pool from a config of `bytes` bytes, its size to the caller: what a shorter one lacks is zero, what a
+ * longer one has more must be (E2BIG). It is copied, with its name. EINVAL: a field is outside its limits, a table
+ * has gaps, `bytes` is 0, or `out` is NULL. ENOMEM; what pthread_mutex_init, pthread_atfork or, with workers_min,
+ * pthread_create or worker_start say. Then nothing is left.
  */
 CQ_API CQ_MUST_CHECK int cq_pool_create_sized(const cq_pool_config_t *config, size_t bytes,
     cq_pool_t **out);
@@ -165,17 +167,16 @@ static inline CQ_MUST_CHECK int cq_pool_create(const cq_pool_config_t *config, c
 CQ_API int cq_pool_destroy(cq_pool_t *pool, uint64_t deadline);
 
 /**
- * Changes the limits, at any time; 0 as max: the default. Makes workers up to `min`, and one if
- * all are at work. Those above `max` end after their run, or at once. EINVAL: min > max, or out of range; or
- * the error of a worker that could not be made, and the limits are changed all the same (ESHUTDOWN: it
- * was a queue's own, which is shut down). EDEADLK: from a fork handler.
+ * Changes the limits, at any time; 0 as max: the default, `min` at least. Makes workers up to `min`, and one if all
+ * are at work. Those above `max` end after their run; it doesn't wait for that. EINVAL: min > max, out of range, or
+ * min > 0 in a hosted pool; or the error of a worker that could not be made, and the limits are changed all the same
+ * (ESHUTDOWN: the pool has ended: see cq_task_create). EDEADLK: from a fork handler.
  */
 CQ_API int cq_pool_set_workers(cq_pool_t *pool, uint32_t min, uint32_t max);
 
 /**
- * The calling thread is a worker, outside the limits: until destroy (0; at once, if it is the pool
- * of a queue that is shut down) or the deadline (ETIMEDOUT). `host` is for the park table. ENOMEM;
- * EDEADLK: from a run of this pool, or a fork handler.
+ * The calling thread is a worker, outside the limits: until destroy (0; at once, if the pool has ended) or the
+ * deadline (ETIMEDOUT). `host` is for the park table. ENOMEM; EDEADLK: from a run of this pool, or a fork handler.
  */
 CQ_API int cq_pool_work(cq_pool_t *pool, void *host, uint64_t deadline);
 
@@ -196,8 +197,8 @@ CQ_API int cq_pool_wake(cq_pool_t *pool);
 
 /**
  * Makes a task that may be signalled from now on. At most `parallel` runs at once; 0: no limit;
- * CQ_BY_OWNER: no worker runs it, only cq_task_run_some. ENOMEM; EINVAL: NULL, or no run; EDEADLK: from a
- * fork handler.
+ * CQ_BY_OWNER: no worker runs it, only cq_task_run_some, in any thread, in several also at once. ENOMEM; EINVAL: NULL,
+ * or no run; ESHUTDOWN: the pool has ended, as a queue's own in its shutdown; EDEADLK: from a fork handler.
  */
 #define CQ_BY_OWNER UINT32_MAX
 CQ_API CQ_MUST_CHECK int cq_task_create(cq_pool_t *pool, const cq_task_ops_t *ops, void *arg,
@@ -206,7 +207,7 @@ CQ_API CQ_MUST_CHECK int cq_task_create(cq_pool_t *pool, const cq_task_ops_t *op
 /**
  * Says that the task has work, after that was added: a full fence comes first, so the caller needs
  * none. Wakes or makes a worker if nobody is on the way. 0, or STALLED (the work is signalled all
- * the same). Doesn't allocate, unless it makes the pool's first worker.
+ * the same). Doesn't allocate, unless it makes the first worker. 0, and no run, if the task's close timed out.
  */
 CQ_API int cq_task_signal(cq_task_t *task);
 
@@ -235,8 +236,9 @@ CQ_API size_t cq_task_run_some(cq_task_t *task, size_t pieces);
     counts them); makes no worker. May be called with locks of the caller's held, as the next two. */
 CQ_API void cq_run_more(cq_run_t *run, uint64_t pieces);
 
-/** What is in hand, a pointer that is not NULL: for `lost`, run_some's count, and the statistics. NULL when it has
-    run, or before it frees itself; the return of the task's function says that too. */
+/** What is in hand, a pointer that is not NULL: for `lost`, the statistics, and run_some's count: cq_task_run_some
+    ends at a call that had none, so a task that is run by that must call this. NULL when it has run, or before it
+    frees itself; the return of the task's function says that too. */
 CQ_API void cq_run_piece(cq_run_t *run, void *piece);
 
 /** May I take another piece at once? Yes, while no other task waits, the worker is not above the maximum, and the

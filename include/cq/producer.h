@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * cq/producer.h - who puts callbacks into a cleanup queue (cq/cleanup.h): one per hot thread. Where
- * there is no place for one: cq_cleanup_enqueue, at the end.
+ * there is no place for one: cq_cleanup_enqueue, at the end of this file.
  *
  * A producer has a block of its own and writes callbacks into it: two stores and a count, no
  * lock, no atomic read-modify-write. A full block is published at once, a partial one by a
@@ -111,7 +111,8 @@ CQ_API int cq_producer_flush(cq_producer_t *p);
 
 /**
  * Enqueues fn(arg) for a caller that has no place for a producer, on any thread, also in many at once: by a
- * producer of the queue's own. Each CPU gets one at its first enqueue, which takes a lock, 64 at most. It costs
+ * producer of the queue's own. Workers see it when that one's block is full, or at the next cq_cleanup_flush or
+ * drain: if you need it soon, flush. Each CPU gets one at its first enqueue, which takes a lock, 64 at most. It costs
  * an atomic compare-and-swap beyond cq_producer_enqueue, waits for no other enqueue, whoever is preempted in it,
  * and leaves nothing with the thread. 0, EINVAL, ENOMEM, ENOBUFS, ESHUTDOWN, EDEADLK: as cq_producer_enqueue.
  *

@@ -32,10 +32,8 @@
  * returns, whatever it returns, and not longer: the thread may then free it, or its
  * stack frame may end, even while its waker is still running.
  *
- * MEMORY ORDER: all that a thread did before ensure or wake is visible to the sleepers
- * that this call woke or found on their way. All that it did before ensure, wake or waiters
- * is visible to the second look of every sleeper that the call did not count, and to
- * the look by THE RULE of every one that it did.
+ * MEMORY ORDER: what a thread did before ensure, wake or waiters is seen by each sleeper that the call counted, as
+ * waiting or on its way, when that looks after commit_wait; and by any other when it looks after its next prepare_wait.
  *
  * BLOCKING: commit_wait parks, with no lock held, so the park function of a table may
  * call the same set. commit_wait, and a waker that finds a waiter, take the set's lock for a
@@ -51,7 +49,7 @@
  * two fences is Dekker's.
  *
  * A waker that ensures one needs a chain, as below: whoever has taken work and sees more
- * left ensures the next, before it runs what it took. (README ensures for all that waits.)
+ * left ensures the next, before it runs what it took. (Without one: ensure(units before + pushed).)
  *
  * Example:
  *
@@ -64,18 +62,19 @@
  *             cq_sleepers_ensure(&idle, 1);
  *     }
  *
- *     cq_node_t *wait_for_node(cq_sleeper_t *me)
+ *     cq_node_t *wait_for_node(cq_sleeper_t *me, uint64_t deadline)
  *     {
  *             cq_wait_result_t result = CQ_AGAIN;
  *             cq_node_t *node;
  *
- *             while ((node = cq_workq_try_pop(&q)) == NULL && result != CQ_STOPPED) {
+ *             while ((node = cq_workq_try_pop(&q)) == NULL &&
+ *                 result != CQ_STOPPED && result != CQ_TIMED_OUT) {
  *                     cq_sleepers_prepare_wait(&idle, me);
  *                     if ((node = cq_workq_try_pop(&q)) != NULL) {
  *                             cq_sleepers_cancel_wait(&idle, me);
  *                             break;
  *                     }
- *                     result = cq_sleepers_commit_wait(&idle, me, CQ_FOREVER);
+ *                     result = cq_sleepers_commit_wait(&idle, me, deadline);
  *             }
  *             if (node != NULL && cq_workq_units(&q) != 0)
  *                     cq_sleepers_ensure(&idle, 1);
@@ -143,7 +142,7 @@ static inline constexpr cq_sleepers_t cq_sleepers_initializer(const cq_park_ops_
 
 /** Why commit_wait returned. */
 typedef enum cq_wait_result {
-	CQ_WOKEN,	/**< a waker took this sleeper off the list, or wake_sleeper it alone */
+	CQ_WOKEN,	/**< a waker took this sleeper off the list, or cq_sleepers_wake_sleeper did */
 	CQ_AGAIN,	/**< a waker came between prepare_wait and the list */
 	CQ_TIMED_OUT,	/**< the deadline passed, and no waker had taken it */
 	CQ_STOPPED	/**< cq_sleepers_stop: now or before */
@@ -162,7 +161,8 @@ CQ_API CQ_MUST_CHECK int cq_sleepers_init(cq_sleepers_t *set, const cq_park_ops_
 /** Ends a set. EBUSY: someone waits or is on the way; it is unchanged. EINVAL: NULL. */
 CQ_API int cq_sleepers_destroy(cq_sleepers_t *set);
 
-/** Makes a sleeper. `host` is for the park table (parker->host). */
+/** Makes a sleeper. `host` is for the park table (parker->host); NULL with the default table. Nothing ends a sleeper;
+    one serves any number of waits, in any sets, one wait at a time. */
 CQ_API void cq_sleeper_init(cq_sleeper_t *sleeper, void *host);
 
 /**
@@ -188,23 +188,24 @@ CQ_API cq_wait_result_t cq_sleepers_commit_wait(cq_sleepers_t *set, cq_sleeper_t
 /**
  * After work was published: at least `n` are on their way, or nobody is left to wake.
  * Wakes only those that are missing, and returns how many. Most calls of a busy
- * set are a fence and a load. `n` is all that waits (what your own push returned, plus
+ * set are a fence and a load. `n` is how much work waits (what your own push returned, plus
  * what you pushed), or 1 where whoever takes work ensures the next (above). Work that others took
  * meanwhile costs a needless wake, never a lost one. One that is prepared, and not yet
- * listed, is made to look again, and is not counted.
+ * listed, is made to look again (CQ_AGAIN), and is not counted.
  */
 CQ_API uint32_t cq_sleepers_ensure(cq_sleepers_t *set, uint32_t n);
 
 /**
- * Wakes up to `n` more, whoever is on the way; UINT32_MAX: all. Returns how many it
- * took. Of those listed it prefers one that slept on this CPU, else the newest: its
- * stack is warmest. A sleeper is woken by exactly one waker.
+ * Wakes up to `n` more, however many are already on their way; UINT32_MAX: all. Returns how many it took; with fewer
+ * than n, who is prepared and not yet listed is made to look again, as by ensure. Of those listed it prefers one
+ * that slept on this CPU, else the newest: its stack is warmest. A sleeper is woken by exactly one waker. Use ensure
+ * for work, each unit of which one sleeper takes; wake(UINT32_MAX) for a state that all must see.
  */
 CQ_API uint32_t cq_sleepers_wake(cq_sleepers_t *set, uint32_t n);
 
 /**
  * Wakes this one, which exists (its thread can't have returned for good). False: it
- * wasn't listed; was it prepared, it looks again.
+ * wasn't listed; if it was prepared, commit_wait returns CQ_AGAIN.
  */
 CQ_API bool cq_sleepers_wake_sleeper(cq_sleepers_t *set, cq_sleeper_t *sleeper);
 

@@ -7,20 +7,18 @@
  * work there is without touching the stack: it is what a scheduler looks at,
  * and what a consumer claims before it pops.
  *
- * LIFETIME, FIRST OF ALL. Nodes are type-stable: a pop that is under way may read the link of a node
- * that another thread has just popped. The memory of a node may be used again as a node of any queue at
- * once, but must not be unmapped, freed or given another type until the queue is destroyed or no
- * pop is under way (all poppers are quiescent).
+ * LIFETIME, FIRST OF ALL. Nodes are type-stable: a pop that is under way may read the link of a node that another
+ * thread has just popped. The memory of a node may be used again as a node of any queue at once, but must not be
+ * unmapped, freed or given another type until the queue is destroyed or no pop is under way (all poppers are quiescent).
  *
  * INVARIANT W1:  units <= linked nodes,  at every instant.
  * A node is linked first and counted after; a unit is taken first and its node popped after. So
  * whoever has taken a unit pops a node: never NULL, and no retry because the stack was empty.
  *
- * NO ORDER can be built from it, not by one producer and one consumer either. Take and pop
- * are two steps, and nodes are pushed between them: who takes n units and pops n nodes has
- * the newest n of that moment, older ones stay, and to reverse what was popped
- * puts them behind. Where order matters, a unit is a token that says "run the oldest
- * job of the list", and a lock guards the list: see the second example.
+ * NO ORDER can be built from it, not by one producer and one consumer either. Take and pop are two steps, and nodes
+ * are pushed between them: who takes n units and pops n nodes has the newest n of that moment, older ones stay in the
+ * queue and will be popped later, so reversing the chain does not give FIFO. Where order matters, a unit is a token
+ * that says "run the oldest job of the list", and a lock guards the list: see the second example.
  *
  * CALLS THAT MAY RUN TOGETHER, on one queue (- free, X the caller excludes it):
  *
@@ -34,8 +32,9 @@
  *
  * Nothing here allocates or changes errno. Where the processor has a compare-and-swap of two words,
  * all calls are lock-free. Elsewhere (cq_build_info() says so) pushes are still lock-free, and pops
- * exclude each other: one that meets another spins for a moment, then sleeps, a microsecond at
- * first and 1 ms at most (a child that is forked while another thread pops must not use the queue).
+ * exclude each other: one that meets another spins for a moment, then sleeps, a microsecond at first and 1 ms at most.
+ * FORK: a child may use the queue, less what other threads were just pushing, or had taken and not popped; but not
+ * where pops exclude each other and another thread was popping.
  *
  * Source: the stack is Treiber's with a generation count, as in Concurrency Kit;
  * the counter and its protocol are those of the cleanup queue of Go's runtime
@@ -193,19 +192,21 @@ CQ_API uint64_t cq_workq_push_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *
     uint64_t n);
 
 /**
- * Takes min(units, max) units in one step, and returns the units before: so the caller has
- * taken min(result, max), and owes as many pops; what is left says whether it wakes
- * another for it. 0 only when it saw no unit. The count never goes below zero.
+ * Takes min(units, max) units in one step, and returns the units before; the caller owes a pop for each that it took:
+ *
+ *     before = cq_workq_take(q, 8);
+ *     mine = before < 8 ? before : 8;
+ *
+ * What is left says whether it wakes another for it. 0 only when it saw no unit. The count never goes below zero.
  */
 CQ_API CQ_MUST_CHECK uint64_t cq_workq_take(cq_workq_t *q, uint64_t max);
 
 /**
- * Pops the nodes for `n` units that the caller has taken, as a chain of exactly
- * n that ends in NULL (NULL when n is 0), newest first. One contended operation
- * for all of them, retried when another thread was faster; so keep n modest
- * (a few dozen) where many threads push and pop. With fewer than n units it may not
- * return; with none it is an error that a checking build (--enable-checks) asserts: it gives NULL, or
- * the node of another, who is then missing it.
+ * Pops the nodes for `n` units that the caller has taken, as a chain of exactly n that ends in NULL (NULL when n is
+ * 0), newest first. One contended operation for all of them, retried when another thread was faster; so keep n modest
+ * (a few dozen) where many threads push and pop. n must not exceed what the caller has taken and not popped: else it
+ * may never return, or give NULL (which a checking build, --enable-checks, asserts against), or take nodes of others,
+ * who are then missing them.
  */
 CQ_API CQ_MUST_CHECK cq_node_t *cq_workq_pop_taken_n(cq_workq_t *q, uint64_t n);
 

@@ -231,9 +231,9 @@ int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadlin
 		err = hand_back(q, deadline, give_back, ctx);
 	else
 		err = drain(q, deadline, true);
-	/* 4. Its own pool has no work then. */
-	if (err == 0 && q->own_pool)
-		err = cq_pool_end(q->pool, deadline);
+	/* 4. Its own pool has no work then, but for other tasks, to which it is left. */
+	if (err == 0 && q->own_pool && (err = cq_pool_end(q->pool, 1, deadline)) == EBUSY)
+		err = 0;
 
 	pthread_mutex_lock(&q->lock);
 	cq_ptr_store_relaxed(&q->shutting_down, NULL);

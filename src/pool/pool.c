@@ -13,6 +13,8 @@
    over. */
 #define IDLE_NS_DEFAULT UINT64_C(30000000000)
 #define STACK_BYTES_DEFAULT ((size_t)256 << 10)
+/* A limit at which an absurd size is found when the pool is made, not with its first worker. */
+#define STACK_BYTES_MAX ((size_t)1 << 30)
 
 /* ------------------------------------------------------------------------ making */
 
@@ -46,7 +48,7 @@ static bool complete(cq_pool_config_t *c)
 	return (c->flags & ~known) == 0 &&
 	    c->workers_min <= c->workers_max && c->workers_max <= CQ_WORKERS_MAX &&
 	    c->spin_ns >= CQ_POOL_NO_SPIN && c->spin_ns <= CQ_POOL_SPIN_NS_MAX &&
-	    strlen(c->name) < sizeof(((cq_pool_t *)NULL)->name) && cq_park_complete(c->park) &&
+	    c->stack_bytes <= STACK_BYTES_MAX && strlen(c->name) < sizeof(((cq_pool_t *)NULL)->name) && cq_park_complete(c->park) &&
 	    c->allocator->alloc != NULL && c->allocator->free != NULL &&
 	    ((c->flags & CQ_POOL_HOSTED) == 0 || (c->spawn == NULL && c->workers_min == 0));
 }
@@ -130,18 +132,24 @@ const cq_park_ops_t *cq_pool_park(const cq_pool_t *p)
 
 /* -------------------------------------------------------------------- destroying */
 
-int cq_pool_end(cq_pool_t *p, uint64_t deadline)
+int cq_pool_end(cq_pool_t *p, uint32_t tasks, uint64_t deadline)
 {
 	const cq_park_ops_t *park = p->config.park;
 	cq_parker_t me = { 0 };
-	bool waits;
+	bool busy, waits;
 	int cancel;
 
+	/* Both under one hold: a task that is being made is among those, or finds that the end has begun. */
 	pthread_mutex_lock(&p->lock);
-	cq_u32_store_relaxed(&p->stop, 1);
-	waits = p->workers != 0;
-	p->destroyer = waits ? &me : NULL;
+	busy = p->open > tasks;
+	waits = !busy && p->workers != 0;
+	if (!busy) {
+		cq_u32_store_relaxed(&p->stop, 1);
+		p->destroyer = waits ? &me : NULL;
+	}
 	pthread_mutex_unlock(&p->lock);
+	if (busy)
+		return EBUSY;
 	cq_sleepers_stop(&p->idle);
 	/* The last worker wakes by the permit alone: see workers.c. */
 	while (waits && !cq_parker_granted(&me)) {
@@ -175,9 +183,7 @@ int cq_pool_destroy(cq_pool_t *p, uint64_t deadline)
 		return 0;
 	if (cq_pool_is_current(p) || cq_forking())
 		return EDEADLK;
-	if (p->open != 0) /* no other call goes on, so without the lock */
-		return EBUSY;
-	if ((err = cq_pool_end(p, deadline)) == 0) {
+	if ((err = cq_pool_end(p, 0, deadline)) == 0) {
 		cq_fork_unregister(&p->fork_client);
 		allocator = p->allocator;
 		for (cq_task_t *t = p->all, *next; t != NULL; t = next) {

@@ -372,6 +372,7 @@ int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t p
 {
 	cq_node_t *node;
 	cq_task_t *t;
+	bool ended;
 
 	if (p == NULL || ops == NULL || ops->run == NULL || out == NULL)
 		return EINVAL;
@@ -391,10 +392,17 @@ int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t p
 	t->ops = ops;
 	t->arg = arg;
 	t->parallel = parallel;
-	p->open++;
-	/* Pairs with the acquire in tell_stalled (workers.c): ops and arg. */
-	cq_u64_store_release(&t->word, 0);
+	ended = cq_pool_stopped(p); /* see cq_pool_end */
+	if (!ended) {
+		p->open++;
+		/* Pairs with the acquire in tell_stalled (workers.c): ops and arg. */
+		cq_u64_store_release(&t->word, 0);
+	}
 	pthread_mutex_unlock(&p->lock);
+	if (ended) {
+		cq_stack_push(&p->free, &t->node);
+		return ESHUTDOWN;
+	}
 	*out = t;
 	return 0;
 }

@@ -143,7 +143,7 @@ static bool valid_pool(const cq_pool_config_t *c)
 
 	return (c->flags | 7) == 7 && c->workers_min <= max && max <= CQ_WORKERS_MAX &&
 	    c->spin_ns >= CQ_POOL_NO_SPIN && c->spin_ns <= CQ_POOL_SPIN_NS_MAX &&
-	    (c->name == NULL || strlen(c->name) <= 15) &&
+	    c->stack_bytes <= (size_t)1 << 30 && (c->name == NULL || strlen(c->name) <= 15) &&
 	    (c->park == NULL ||
 	    (c->park->now != NULL && c->park->park != NULL && c->park->unpark != NULL)) &&
 	    (c->allocator == NULL || (c->allocator->alloc != NULL && c->allocator->free != NULL)) &&
@@ -174,7 +174,7 @@ static void pool_config(void)
 		.spin_ns = (int32_t)PICK(0, 1, CQ_POOL_SPIN_NS_MAX, CQ_POOL_SPIN_NS_MAX + 1, UINT32_MAX,
 		    UINT32_MAX - 1),
 		.idle_ns = PICK(0, 1, CQ_FOREVER - 1, CQ_FOREVER),
-		.stack_bytes = (size_t)PICK(0, 1, SIZE_MAX),
+		.stack_bytes = (size_t)PICK(0, (size_t)1 << 30, SIZE_MAX),
 		.name = some_name(),
 		.park = below(2) ? &park : NULL,
 		.allocator = below(2) ? &allocator : NULL,

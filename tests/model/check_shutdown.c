@@ -569,6 +569,35 @@ static void shutdown_against_shutdown(void)
 	end_of_shut_down();
 }
 
+static void do_nothing(cq_run_t *run, void *unused)
+{
+	(void)run, (void)unused;
+}
+
+/* While its task is open the pool has not ended. */
+static void maker_of_a_task(void *unused)
+{
+	static const cq_task_ops_t ops = { .run = do_nothing };
+	cq_task_t *task;
+	int err = cq_task_create(q->pool, &ops, NULL, 0, &task);
+
+	(void)unused;
+	CHECK(err == 0 || err == ESHUTDOWN);
+	if (err == 0) {
+		CHECK(!cq_pool_stopped(q->pool));
+		CHECK(cq_task_close(task, CQ_FOREVER) == 0);
+	}
+}
+
+static void shutdown_against_a_new_task_of_its_pool(void)
+{
+	begin(CALLED, 0, 1);
+	run_beside(maker_of_a_task, NULL);
+	CHECK(shut_down(CQ_SHUTDOWN_DRAIN) == 0);
+	join_beside();
+	end_of_shut_down();
+}
+
 static void drainer_until_the_end(void *unused)
 {
 	int err = cq_cleanup_drain(q, CQ_FOREVER);
@@ -807,6 +836,7 @@ const struct scenario shutdown_scenarios[] = {
 	{ "shutdown_hand_back_against_statistics", hand_back_against_statistics,
 	    SOME(2, 2), SOME(3, 3) },
 	{ "shutdown_hand_back_of_two_epochs", hand_back_of_two_epochs, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_against_a_new_task_of_its_pool", shutdown_against_a_new_task_of_its_pool, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_against_shutdown", shutdown_against_shutdown, SOME(1, 1), SOME(3, 2) },
 	{ 0 }
 };
