@@ -51,7 +51,7 @@ static unsigned put_until_full(unsigned first)
 	int err;
 
 	while ((err = try_put(p, first)) == 0)
-		first++;
+		CHECK(++first < MANY);
 	CHECK(err == ENOBUFS);
 	return first;
 }

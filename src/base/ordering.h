@@ -7,9 +7,8 @@
  * Which of ck's fences may stand where (ck 0.7):
  *   full      ck_pr_fence_memory. Not ck_pr_fence_atomic (a store fence on arm64) nor
  *             ck_pr_fence_atomic_load (the same on 32-bit arm).
- *   release   ck_pr_fence_release: loads and stores before, stores after. ck's stack has only a store fence
- *             in its push: enough for what the pusher wrote, but not for what it had read of a node that the
- *             popper then overwrites. So a push here has a release before it.
+ *   release   ck_pr_fence_release: loads and stores before, stores after. Not ck_pr_fence_store, as in ck's
+ *             stack: what a pusher has read of a node could then be what its popper writes.
  *   acquire   ck_pr_fence_acquire: loads before, loads and stores after.
  */
 #ifndef CQ_ORDERING_H

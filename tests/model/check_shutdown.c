@@ -668,6 +668,20 @@ static void room_for_two(void)
 	end_calmly();
 }
 
+/* There is room all the time, whoever runs a block that is just being published. */
+static void room_beside_a_block_that_is_published_and_run(void)
+{
+	begin(HOSTED, 0, 1);
+	q->pool->serving = 1;
+	q->max_waiting = ONE_BLOCK + 1;
+	run_beside(publisher_of_0, producers[0]);
+	run_beside(runner, NULL);
+	CHECK(cq_cleanup_wait_for_room(q, CQ_FOREVER) == 0);
+	join_beside();
+	q->pool->serving = 0;
+	end_calmly();
+}
+
 /* Nobody runs all: what one leaves of the block is room. */
 static void room_of_the_rest_of_a_block(void)
 {
@@ -763,6 +777,8 @@ const struct scenario shutdown_scenarios[] = {
 	{ "drain_against_hand_back", drain_against_hand_back, SOME(1, 1), SOME(3, 2) },
 	{ "room_against_a_worker", room_against_a_worker, SOME(1, 1), SOME(3, 2) },
 	{ "room_for_two", room_for_two, SOME(1, 1), SOME(3, 2) },
+	{ "room_beside_a_block_that_is_published_and_run", room_beside_a_block_that_is_published_and_run,
+	    SOME(2, 1), SOME(3, 2) },
 	{ "room_of_the_rest_of_a_block", room_of_the_rest_of_a_block, SOME(2, 1), SOME(3, 2) },
 	{ "room_made_by_two", room_made_by_two, SOME(1, 1), SOME(3, 2) },
 	{ "room_against_a_shutdown", room_against_a_shutdown, SOME(1, 1), SOME(3, 2) },
