@@ -265,6 +265,43 @@ Test(atfork, who_shuts_down_is_woken_for_what_an_earlier_handler_closes, .init =
 	end_both(pid, 2);
 }
 
+static void *run_stuck(void *unused)
+{
+	CHECK(cq_cleanup_run_some(q, 1) == 1);
+	return unused;
+}
+
+static void *drain_all(void *unused)
+{
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == 0);
+	return unused;
+}
+
+/* In a polled pool nobody else has a worker come for it. */
+Test(atfork, who_drains_a_polled_queue_is_woken_for_what_an_earlier_handler_publishes)
+{
+	pthread_t runner, drainer;
+	pid_t pid;
+
+	register_others();
+	make_on(CQ_POOL_POLLED);
+	cr_assert_eq(cq_producer_enqueue(p, stuck, (void *)0), 0);
+	cr_assert_eq(cq_producer_flush(p), 0);
+	runner = start(run_stuck, NULL);
+	gate_wait(&begun);
+	drainer = start(drain_all, NULL);
+	AWAIT(shutdown_sleeps());
+	put(second, 1, 1);
+	in_prepare = detach_second;
+	if ((pid = forked()) == 0)
+		_exit(0);
+	AWAIT(runs == 1);
+	gate_open(&let);
+	join(runner);
+	join(drainer);
+	end_both(pid, 2);
+}
+
 /* ------------------------------------------------------------- the order of locks */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
