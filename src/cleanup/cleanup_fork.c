@@ -55,6 +55,10 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p)
 	}
 	q->executed += p->total;
 	p->taken = 0;
+	p->listed = p->block != NULL ? WRITER : UNLISTED;
+	p->writer_link = NULL;
+	if (p->block != NULL)
+		cq_writer_list(p);
 	for (cq_node_t *node = p->spares; node != NULL; node = node->next)
 		cq_block_of(node)->kept = true;
 }
@@ -93,7 +97,8 @@ static void in_child(cq_cleanup_t *q)
 		q->waiting[i].queue = (cq_workq_t)CQ_WORKQ_INITIALIZER;
 		q->unfinished[i] = 0;
 	}
-	q->free = (cq_stack_t){ NULL, NULL };
+	q->free = q->newcomers = (cq_stack_t){ NULL, NULL };
+	q->writers = NULL;
 	q->partial = NULL; /* it waits, as others do */
 	q->page = q->epoch = 0;
 	q->draining = 0;
