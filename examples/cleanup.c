@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <cq/cleanup_stats.h>
 #include <cq/producer.h>
 
 enum { FILES = 10000, OPEN_AT_ONCE = 200 };

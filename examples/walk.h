@@ -9,7 +9,8 @@
 #include <stdint.h>
 
 #include <cq/cleanup.h>
-#include <cq/stats.h>
+#include <cq/cleanup_stats.h>
+#include <cq/pool_stats.h>
 
 typedef struct options {
 	const char *root;

@@ -8,19 +8,20 @@
  *   cq/pool.h      layer 3, the worker pool: runs tasks on workers that come and go
  *   cq/cleanup.h   layer 4, the cleanup queue, one task of a pool
  *   cq/producer.h  who puts callbacks into a cleanup queue
- *   cq/fork.h, cq/stats.h
+ *   cq/fork.h, cq/pool_stats.h, cq/cleanup_stats.h
  */
 #ifndef CQ_CQ_H
 #define CQ_CQ_H
 
 #include <cq/allocator.h>
 #include <cq/cleanup.h>
+#include <cq/cleanup_stats.h>
 #include <cq/fork.h>
 #include <cq/park.h>
 #include <cq/pool.h>
+#include <cq/pool_stats.h>
 #include <cq/producer.h>
 #include <cq/sleepers.h>
-#include <cq/stats.h>
 #include <cq/workq.h>
 
 CQ_BEGIN_DECLS

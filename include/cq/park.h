@@ -83,7 +83,12 @@ CQ_API uint64_t cq_now(void);
  * The deadline `ns` nanoseconds from now on the clock of the default table (with
  * your own: its now(host) + ns); CQ_FOREVER when the sum is too large.
  */
-CQ_API uint64_t cq_deadline_in(uint64_t ns);
+static inline uint64_t cq_deadline_in(uint64_t ns)
+{
+	uint64_t now = cq_now();
+
+	return now > CQ_FOREVER - ns ? CQ_FOREVER : now + ns;
+}
 
 CQ_END_DECLS
 

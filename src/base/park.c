@@ -30,13 +30,6 @@ uint64_t cq_now(void)
 	return cq_default_now(NULL);
 }
 
-uint64_t cq_deadline_in(uint64_t ns)
-{
-	uint64_t now = cq_now();
-
-	return now > CQ_FOREVER - ns ? CQ_FOREVER : now + ns;
-}
-
 struct timespec cq_timespec(uint64_t ns)
 {
 	uint64_t s = ns / CQ_NS_PER_S;

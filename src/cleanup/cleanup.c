@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include <cq/stats.h>
 #include <errno.h>
 #include <string.h>
 

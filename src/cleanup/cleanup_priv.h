@@ -10,7 +10,9 @@
 #define CQ_CLEANUP_PRIV_H
 
 #include <cq/cleanup.h>
+#include <cq/cleanup_stats.h>
 #include <cq/pool.h>
+#include <cq/pool_stats.h>
 #include <cq/producer.h>
 #include <cq/sleepers.h>
 #include <cq/workq.h>

@@ -8,7 +8,6 @@
  * begins only when nothing of e - 1 is left, since both have the same count: the rule of the grace
  * periods of read-copy-update.
  */
-#include <cq/stats.h>
 #include <errno.h>
 
 #include "cleanup_priv.h"

@@ -11,7 +11,7 @@
 
 #include <cq/pool.h>
 #include <cq/sleepers.h>
-#include <cq/stats.h>
+#include <cq/pool_stats.h>
 #include <cq/workq.h>
 #include <pthread.h>
 #include <signal.h>

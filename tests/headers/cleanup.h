@@ -10,7 +10,6 @@ int make_one(int forks, uint32_t workers, cq_cleanup_t **q)
 	cq_cleanup_config_t config = { 0 };
 	cq_pool_config_t pool = { 0 };
 #endif
-	cq_cleanup_stats_t stats;
 	int err;
 
 	config.flags = CQ_CLEANUP_FORK_DISCARD;
@@ -21,6 +20,5 @@ int make_one(int forks, uint32_t workers, cq_cleanup_t **q)
 	pool.workers_max = workers < CQ_WORKERS_MAX ? workers : CQ_WORKERS_MAX;
 	if ((err = cq_cleanup_create(&config, q)) != 0)
 		return err;
-	cq_cleanup_stats(*q, &stats);
-	return stats.block_bytes == CQ_BLOCK_BYTES && cq_pool_needs_wake(cq_cleanup_pool(*q));
+	return cq_pool_needs_wake(cq_cleanup_pool(*q));
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What programs write with cq/stats.h: see scripts/check-headers. */
+/* What programs write with cq/pool_stats.h: see scripts/check-headers. */
 uint64_t pieces_run(cq_pool_t *pool);
 uint64_t pieces_run(cq_pool_t *pool)
 {

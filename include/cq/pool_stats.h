@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* cq/stats.h - what a pool has done and is doing. */
-#ifndef CQ_STATS_H
-#define CQ_STATS_H
+/* cq/pool_stats.h - what a pool has done and is doing. */
+#ifndef CQ_POOL_STATS_H
+#define CQ_POOL_STATS_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -49,4 +49,4 @@ static inline void cq_pool_stats(cq_pool_t *pool, cq_pool_stats_t *out)
 
 CQ_END_DECLS
 
-#endif /* CQ_STATS_H */
+#endif /* CQ_POOL_STATS_H */
