@@ -365,7 +365,10 @@ static void start_to_fill(void *unused)
 
 Test(collect, callbacks_of_a_producer_that_is_about_to_list_itself_are_found)
 {
+	cq_producer_t *other;
+
 	make();
+	cr_assert_eq(cq_producer_attach(q, NULL, &other), 0);
 	put(p, 0, 1);
 	flush(NULL);
 	at_point("collect.unlisted", start_to_fill, NULL);
@@ -373,13 +376,16 @@ Test(collect, callbacks_of_a_producer_that_is_about_to_list_itself_are_found)
 	collect_and_let_go();
 	runs_are(SLOTS);
 	collect_and_let_go(); /* nothing: but it is still to come */
+	put(other, SLOTS, 1);
 	gate_open(&may_push);
 	join(filler);
-	put(p, SLOTS, SLOTS - 1);
+	put(p, SLOTS + 1, 1);
 	flush(NULL);
+	runs_are(SLOTS + 2);
 	collect_and_let_go();
-	cr_assert_eq(p->listed, UNLISTED);
-	finish(2 * SLOTS - 1);
+	cr_assert(p->listed == UNLISTED && other->listed == UNLISTED);
+	cq_producer_detach(other);
+	finish(SLOTS + 2);
 }
 
 Test(collect, a_producer_may_be_detached_whether_a_collector_has_seen_it_or_not, .init = make_one_that_was_let_go)
