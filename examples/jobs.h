@@ -16,6 +16,11 @@
  *     jobs_submit(&list, &page.job, print_page);
  *     jobs_wait(&list, &page.job, CQ_FOREVER);
  *
+ * Cancel, or wait for the one that runs: when this is true, nobody is in the job, nor will be. (uv_cancel, and
+ * whoever stops a timer, ask this before they free it.)
+ *
+ *     jobs_cancel(&list, &page.job) || jobs_wait(&list, &page.job, CQ_FOREVER) == 0
+ *
  * All calls may run together, but init and destroy with none. A job is the list's from submit until
  * it has run or was cancelled. STALLED, as in cq/pool.h: the pool has no worker and can't make
  * one; then cq_task_run_some(list.task, n) runs n jobs in the caller. A child of fork() uses

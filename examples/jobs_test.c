@@ -139,6 +139,48 @@ static void removal_wakes_who_waits_for_the_job(cq_pool_t *pool)
 	CHECK(jobs_destroy(&list, CQ_FOREVER) == 0);
 }
 
+/* What a timer's owner does before it frees it. */
+static bool is_out_of(struct job *job, uint64_t deadline)
+{
+	return jobs_cancel(&list, job) || jobs_wait(&list, job, deadline) == 0;
+}
+
+static void *get_out_of(void *job)
+{
+	CHECK(is_out_of(job, CQ_FOREVER));
+	CHECK(((struct numbered *)job)->ran == 1);
+	return NULL;
+}
+
+static bool hold_and_tally(struct job *job)
+{
+	return hold(job) && tally(job);
+}
+
+static void one_that_waits_is_cancelled_and_one_that_runs_is_waited_for(cq_pool_t *pool)
+{
+	struct numbered *j = jobs[0];
+	pthread_t waiter;
+
+	CHECK(jobs_init(&list, pool, 1) == 0);
+	j[0].ran = j[1].ran = 0;
+	holds = false;
+	pthread_mutex_lock(&held);
+	CHECK(jobs_submit(&list, &j[0].job, hold_and_tally) == 0);
+	CHECK(jobs_submit(&list, &j[1].job, tally) == 0);
+	while (!holds)
+		sched_yield();
+	CHECK(!is_out_of(&j[0].job, cq_now()));
+	CHECK(pthread_create(&waiter, NULL, get_out_of, &j[0].job) == 0);
+	while (cq_sleepers_waiters(&list.waiters, NULL) == 0)
+		sched_yield();
+	CHECK(is_out_of(&j[1].job, 0) && j[0].ran == 0);
+	let_go();
+	CHECK(pthread_join(waiter, NULL) == 0);
+	CHECK(jobs_wait(&list, NULL, CQ_FOREVER) == 0 && j[1].ran == 0);
+	CHECK(jobs_destroy(&list, CQ_FOREVER) == 0);
+}
+
 static void *submit_and_wait(void *arg)
 {
 	struct numbered *j = arg;
@@ -260,6 +302,7 @@ int main(void)
 	begins_in_the_order_of_submit(pool);
 	a_job_that_waits_can_be_removed(pool);
 	removal_wakes_who_waits_for_the_job(pool);
+	one_that_waits_is_cancelled_and_one_that_runs_is_waited_for(pool);
 	a_job_may_give_itself_away(pool);
 	a_job_does_not_wait_for_its_list(pool);
 	CHECK(cq_pool_destroy(pool, CQ_FOREVER) == 0);

@@ -11,8 +11,6 @@
 #ifndef CQ_TESTS_FAULTS_INJECT_H
 #define CQ_TESTS_FAULTS_INJECT_H
 
-/* As src/pool/worker_life.c says it, where it would come too late, behind what is included here. */
-#undef __EXCEPTIONS
 #include <pthread.h>
 #include <sys/syscall.h>
 #include <time.h>

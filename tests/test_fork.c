@@ -8,7 +8,9 @@
 #include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -1293,17 +1295,135 @@ Test(fork, in_give_back_of_an_open_block_goes_on_in_both, .init = make_polled)
 	fork_in_give_back(QUEUED - 1);
 }
 
-static void count_blocks(void)
+/* ------------------------------------------------ in proportion to what is queued */
+
+/* Each block in pages of its own. */
+static struct {
+	char *pages;
+	size_t page, used;
+} arena;
+
+enum { ARENA = 64 };
+
+static void *arena_alloc(void *host, size_t bytes, size_t align)
 {
-	end_with(1);
+	void *memory;
+
+	(void)host;
+	if (bytes == sizeof(cq_block_t) + SLOTS * sizeof(cq_callback_t))
+		return arena.used < ARENA ? arena.pages + arena.used++ * arena.page : NULL;
+	return posix_memalign(&memory, align, bytes) == 0 ? memory : NULL;
 }
 
-/* The lost thread has linked a new block, and has yet to count it. */
-Test(fork, child_counts_the_blocks_anew, .init = make_polled)
+static void arena_free(void *host, void *memory, size_t bytes)
 {
-	put(p, 0, 1);
-	q->blocks_made--;
-	in_a_child(count_blocks);
-	q->blocks_made++;
-	count_blocks();
+	(void)host;
+	if (bytes != sizeof(cq_block_t) + SLOTS * sizeof(cq_callback_t))
+		free(memory);
+}
+
+/* But for blocks that hold something. */
+static void protect_arena(void)
+{
+	for (size_t i = 0; i < arena.used; i++) {
+		cq_block_t *b = (cq_block_t *)(void *)(arena.pages + i * arena.page);
+
+		if (b->begin == b->end && b != p->block)
+			CHECK(mprotect(b, arena.page, PROT_NONE) == 0);
+	}
+}
+
+static void open_arena(void)
+{
+	CHECK(mprotect(arena.pages, ARENA * arena.page, PROT_READ | PROT_WRITE) == 0);
+}
+
+static void open_arena_and_run_all_once(void)
+{
+	open_arena();
+	end_with(22 * SLOTS + 1);
+}
+
+static void make_in_the_arena(void)
+{
+	static const cq_allocator_t allocator = { arena_alloc, arena_free, NULL };
+	cq_pool_config_t polled = { .flags = POLLED };
+	cq_cleanup_config_t config = { .block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(cq_callback_t),
+		.allocator = &allocator, .pool_config = &polled };
+
+	arena.page = (size_t)sysconf(_SC_PAGESIZE);
+	CHECK(posix_memalign((void **)&arena.pages, arena.page, ARENA * arena.page) == 0);
+	CHECK(cq_cleanup_create(&config, &q) == 0);
+	CHECK(cq_producer_attach(q, NULL, &p) == 0);
+}
+
+/* That would end a child which touches one. */
+Test(fork, child_touches_no_block_that_holds_nothing, .init = make_in_the_arena)
+{
+	put(p, 0, 20 * SLOTS);
+	run_all(NULL);
+	put(p, 20 * SLOTS, 2 * SLOTS + 1);
+	cr_assert_geq(arena.used, 20);
+	protect_arena();
+	in_a_child(open_arena_and_run_all_once);
+	open_arena_and_run_all_once();
+}
+
+static void forks_with_the_rest_protected(void *arg)
+{
+	protect_arena();
+	(void)forked();
+	open_arena();
+	run_it(arg);
+}
+
+/* The callback's own block is found as well, and two that wait. */
+Test(fork, child_of_a_callback_touches_no_block_that_holds_nothing, .init = make_in_the_arena)
+{
+	put(p, 0, 20 * SLOTS);
+	run_all(NULL);
+	CHECK(cq_producer_enqueue(p, forks_with_the_rest_protected, (void *)(uintptr_t)(20 * SLOTS)) == 0);
+	put(p, 20 * SLOTS + 1, 3 * SLOTS);
+	run_all(NULL);
+	end_both_with(23 * SLOTS + 1);
+}
+
+static void gives_back_a_fork(void *unused, cq_callback_fn *fn, void *arg)
+{
+	if (runs == 20 * SLOTS) {
+		protect_arena();
+		(void)forked();
+		open_arena();
+	}
+	take_back(unused, fn, arg);
+}
+
+/* What is in hand there is found too. */
+Test(fork, child_of_a_give_back_touches_no_block_that_holds_nothing, .init = make_in_the_arena)
+{
+	put(p, 0, 20 * SLOTS);
+	run_all(NULL);
+	put(p, 20 * SLOTS, 3 * SLOTS);
+	cr_assert_eq(cq_cleanup_shutdown(q, CQ_SHUTDOWN_HAND_BACK, CQ_FOREVER, gives_back_a_fork, NULL), 0);
+	end_both_with(23 * SLOTS);
+}
+
+static void pops_and_ends(void)
+{
+	put(p, 3 * SLOTS, 2 * SLOTS);
+	end_with(5 * SLOTS);
+}
+
+/* Where pops have a lock, it is the word beside the head. */
+Test(fork, child_pops_though_a_lost_thread_was_popping, .init = make_polled)
+{
+	char *generation;
+
+	put(p, 0, 3 * SLOTS);
+	run_all(NULL);
+	generation = q->free.generation;
+	q->free.generation = (char *)(uintptr_t)1;
+	in_a_child(pops_and_ends);
+	q->free.generation = generation;
+	pops_and_ends();
 }

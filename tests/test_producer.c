@@ -503,6 +503,26 @@ Test(producer, a_flush_and_a_detach_of_few_wake_a_worker)
 	finish(2);
 }
 
+/* Its block is open, after a flush of few, and holds nothing that is not published. */
+Test(producer, a_detach_that_leaves_nothing_signals_nobody)
+{
+	BOTH_KINDS_IN(WIDE_BYTES) {
+		cq_pool_stats_t before, after;
+
+		put(p, 0, 1);
+		cr_assert_eq(cq_producer_flush(p), 0);
+		cr_assert_not_null(p->block);
+		cr_assert_eq(cq_pool_run_some(q->pool, SIZE_MAX), 1);
+		cq_pool_stats(q->pool, &before);
+		cq_producer_detach(p);
+		p = NULL;
+		cr_assert_eq(cq_pool_run_some(q->pool, SIZE_MAX), 0);
+		cq_pool_stats(q->pool, &after);
+		cr_assert_eq(after.runs, before.runs);
+		finish(1);
+	}
+}
+
 Test(producer, a_flush_of_few_leaves_what_is_reserved)
 {
 	BOTH_KINDS_IN(WIDE_BYTES) {
@@ -787,13 +807,12 @@ Test(producer, a_span_is_gone_with_its_block, .init = make)
 	finish(SLOTS + 1);
 }
 
-/* Lines that are fetched ahead of enqueues may have been written by a span. */
 Test(producer, spans_and_enqueues_fill_one_block_together)
 {
 	unsigned n;
 
 	make_kind(0, CQ_BLOCK_BYTES_MAX);
-	put(p, 0, slots); /* the lines of the next blocks are fetched */
+	put(p, 0, slots);
 	for (n = slots; n < 4 * slots;) {
 		unsigned room, k = min_u32(slots - n % slots, 131);
 

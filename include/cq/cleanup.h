@@ -30,6 +30,7 @@
  * another one of its queue: that may lie behind it in the same block, which is one worker's, however
  * many others there are, and though each was flushed for itself. The order of callbacks is not that of their enqueues; but no block
  * waits for ever: 10 ms after it was published, those published later wait until it has been taken.
+ * One callback can't be cancelled, or waited for: a list on a pool that does both is examples/jobs.c.
  *
  * A CALLBACK THAT ENDS ITS THREAD (pthread_exit, or a cancellation that acts in it), on a thread that
  * the pool made, costs that thread and no other callback: it counts as run, the rest of its block is
@@ -101,6 +102,7 @@ typedef void cq_callback_fn(void *arg);
 #define CQ_BLOCK_BYTES_MIN 48u
 #endif
 #define CQ_BLOCK_BYTES_MAX 65536u
+#define CQ_MAX_WAITING_MIN 16u
 
 /** Zero in any field is the default. */
 typedef struct cq_cleanup_config {
@@ -126,6 +128,10 @@ typedef struct cq_cleanup_config {
 	    run_some until it returns less than it was asked for. Now and then for nothing. */
 	void (*wake_owner)(void *host);
 	void *host;
+	/** A bound, in callbacks: CQ_MAX_WAITING_MIN or more; 0: none. While so many are published and have not run,
+	    no producer gets a new block: ENOBUFS. What is in open blocks comes on top, a block of each producer at
+	    most, and what is reserved. Blocks are made smaller, so that one is at most a fourth of the bound. */
+	size_t max_waiting;
 } cq_cleanup_config_t;
 
 /**
@@ -172,6 +178,18 @@ CQ_API int cq_cleanup_flush(cq_cleanup_t *q);
  * ESHUTDOWN: a shutdown hands back what is left.
  */
 CQ_API int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline);
+
+/**
+ * Sleeps until there is room: fewer than max_waiting callbacks wait, and who enqueues now is not refused, if no other
+ * is faster. Runs and publishes nothing: what is in open blocks takes no room, so no producer can keep it.
+ *
+ *     while ((err = cq_producer_put(p, arg)) == ENOBUFS && (err = cq_cleanup_wait_for_room(q, CQ_FOREVER)) == 0)
+ *             ;
+ *
+ * 0, at once where there is no bound; ESHUTDOWN: the queue is closed, or was meanwhile; ETIMEDOUT, EDEADLK, STALLED,
+ * EAGAIN: as drain. A callback that is refused can but do itself what it was about to enqueue.
+ */
+CQ_API int cq_cleanup_wait_for_room(cq_cleanup_t *q, uint64_t deadline);
 
 typedef enum cq_shutdown_how {
 	CQ_SHUTDOWN_DRAIN,	/**< run all that was accepted */

@@ -59,8 +59,8 @@ CQ_API void cq_producer_detach(cq_producer_t *p);
 /**
  * Enqueues fn(arg). 0: accepted; workers see it when the block is full, or at the next flush.
  * EINVAL: fn is NULL, or the producer has a function of its own; ENOMEM: a block was needed and could
- * not be had; ESHUTDOWN; EDEADLK: likewise, in a fork handler. Also 0 if no worker can be made for
- * a full block: flush says that.
+ * not be had; ENOBUFS: likewise, since the queue's bound is reached (cq_cleanup_wait_for_room); ESHUTDOWN; EDEADLK:
+ * likewise, in a fork handler. Also 0 if no worker can be made for a full block: flush says that.
  */
 CQ_API CQ_MUST_CHECK int cq_producer_enqueue(cq_producer_t *p, cq_callback_fn *fn, void *arg);
 
@@ -79,8 +79,8 @@ CQ_API CQ_MUST_CHECK int cq_producer_put(cq_producer_t *p, void *arg);
  * never there. A flush of all may read a slot while the caller writes it, and forgets what it read (a
  * race to ThreadSanitizer, unless the slots are written by relaxed atomic stores).
  *
- * 0; ENOMEM: a block was needed and could not be had; ESHUTDOWN; EDEADLK; EINVAL: a NULL, or the producer
- * has a function of its own.
+ * 0; ENOMEM: a block was needed and could not be had; ENOBUFS, ESHUTDOWN, EDEADLK: as enqueue (the commit has its
+ * block, and is never refused for want of room); EINVAL: a NULL, or the producer has a function of its own.
  */
 CQ_API CQ_MUST_CHECK int cq_producer_span(cq_producer_t *p, cq_callback_t **slots, size_t *n);
 
@@ -93,7 +93,8 @@ CQ_API CQ_MUST_CHECK int cq_producer_span(cq_producer_t *p, cq_callback_t **slot
 CQ_API CQ_MUST_CHECK int cq_producer_commit(cq_producer_t *p, size_t k, size_t *accepted);
 
 /**
- * Sets blocks aside so that the next `n` enqueues of this producer cannot fail for want of memory. Not
+ * Sets blocks aside so that the next `n` enqueues of this producer cannot fail for want of memory, nor of room: they
+ * are accepted whatever waits, and so is the reservation. Not
  * cumulative: it is "n from now". Asks for all the memory that this takes, however much. ENOMEM: fewer blocks could be
  * had (those stay with the queue until it is trimmed), and the earlier reservation stands. EINVAL: they would not
  * fit the address space; ESHUTDOWN; EDEADLK.
@@ -114,7 +115,7 @@ CQ_API int cq_producer_flush(cq_producer_t *p);
  * Enqueues fn(arg) for a caller that has no place for a producer, on any thread, also in many at once: by a
  * producer of the queue's own. Each CPU gets one at its first enqueue, which takes a lock, 64 at most. It costs
  * an atomic compare-and-swap beyond cq_producer_enqueue, waits for no other enqueue, whoever is preempted in it,
- * and leaves nothing with the thread. 0, EINVAL, ENOMEM, ESHUTDOWN, EDEADLK: as cq_producer_enqueue.
+ * and leaves nothing with the thread. 0, EINVAL, ENOMEM, ENOBUFS, ESHUTDOWN, EDEADLK: as cq_producer_enqueue.
  *
  * Calls on the queue cover it as they cover producers. To destroy and the statistics none is attached: destroy
  * says EBUSY while a callback is left, and else frees these; trim frees their blocks that hold nothing.

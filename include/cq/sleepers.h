@@ -116,6 +116,7 @@ typedef struct cq_sleepers {
 	cq_sleeper_t *newest;
 	const cq_park_ops_t *ops;	/**< NULL: the default table */
 	pthread_mutex_t lock;
+	uint64_t woken CQ_ALIGNED(8);	/**< how many wakers have taken; read by anyone */
 } cq_sleepers_t;
 
 /*
@@ -129,7 +130,7 @@ typedef struct cq_sleepers {
 static inline constexpr cq_sleepers_t cq_sleepers_initializer(const cq_park_ops_t *ops,
     uint32_t spin_ns)
 {
-	return cq_sleepers_t{ 0, 0, spin_ns, 0, nullptr, ops, PTHREAD_MUTEX_INITIALIZER };
+	return cq_sleepers_t{ 0, 0, spin_ns, 0, nullptr, ops, PTHREAD_MUTEX_INITIALIZER, 0 };
 }
 #pragma GCC diagnostic pop
 #define CQ_SLEEPERS_INITIALIZER cq_sleepers_initializer(nullptr, 0)
@@ -137,7 +138,7 @@ static inline constexpr cq_sleepers_t cq_sleepers_initializer(const cq_park_ops_
 #else
 #define CQ_SLEEPERS_INITIALIZER CQ_SLEEPERS_INITIALIZER_WITH(NULL, 0)
 #define CQ_SLEEPERS_INITIALIZER_WITH(ops, spin_ns)				\
-	{ 0, 0, (spin_ns), 0, NULL, (ops), PTHREAD_MUTEX_INITIALIZER }
+	{ 0, 0, (spin_ns), 0, NULL, (ops), PTHREAD_MUTEX_INITIALIZER, 0 }
 #endif
 
 /** Why commit_wait returned. */

@@ -7,9 +7,8 @@
  * Which of ck's fences may stand where (ck 0.7):
  *   full      ck_pr_fence_memory. Not ck_pr_fence_atomic (a store fence on arm64) nor
  *             ck_pr_fence_atomic_load (the same on 32-bit arm).
- *   release   ck_pr_fence_release: loads and stores before, stores after. ck's stack has only a store fence
- *             in its push: enough for what the pusher wrote, but not for what it had read of a node that the
- *             popper then overwrites. So a push here has a release before it.
+ *   release   ck_pr_fence_release: loads and stores before, stores after. Not ck_pr_fence_store, as in ck's
+ *             stack: what a pusher has read of a node could then be what its popper writes.
  *   acquire   ck_pr_fence_acquire: loads before, loads and stores after.
  */
 #ifndef CQ_ORDERING_H
@@ -28,6 +27,17 @@ static inline void cq_fence_compiler(void) { __atomic_signal_fence(__ATOMIC_SEQ_
 
 /* A hint to the processor that it is in a spin loop. */
 static inline void cq_stall(void) { ck_pr_stall(); }
+
+/* Another: this line will be written. In assembly, since compilers for any x86-64 make it a prefetch to read, and the
+   store then waits for the line once more. Processors without the instruction do nothing. */
+static inline void cq_fetch_to_write(const char *line)
+{
+#ifdef __x86_64__
+	__asm__ __volatile__("prefetchw %0" : : "m"(*line));
+#else
+	__builtin_prefetch(line, 1);
+#endif
+}
 
 /* ---- 32 bits ---- */
 

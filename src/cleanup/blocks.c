@@ -29,7 +29,6 @@ cq_block_t *cq_block_get(cq_cleanup_t *q)
 		   follow a link that isn't written. */
 		cq_fence_release();
 	} while (!cq_ptr_cas_relaxed(&q->all, &all, b));
-	cq_u64_add_relaxed(&q->blocks_made, 1);
 	return b;
 }
 
@@ -149,15 +148,45 @@ cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since)
 	return b;
 }
 
+/* So many more will wait. */
+void cq_blocks_pend(cq_cleanup_t *q, uint32_t callbacks)
+{
+	if (q->max_waiting != 0)
+		cq_u64_add_relaxed(&q->pending, callbacks);
+}
+
+bool cq_blocks_have_room(const cq_cleanup_t *q)
+{
+	return q->max_waiting == 0 || cq_u64_load_relaxed(&q->pending) < q->max_waiting;
+}
+
+/* So many have run. Exactly one such step lies between a look that finds no room and one that would find some: who makes
+   it wakes, and nobody else looks whether anyone waits. */
+static void make_room(cq_cleanup_t *q, uint32_t callbacks)
+{
+	uint64_t before;
+
+	if (q->max_waiting == 0)
+		return;
+	before = cq_u64_add_relaxed(&q->pending, 0 - (uint64_t)callbacks);
+	if (before >= q->max_waiting && before - callbacks < q->max_waiting)
+		cq_drains_wake(q);
+}
+
 /* Gives up a block in hand, with no lock held, as it may wake. If it has some left, it waits, and the task is
    signalled: 0, or STALLED. Else it is free, and finished: all its callbacks have returned or are claimed. */
 int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 {
+	uint32_t ran = (uint32_t)(b->begin - b->first);
 	unsigned parity = b->parity;
 
-	/* Pairs with the first acquire in look (collect.c), of statistics: what has run was queued. Without it
-	   more could be executed than queued. */
-	cq_u64_store_release(&b->executed, b->executed + (uint64_t)(b->begin - b->first));
+	if (ran != 0) {
+		make_room(q, ran);
+		/* Pairs with the first acquire in look (collect.c), of statistics: what has run was queued. Without
+		   it more could be executed than queued. */
+		cq_fence_release();
+		cq_u64_add_relaxed(&q->executed, ran);
+	}
 	b->holder = NULL;
 	if (b->begin == b->end) {
 		cq_block_put(q, b);
@@ -172,6 +201,17 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 	return cq_blocks_signal(q);
 }
 
+/* A forked child has come upon a block that holds something and is counted. Nobody else has it. */
+void cq_block_found(void *q, void *b)
+{
+	cq_cleanup_t *queue = q;
+	cq_block_t *block = b;
+
+	block->node.next = queue->found;
+	queue->found = &block->node;
+	queue->nfound++;
+}
+
 /* --------------------------------------------------------------------- unfinished */
 
 bool cq_blocks_all_finished(const cq_cleanup_t *q)
@@ -181,7 +221,7 @@ bool cq_blocks_all_finished(const cq_cleanup_t *q)
 	return cq_u64_load_relaxed(&q->unfinished[0]) == 0 && cq_u64_load_acquire(&q->unfinished[1]) == 0;
 }
 
-/* Whoever waits in drain or shutdown looks again. Begins with a full fence. */
+/* Whoever waits in drain, shutdown or for room looks again. Begins with a full fence. */
 void cq_drains_wake(cq_cleanup_t *q)
 {
 	if (cq_forking())

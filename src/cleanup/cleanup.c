@@ -20,6 +20,7 @@ static bool complete(cq_cleanup_config_t *c)
 		c->allocator = &cq_default_allocator;
 	return (c->flags & ~CQ_CLEANUP_FORK_DISCARD) == 0 && (c->parallel == CQ_BY_OWNER || c->wake_owner == NULL) &&
 	    c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX &&
+	    (c->max_waiting == 0 || c->max_waiting >= CQ_MAX_WAITING_MIN) &&
 	    (c->pool == NULL || c->pool_config == NULL) &&
 	    c->allocator->alloc != NULL && c->allocator->free != NULL;
 }
@@ -35,6 +36,10 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	q->allocator = *c->allocator;
 	q->discards = (c->flags & CQ_CLEANUP_FORK_DISCARD) != 0;
 	q->slots = (uint32_t)((c->block_bytes - sizeof(cq_block_t)) / sizeof(cq_callback_t));
+	q->max_waiting = c->max_waiting;
+	/* A fourth of the bound, also where there are two arguments to a slot. */
+	if (c->max_waiting != 0 && q->slots > c->max_waiting / 8)
+		q->slots = (uint32_t)(c->max_waiting / 8);
 	q->block_bytes = sizeof(cq_block_t) + q->slots * sizeof(cq_callback_t);
 	q->fences = !cq_barrier_asymmetric();
 	q->own_pool = c->pool == NULL;
@@ -158,11 +163,9 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 			continue;
 		}
 		*link = b->all_next;
-		q->executed += b->executed;
 		cq_release(&q->allocator, b, q->block_bytes);
 		freed++;
 	}
-	cq_u64_add_relaxed(&q->blocks_made, 0 - freed);
 	pthread_mutex_unlock(&q->lock);
 	if (freed_bytes != NULL)
 		*freed_bytes = (size_t)freed * q->block_bytes;
@@ -181,19 +184,18 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 	/* What has left the queue first, so that it is never more than queued: behind the first acquire in look
 	   (collect.c) all is seen that was before the release in cq_block_give_up; and what is handed back was
 	   seen under this lock, or the barrier came before it (cq_producers_see). */
-	s.executed = q->executed;
-	/* Pairs with the release in cq_block_get (blocks.c): the fields of the blocks. */
-	for (cq_block_t *b = cq_ptr_load_acquire(&q->all); b != NULL; b = b->all_next)
-		s.executed += cq_u64_load_relaxed(&b->executed);
+	s.executed = cq_u64_load_relaxed(&q->executed);
 	s.handed_back = cq_u64_load_relaxed(&q->handed_back);
 	s.queued = q->queued;
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
 		s.queued += cq_producer_accepted(p);
 	s.flushes = q->flushes;
 	s.producers = q->nproducers;
+	/* Pairs with the release in cq_block_get (blocks.c): the fields of the blocks. */
+	for (cq_block_t *b = cq_ptr_load_acquire(&q->all); b != NULL; b = b->all_next)
+		s.blocks_made++;
 	cq_fork_unlock(&q->lock);
 	s.blocks_waiting = cq_blocks_waiting(q);
-	s.blocks_made = cq_u64_load_relaxed(&q->blocks_made);
 	/* The longest that a published block can have waited: see set_since (blocks.c). */
 	partial = cq_ptr_load_relaxed(&q->partial) != NULL ? (int)(cq_u64_load_relaxed(&q->page) & 1) : -1;
 	for (int i = 0; i < 2; i++) {

@@ -2,7 +2,7 @@
 /*
  * fork() in a process with threads. The child has the memory as it was, with other threads stopped between
  * any two of their instructions, and none of those threads. Its queue is rebuilt from what cannot be torn:
- * each block's [begin, end) and holder, each producer's state, and the list of all blocks.
+ * each block's [begin, end) and holder, each producer's state, and the stacks, as one word changes them.
  *
  *   a producer, as it was cut                    what the child keeps of it
  *   open, its owner elsewhere or enqueuing       the open block, up to write
@@ -13,13 +13,20 @@
  *   no block                                     nothing: what it closed answers for itself
  *
  *   a block                                      in the child
- *   open, spare                                  stays where it is
+ *   open, spare, in the free stack               stays where it is, untouched
  *   in the hand of the forking thread, in a      stays in hand
  *     callback or in give_back
  *   else, with some left                         waits
- *   else                                         is free
+ *   else, found                                  is free
+ *   else: on its way to or from the free stack   is nowhere, until trim: one for each lost thread at most
+ *
+ * The work is in proportion to what is queued: the child goes to where blocks are that hold something. A
+ * thread that is lost between two such places has a block that is in none; and `unfinished`, which counts
+ * each block before it comes to the first of them until it has left the last, says so. It may also say so of
+ * a block that is counted and holds nothing. Then all blocks are looked at, and none but these written.
  */
 #include "cleanup_priv.h"
+#include "pool/pool_inside.h"
 
 /* What the child keeps of a producer, and takes off what has been executed. */
 static void settle_producer(cq_cleanup_t *q, cq_producer_t *p)
@@ -41,12 +48,18 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p)
 			q->executed -= n - claimed;
 		p->fetched = SIZE_MAX;
 		p->limit = q->fences || q->closed != 0 ? NULL : (char *)b + q->block_bytes;
-		b->kept = true;
 	} else {
 		/* Its owner may have been about to. */
 		if (b != NULL) {
 			b->begin = (uint16_t)claimed;
 			b->end = (uint16_t)n;
+			/* A block that is closed is counted, unless it was not yet open, and empty. */
+			if (n == claimed) {
+				cq_block_put(q, b);
+			} else {
+				q->unfinished[0] += open;
+				cq_block_found(q, b);
+			}
 		}
 		p->state &= ~STATE_OPEN;
 		p->block = NULL;
@@ -59,55 +72,82 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p)
 	p->writer_link = NULL;
 	if (p->block != NULL)
 		cq_writer_list(p);
-	for (cq_node_t *node = p->spares; node != NULL; node = node->next)
-		cq_block_of(node)->kept = true;
+}
+
+/* All that hold something, or are in this thread's hand. */
+static void find_blocks(cq_cleanup_t *q)
+{
+	cq_node_t *node, *next;
+
+	for (int i = 0; i < 2; i++)
+		for (node = q->waiting[i].queue.stack.head; node != NULL; node = next) {
+			next = node->next;
+			cq_block_found(q, cq_block_of(node));
+		}
+	if (q->partial != NULL)
+		cq_block_found(q, q->partial);
+	if (q->giving != NULL)
+		cq_block_found(q, q->giving);
+	cq_task_kept(q->task);
+	if (q->nfound == q->unfinished[0] + q->unfinished[1])
+		return;
+	q->found = NULL;
+	for (cq_block_t *b = q->all; b != NULL; b = b->all_next)
+		if (b->begin != b->end || b->holder == cq_thread_mark())
+			cq_block_found(q, b);
 }
 
 static void settle_block(cq_cleanup_t *q, cq_block_t *b)
 {
 	bool mine = b->holder == cq_thread_mark(); /* and the thread goes on with it */
 
-	b->executed = 0;
-	if (b->kept) {
-		b->kept = false;
-		return;
-	}
 	if (b->end < b->begin || q->discards)
 		b->end = b->begin;
 	b->first = b->begin;
-	if (!mine && b->begin == b->end) {
-		b->holder = NULL;
-		cq_block_put(q, b);
-		return;
-	}
-	q->executed -= (uint64_t)(b->end - b->begin);
-	b->parity = 0;
-	q->unfinished[0]++;
 	if (!mine) {
 		b->holder = NULL;
-		cq_blocks_push(q, b);
+		if (q->giving == b)
+			q->giving = NULL;
+		if (b->begin == b->end) {
+			cq_block_put(q, b);
+			return;
+		}
 	}
+	q->executed -= (uint64_t)(b->end - b->begin);
+	q->pending += (uint64_t)(b->end - b->begin);
+	b->parity = 0;
+	q->unfinished[0]++;
+	if (!mine)
+		cq_blocks_push(q, b);
 }
 
 static void in_child(cq_cleanup_t *q)
 {
+	cq_node_t *next;
+
 	if (q->shutting_down != cq_thread_mark())
 		q->shutting_down = NULL;
+	q->free = (cq_stack_t){ q->free.head, NULL }; /* a lost thread may have had the lock of stack_locked.c */
+	q->newcomers = (cq_stack_t){ NULL, NULL };
+	q->writers = NULL;
+	q->executed = q->queued - q->handed_back;
+	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
+		settle_producer(q, p);
+	find_blocks(q);
 	for (int i = 0; i < 2; i++) {
 		q->waiting[i].queue = (cq_workq_t)CQ_WORKQ_INITIALIZER;
 		q->unfinished[i] = 0;
 	}
-	q->free = q->newcomers = (cq_stack_t){ NULL, NULL };
-	q->writers = NULL;
 	q->partial = NULL; /* it waits, as others do */
 	q->page = q->epoch = 0;
 	q->draining = 0;
-	q->blocks_made = 0; /* whoever has linked one may not have counted it */
-	q->executed = q->queued - q->handed_back;
-	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
-		settle_producer(q, p);
-	for (cq_block_t *b = q->all; b != NULL; b = b->all_next, q->blocks_made++)
-		settle_block(q, b);
+	q->pending = 0;
+	for (cq_node_t *node = q->found; node != NULL; node = next) {
+		next = node->next;
+		settle_block(q, cq_block_of(node));
+	}
+	q->found = NULL;
+	q->nfound = 0;
 	q->fork_wakes = false;
 }
 

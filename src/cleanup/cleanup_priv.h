@@ -33,17 +33,16 @@
    producer, waiting (in a stack, or as the partial block), or in the hand of a run or a flush. */
 typedef struct cq_block {
 	cq_node_t node;
-	struct cq_block *all_next;	/* every block ever made; written once */
+	struct cq_block *all_next;	/* every block that is not trimmed; written once */
 	cq_callback_fn *fn;		/* of all; NULL: each callback has its own */
 	const void *holder;		/* whose hand it is in: cq_thread_mark, or NULL */
-	uint64_t executed CQ_ALIGNED(8); /* callbacks, of all its lives. By whoever has it in hand */
 	/* Published and not begun: [begin, end). Empty in a free, spare or open block. begin moves before
 	   each call, so that a forked child knows what its parent had begun. */
 	uint16_t begin, end;
 	uint16_t first;			/* begin, when a run took it */
 	uint8_t parity;			/* which of unfinished[] counts it */
-	bool kept;			/* by fork and trim, under the lock: it is not theirs to take */
-	cq_callback_t callbacks[];	/* or arguments alone: block_args */
+	bool kept;			/* by trim, under the lock: it is not its to take */
+	cq_callback_t callbacks[] CQ_ALIGNED(16); /* or arguments alone: block_args */
 } cq_block_t;
 CQ_NODE_CONTAINER(cq_block_t, node, cq_block_of)
 
@@ -108,10 +107,11 @@ struct cq_cleanup {
 	bool fences;			/* no asymmetric barrier: each enqueue has a fence */
 	uint32_t slots;			/* callbacks per block, each with its function */
 	size_t block_bytes;
+	uint64_t max_waiting CQ_ALIGNED(8); /* the bound, or 0 */
 	/* Written by shutdown, and by drains. */
 	uint32_t closed;		/* enqueue refuses */
 	uint32_t stop;			/* runs take no more: what is left is handed back */
-	uint32_t draining;		/* drains that wait: a reason to flip, and to wake them */
+	uint32_t draining;		/* drains that wait, for room as well: a reason to flip, and to wake them */
 	uint64_t epoch CQ_ALIGNED(8);	/* unfinished[epoch & 1] counts the blocks that are closed now */
 
 	/* Two stacks. waiting[page & 1] gets the blocks; the other, older, is emptied first. They change
@@ -132,10 +132,13 @@ struct cq_cleanup {
 	   makes the next partial block before the first claim into it: so a drain that finds nothing to collect
 	   finds the count. - 1 when the last callback has returned. Too high for a moment: a drain waits that long. */
 	uint64_t unfinished[2] CQ_ALIGNED(CQ_LINE);
-	cq_sleepers_t drains CQ_ALIGNED(CQ_LINE); /* who waits for unfinished blocks */
+	uint64_t executed;		/* callbacks. Beside what is written as they end */
+	/* Where there is a bound: callbacks that are published and not run; those of a block in hand are until it
+	   is given up. + by the publisher, before it can be taken. */
+	uint64_t pending CQ_ALIGNED(8);
+	cq_sleepers_t drains CQ_ALIGNED(CQ_LINE); /* who waits for unfinished blocks, or for room */
 
 	cq_block_t *all CQ_ALIGNED(CQ_LINE);	/* every block, by all_next */
-	uint64_t blocks_made CQ_ALIGNED(8);
 
 	/*
 	 * The partial block: counted callbacks with their functions, which wait as the blocks of the newer stack do, and
@@ -152,12 +155,15 @@ struct cq_cleanup {
 	cq_producer_t *writers;		/* those that may have written since a collector found nothing of theirs */
 	uint32_t nproducers;		/* attached, so without the shared ones */
 	uint64_t queued;		/* by producers that are gone */
-	uint64_t executed;		/* from blocks that are gone, and before a fork */
 	uint64_t flushes;
 	const void *shutting_down;	/* cq_thread_mark of who is at it, or NULL. Read by anyone */
 	bool shut_down;
 	bool sealed;			/* a shutdown has collected all that was accepted */
 	bool fork_wakes;		/* drains are to be woken in the parent */
+	/* Of a forked child that settles: blocks that hold something, and how many of them are counted. */
+	cq_node_t *found;
+	uint64_t nfound;
+	cq_block_t *giving;		/* by who is shutting down: the block in its hand, or NULL */
 
 	struct cq_fork_client fork_client;
 
@@ -221,6 +227,9 @@ int cq_blocks_signal(cq_cleanup_t *q);
 cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since);
 uint64_t cq_blocks_waiting(const cq_cleanup_t *q);
 int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b);
+void cq_blocks_pend(cq_cleanup_t *q, uint32_t callbacks);
+bool cq_blocks_have_room(const cq_cleanup_t *q);
+void cq_block_found(void *q, void *b);
 bool cq_blocks_all_finished(const cq_cleanup_t *q);
 void cq_drains_wake(cq_cleanup_t *q);
 

@@ -207,6 +207,7 @@ static int join(struct flush *f, cq_producer_t *p, uint64_t until)
 			CQ_POINT("collect.claimed");
 			to->end = (uint16_t)(to->end + n);
 			f->moved |= n != 0;
+			cq_blocks_pend(q, n);
 			/* Counted before the claim, and seen to wait behind it: as a block that its owner closes. */
 			if (to == f->next && n != 0) {
 				cq_blocks_set_partial(q, to);

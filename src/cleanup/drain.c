@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Drain and shutdown.
+ * Drain, shutdown, and the wait for room.
  *
  * A drain waits for what was enqueued before it, and must end while others go on enqueuing. So it collects
  * what is in open blocks, notes the epoch, and waits until every block has finished that was counted
@@ -13,9 +13,10 @@
 #include "cleanup_priv.h"
 #include "pool/pool_inside.h"
 
-/* A drain, or a hand-back that waits for what runs. */
+/* A drain, or a hand-back that waits for what runs, or who waits for room. */
 struct drain {
 	cq_cleanup_t *q;
+	bool for_room;		/* then no epoch */
 	uint64_t epoch;		/* of what it covers, and all before */
 	uint32_t stopped;	/* stop, when it began */
 	uint64_t failed;	/* attempts to make a worker, before it waits */
@@ -42,12 +43,25 @@ static int drained(const struct drain *d)
 	return done ? 0 : EBUSY;
 }
 
+/* Likewise, where there is a bound. Nothing of a closed queue is worth a wait. */
+static int room(const cq_cleanup_t *q)
+{
+	if (cq_u32_load_relaxed(&q->closed) != 0)
+		return ESHUTDOWN;
+	return cq_blocks_have_room(q) ? 0 : EBUSY;
+}
+
+static int ended(const struct drain *d)
+{
+	return d->for_room ? room(d->q) : drained(d);
+}
+
 /* Before a sleep. EBUSY: it may sleep; EINVAL: some waits, and is to be handed back; else why it ends. */
 static int look(const struct drain *d)
 {
 	cq_cleanup_t *q = d->q;
 	cq_pool_stats_t s;
-	int err = drained(d), wake;
+	int err = ended(d), wake;
 
 	if (err != EBUSY || cq_blocks_waiting(q) == 0)
 		return err;
@@ -61,7 +75,7 @@ static int look(const struct drain *d)
 	if (wake == 0)
 		return EBUSY;
 	/* What nobody can run may have been run meanwhile. */
-	err = drained(d);
+	err = ended(d);
 	return err == EBUSY ? wake : err;
 }
 
@@ -109,11 +123,28 @@ static int drain(cq_cleanup_t *q, uint64_t deadline, bool seals)
 	return err != 0 ? err : wait_for(&d, deadline);
 }
 
+/* Is the caller what it would wait for? */
+static bool would_deadlock(const cq_cleanup_t *q)
+{
+	return cq_cleanup_is_current(q) || cq_ptr_load_relaxed(&q->shutting_down) == cq_thread_mark();
+}
+
 int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline)
 {
-	if (cq_cleanup_is_current(q) || cq_ptr_load_relaxed(&q->shutting_down) == cq_thread_mark())
-		return EDEADLK;
-	return drain(q, deadline, false);
+	return would_deadlock(q) ? EDEADLK : drain(q, deadline, false);
+}
+
+/* Collects nothing: what is in open blocks takes no room. */
+int cq_cleanup_wait_for_room(cq_cleanup_t *q, uint64_t deadline)
+{
+	struct drain d = { .q = q, .for_room = true };
+	int err = would_deadlock(q) ? EDEADLK : room(q);
+
+	if (err != EBUSY)
+		return err;
+	if (cq_blocks_waiting(q) != 0)
+		(void)cq_task_signal(q->task);
+	return wait_for(&d, deadline);
 }
 
 /* ---------------------------------------------------------------------------- shutdown */
@@ -152,11 +183,13 @@ static int hand_back(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *give_b
 
 	do {
 		while ((b = cq_blocks_take(q, &since)) != NULL) {
+			cq_ptr_store_relaxed(&q->giving, b); /* for a fork: as the piece of a run */
 			while (cq_block_next(b, &c)) {
 				count_given(q, 1);
 				give_back(ctx, c.fn, c.arg);
 			}
 			b->first = b->begin; /* not executed */
+			cq_ptr_store_relaxed(&q->giving, NULL);
 			(void)cq_block_give_up(q, b);
 		}
 		while (claim_one(&d, &c))
@@ -190,10 +223,9 @@ int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadlin
 	cq_u32_store_relaxed(&q->closed, 1);
 	cq_producers_see(q);
 	/* 2. Nothing is begun. */
-	if (how == CQ_SHUTDOWN_HAND_BACK) {
+	if (how == CQ_SHUTDOWN_HAND_BACK)
 		cq_u32_store_relaxed(&q->stop, 1);
-		cq_drains_wake(q); /* begins with a full fence: see cq_block_give_up */
-	}
+	cq_drains_wake(q); /* who waits for room, too. Begins with a full fence: see cq_block_give_up */
 	/* 3. Until nothing is left. A drain of a queue that was stopped before finds out whether it is so. */
 	if (give_back != NULL && cq_u32_load_relaxed(&q->stop) != 0)
 		err = hand_back(q, deadline, give_back, ctx);

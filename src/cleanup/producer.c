@@ -57,23 +57,19 @@ static bool set_limit(cq_producer_t *p)
 }
 
 /* The next lines. The lines of a block are in the cache of the processor that ran it, and
-   a store asks for one line at a time; a store to each of many in a row has all of them under way
+   stores wait for them one after the other; of those asked for before, many are under way together
    (doc/protocol, 5). */
 static void look_ahead(cq_producer_t *p)
 {
-	size_t written = (size_t)((char *)p->write - (char *)p->block);
-	size_t until = written + 2 * FETCH_BYTES;
+	size_t until = (size_t)((char *)p->write - (char *)p->block) + 2 * FETCH_BYTES;
 
 	if (until > p->q->block_bytes)
 		until = p->q->block_bytes;
-	if (p->fetched < written)
-		p->fetched = (written + CQ_LINE - 1) / CQ_LINE * CQ_LINE;
 	for (; p->fetched < until; p->fetched += CQ_LINE)
-		/* A free slot's. Relaxed, not plain: a collector that will not claim it may be reading it. */
-		cq_ptr_store_relaxed((void **)(void *)((char *)p->block + p->fetched), NULL);
+		cq_fetch_to_write((char *)p->block + p->fetched);
 }
 
-/* open 0 -> 1, with an empty block. ENOMEM, ESHUTDOWN, EDEADLK. */
+/* open 0 -> 1, with an empty block. ENOBUFS, ENOMEM, ESHUTDOWN, EDEADLK. */
 static int open_block(cq_producer_t *p)
 {
 	uint64_t seq = (cq_u64_load_relaxed(&p->state) & ~(STATE_SEQ - 1)) + STATE_SEQ;
@@ -83,6 +79,9 @@ static int open_block(cq_producer_t *p)
 		return ESHUTDOWN;
 	if (cq_forking())
 		return EDEADLK;
+	/* The bound, looked at nowhere else: what is in open blocks comes on top of it, and what is reserved. */
+	if (p->total >= p->reserved_until && !cq_blocks_have_room(p->q))
+		return ENOBUFS;
 	if (p->spares != NULL) {
 		b = cq_block_of(p->spares);
 		p->spares = p->spares->next;
@@ -137,7 +136,13 @@ static CQ_RARE int close_block(cq_producer_t *p)
 	cq_ptr_store_relaxed(&p->limit, NULL);
 	CQ_POINT("producer.counted");
 	/* 3. Published, if any is left. */
-	return cq_block_give_up(q, b);
+	cq_blocks_pend(q, written - state_claimed(s));
+	if (b->begin != b->end) {
+		cq_blocks_push(q, b);
+		return cq_blocks_signal(q);
+	}
+	(void)cq_block_give_up(q, b);
+	return 0;
 }
 
 /* ------------------------------------------------------------------------- enqueue */
@@ -332,7 +337,7 @@ static bool flush_few(cq_producer_t *p)
 {
 	uint32_t n = cq_producer_written(p) - state_claimed(cq_u64_load_relaxed(&p->state));
 
-	return n * FEW < p->slots && !cq_forking() && cq_collect_own(p);
+	return n != 0 && n * FEW < p->slots && !cq_forking() && cq_collect_own(p);
 }
 
 int cq_producer_flush(cq_producer_t *p)

@@ -35,12 +35,14 @@ static void run(cq_run_t *run, void *arg)
 	budget = limit;
 }
 
-/* A callback has ended its thread; or a forked child lacks its thread: cleanup_fork.c sees to that block. */
+/* A callback has ended its thread; or a forked child lacks its thread: cleanup_fork.c goes on with that block. */
 static void lost(void *arg, void *piece)
 {
 	cq_cleanup_t *q = arg;
 
-	if (!cq_forking())
+	if (cq_forking())
+		cq_block_found(q, piece);
+	else
 		(void)cq_block_give_up(q, piece);
 }
 

@@ -278,7 +278,7 @@ int cq_pool_wake(cq_pool_t *p)
 	   thread of the host's does not leave unseen, and miss it. Without it one could be taken for a worker
 	   to come that has looked already, and nobody is woken. */
 	cq_fence_full();
-	cq_workers_ensure(p, wanted(p));
+	cq_sleepers_ensure(&p->idle, wanted(p));
 	if ((err = cq_workers_make(p, false)) != 0)
 		return err;
 	return cq_pool_unserved(p) && cq_pool_waiting(p) != 0 ? EAGAIN : 0;
@@ -347,7 +347,7 @@ void cq_pool_stats_sized(cq_pool_t *p, cq_pool_stats_t *out, size_t bytes)
 	s.workers_retired = cq_u64_load_relaxed(&p->retired);
 	s.workers_failed = cq_u64_load_relaxed(&p->not_made);
 	s.workers_last_errno = (int32_t)cq_u32_load_relaxed(&p->last_errno);
-	s.wakes = cq_u64_load_relaxed(&p->wakes);
+	s.wakes = cq_u64_load_relaxed(&p->idle.woken);
 	s.tasks_waiting = cq_pool_waiting(p);
 	cq_sized_write(out, bytes, &s, sizeof(s));
 }

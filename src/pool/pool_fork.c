@@ -12,6 +12,7 @@
  *   RELEASED                           free
  *   a worker being made, idle, woken   is none
  */
+#include "pool_inside.h"
 #include "pool_priv.h"
 
 /* Those of this thread stay. What the others had in hand is given to their tasks. */
@@ -37,6 +38,13 @@ static void settle_members(cq_pool_t *p)
 	p->counts = counts;
 	p->workers = workers;
 	p->has_ended = false;
+}
+
+void cq_task_kept(const cq_task_t *t)
+{
+	for (const cq_run_t *m = t->pool->members; m != NULL; m = m->next)
+		if (m->task == t && m->piece != NULL)
+			t->ops->lost(t->arg, m->piece);
 }
 
 static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)

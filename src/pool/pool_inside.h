@@ -15,6 +15,9 @@ int cq_pool_end(cq_pool_t *pool, uint64_t deadline);
 /* cq_run_piece, of a piece that was there at that time, and is so many to the task. */
 void cq_run_piece_since(cq_run_t *run, void *piece, uint64_t since, uint64_t parts);
 
+/* In a forked child, behind the pool: what runs of the task that go on there have in hand, as `lost` had the others'. */
+void cq_task_kept(const cq_task_t *task);
+
 /* What is in hand of a task: how many parts, and for how long the oldest of its pieces by `now`. Takes the pool's lock. */
 void cq_task_in_hand(const cq_task_t *task, uint64_t now, uint64_t *parts, uint64_t *longest_ns);
 

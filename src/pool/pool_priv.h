@@ -54,7 +54,7 @@ struct cq_run {
 	cq_pool_t *pool;
 	cq_task_t *task;		/* in its function; NULL: between two runs, or in a hook */
 	void *piece;			/* in hand */
-	uint64_t taken CQ_ALIGNED(8);	/* statistics, as the next: ~ the time since when; 0: there is none */
+	uint64_t taken CQ_ALIGNED(8);	/* statistics, as the next: since when, as ~time; 0: nothing is */
 	uint64_t parts;			/* of it, as the task counts */
 	bool is_worker;			/* no run_some: the record was allocated */
 	bool managed;			/* on a thread that the pool made, which a piece may end */
@@ -117,7 +117,7 @@ struct cq_pool {
 
 	/* Statistics, on rare paths. */
 	uint64_t created CQ_ALIGNED(CQ_LINE);
-	uint64_t retired, not_made, wakes;
+	uint64_t retired, not_made;
 	uint32_t peak;
 
 	pthread_mutex_t lock CQ_ALIGNED(CQ_LINE);
@@ -166,9 +166,9 @@ int cq_threads_spawn(cq_run_t *worker);
 bool cq_member_join(cq_run_t *m);
 int cq_member_new(cq_pool_t *p, uint64_t count, cq_run_t **out);
 void cq_member_leave(cq_run_t *m);
+void cq_task_tell(const cq_task_t *t);
 bool cq_workers_surplus(const cq_run_t *w);
 bool cq_workers_missed(cq_pool_t *p, uint64_t counts);
-void cq_workers_ensure(cq_pool_t *p, uint32_t n);
 void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err);
 bool cq_workers_could_make(cq_pool_t *p, uint64_t *counts);
 int cq_workers_make(cq_pool_t *p, bool producer);

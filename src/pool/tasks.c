@@ -82,9 +82,9 @@ static inline struct change change(cq_task_t *t, enum event event)
 		   run that has looked already. */
 		cq_fence_full();
 	else
-		/* Pairs with the acquire below: the pop has written the node, and read the record, before IN
-		   is cleared. Without it that could follow the next push, or be of the next task. And with
-		   that in cq_task_close: all that the run did. */
+		/* Pairs with the acquire below: a pop has written the node and read the record before IN is
+		   cleared. Without it those could come after the next push, or touch the record of another task.
+		   Pairs also with the acquire in cq_task_close: all that the run did. */
 		cq_fence_release();
 	word = cq_u64_load_relaxed(&t->word);
 	do {
@@ -134,7 +134,7 @@ static inline struct change change(cq_task_t *t, enum event event)
 	return c;
 }
 
-/* So somebody is to come, whoever has set IN: that thread may be stopped before it wakes anybody. */
+/* Whoever sees that wakes somebody, even if another has set IN: that one may be stopped before it does. */
 static bool is_waiting(uint64_t word) { return (word & (TASK_IN | TASK_CLOSED)) == TASK_IN; }
 
 /* A record that waits, or NULL. It is still IN. Each stack has its own count of units: with one for both, a
@@ -156,22 +156,13 @@ cq_task_t *cq_task_pop(cq_pool_t *p)
 
 /* --------------------------------------------------------------------- signalling */
 
-static void tell(const cq_task_t *t)
-{
-	int saved = errno;
-
-	if (t->ops->stalled != NULL)
-		t->ops->stalled(t->arg);
-	errno = saved;
-}
-
 int cq_task_signal(cq_task_t *t)
 {
 	struct change c = change(t, SIGNAL);
 	cq_pool_t *p = t->pool;
 
 	if (t->parallel == CQ_BY_OWNER && c.pushed)
-		tell(t);
+		cq_task_tell(t);
 	if (t->parallel == CQ_BY_OWNER || !is_waiting(c.word))
 		return 0;
 	if (cq_pool_is(p, CQ_POOL_POLLED | CQ_POOL_HOSTED)) {
@@ -181,7 +172,7 @@ int cq_task_signal(cq_task_t *t)
 		   record isn't there yet, and sleep. */
 		cq_fence_full();
 		if (cq_pool_unserved(p))
-			tell(t);
+			cq_task_tell(t);
 	}
 	if (cq_pool_is(p, CQ_POOL_POLLED))
 		return 0;
@@ -189,13 +180,13 @@ int cq_task_signal(cq_task_t *t)
 		p->fork_wakes = true;
 		return 0;
 	}
-	cq_workers_ensure(p, 1);
+	cq_sleepers_ensure(&p->idle, 1);
 	return cq_workers_make(p, true);
 }
 
-/* From so many on two are woken, each of which wakes two: a tree. For fewer a line is as fast, and leaves
-   whoever wakes its time for its piece. At 1 the last wakes one for nothing; without limit 16 blocks of
-   sleeping callbacks take half as long again where there are processors for all. */
+/* From so many pieces on two workers are woken, each of which wakes two: a tree. For fewer a line is as fast,
+   and leaves the waker more time for its own piece. At 1 the last one wakes another for nothing; without limit
+   16 blocks of sleeping callbacks take half as long again where there are processors for all. */
 #define MANY_PIECES 4
 
 void cq_run_more(cq_run_t *run, uint64_t pieces)
@@ -204,7 +195,7 @@ void cq_run_more(cq_run_t *run, uint64_t pieces)
 
 	if (pieces != 0 && run->task->parallel != CQ_BY_OWNER && is_waiting(change(run->task, SIGNAL).word) &&
 	    !cq_pool_is(p, CQ_POOL_POLLED))
-		cq_workers_ensure(p, pieces < MANY_PIECES ? 1 : 2);
+		cq_sleepers_ensure(&p->idle, pieces < MANY_PIECES ? 1 : 2);
 }
 
 /* ------------------------------------------------------------------------ running */
@@ -263,7 +254,7 @@ void cq_task_run(cq_run_t *run, cq_task_t *t)
 	bool polled = cq_pool_is(p, CQ_POOL_POLLED);
 
 	if (!polled && cq_pool_waiting(p) != 0)
-		cq_workers_ensure(p, 1);
+		cq_sleepers_ensure(&p->idle, 1);
 	if (!begin(t, POP))
 		return;
 	if (!polled)

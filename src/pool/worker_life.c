@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The life of a worker: begun, at work, idle for too long, one of too many, stopped, or ended by a task that
    ends its thread. */
-/* glibc's handlers of the kind that longjmps. In those of -fexceptions a thread can't be ended
-   once more: clang's code aborts. */
-#undef __EXCEPTIONS
 #include <errno.h>
 
 #include "pool_priv.h"
@@ -56,27 +53,6 @@ bool cq_pool_serve(cq_run_t *w, cq_sleeper_t *me, uint64_t deadline)
 
 /* ------------------------------------------------------------- of the pool's making */
 
-/* The life of one worker, on its own stack, so that a handler finds how far it has come. */
-struct life {
-	cq_run_t *w; /* NULL: it has left */
-	cq_sleeper_t me;
-};
-
-static void leave(struct life *life)
-{
-	cq_run_t *w = life->w;
-
-	life->w = NULL;
-	cq_member_leave(w);
-}
-
-/* worker_start has refused, or ended its thread: to the pool, a worker that could not be made. */
-static void not_started(struct life *life, int err)
-{
-	cq_workers_not_made(life->w->pool, life->w->count, err);
-	leave(life);
-}
-
 /* The hooks run as tasks do, and a fork within goes on in the child. */
 static int call_start(cq_run_t *w)
 {
@@ -94,84 +70,78 @@ static int call_start(cq_run_t *w)
 static void call_end(cq_run_t *w)
 {
 	const cq_pool_config_t *c = &w->pool->config;
-	int cancel;
 
-	if (!w->managed)
-		return;
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* a task may have allowed it */
-	if (c->worker_end == NULL)
+	if (!w->managed || c->worker_end == NULL)
 		return;
 	cq_run_enter(w);
 	c->worker_end(c->host);
 	cq_run_leave(w);
 }
 
-static void ending(struct life *life)
+/* The worker leaves. `err`: worker_start has refused, so to the pool it is one that could not be made. */
+static void leave(cq_run_t *w, int err)
 {
-	cq_run_t *w = life->w;
-
-	if (w->count != 0) /* stopped: there are no tasks, and nobody counts on it */
-		cq_u64_add_relaxed(&w->pool->counts, 0 - w->count);
-	w->count = 0;
-	call_end(w);
-	leave(life);
-}
-
-/*
- * A task or a hook has ended its thread, which is in its last handlers. No task runs here: once a thread
- * unwinds, glibc jumps into frames that are gone if it is ended again.
- */
-static void is_ended(void *arg)
-{
-	struct life *life = arg;
-	cq_run_t *w = life->w;
 	int cancel;
 
-	if (w == NULL)
-		return; /* it was leaving */
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* a task may have allowed it */
+	if (w->managed) /* a task or a hook may have allowed it */
+		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	if (err != 0) {
+		cq_workers_not_made(w->pool, w->count, err);
+	} else {
+		if (w->count != 0) /* stopped: there are no tasks, and nobody counts on it */
+			cq_u64_add_relaxed(&w->pool->counts, 0 - w->count);
+		w->count = 0;
+		call_end(w);
+	}
+	cq_member_leave(w);
+}
+
+/* A task or a hook has ended its thread, which is in its last handlers. No task runs here, and worker_end must
+   return: if a thread that unwinds is ended once more, glibc jumps into frames that are gone. */
+static void is_ended(void *run)
+{
+	cq_run_t *w = run;
+
 	if (counts_making(w->count) != 0) { /* in worker_start */
 		cq_run_leave(w);
-		not_started(life, ECANCELED);
+		leave(w, ECANCELED);
 	} else if (w->count != 0) {
 		cq_task_abort(w);
 		cq_workers_replace(w);
-		ending(life);
+		leave(w, 0);
 	} else { /* in worker_end */
 		cq_run_leave(w);
-		leave(life);
+		cq_member_leave(w);
 	}
 }
 
-static void live(struct life *life)
+static void live(cq_run_t *w)
 {
-	cq_run_t *w = life->w;
 	int err = call_start(w);
+	cq_sleeper_t me;
 
-	if (err != 0) {
-		not_started(life, err);
-		return;
+	if (err == 0) {
+		cq_sleeper_init(&me, NULL);
+		cq_workers_arrive(w);
+		while (!cq_pool_serve(w, &me, 0) && !cq_workers_retire(w))
+			;
 	}
-	cq_workers_arrive(w);
-	while (!cq_pool_serve(w, &life->me, 0) && !cq_workers_retire(w))
-		;
-	ending(life);
+	leave(w, err);
 }
 
 /* The body of a worker that the pool has made: it is live and being made. */
 void cq_pool_worker(void *run)
 {
-	struct life life = { .w = run };
+	cq_run_t *w = run;
 
-	cq_sleeper_init(&life.me, NULL);
-	if (life.w->pool->config.spawn != NULL) {
-		live(&life);
+	if (w->pool->config.spawn != NULL) {
+		live(w);
 		return;
 	}
 	/* Once in a life, so that tasks and pieces pay nothing for it. Not on a host's threads, which
 	   may be green: the handler would be one of the thread on which it was pushed. */
-	life.w->managed = life.w->to_join = true;
-	pthread_cleanup_push(is_ended, &life);
-	live(&life);
+	w->managed = w->to_join = true;
+	pthread_cleanup_push(is_ended, w);
+	live(w);
 	pthread_cleanup_pop(0);
 }

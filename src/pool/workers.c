@@ -11,7 +11,6 @@
  *   4. Whoever lowers a count rechecks (lower): somebody may have relied on it.
  */
 #include <errno.h>
-#include <limits.h>
 
 #include "pool_priv.h"
 
@@ -53,9 +52,9 @@ int cq_member_new(cq_pool_t *p, uint64_t count, cq_run_t **out)
 	return 0;
 }
 
-/* And no longer. A worker's record is freed, and from the unlock on the pool may be gone, but not its park
-   table: the last worker wakes a destroy that waits by the permit alone. A thread that is to be joined joins
-   the one that left before it and leaves itself to the next, so at most one that has ended waits. */
+/* And no longer: a worker's record is freed. From the unlock on the pool may be gone, but not its park table:
+   the last worker wakes a destroy by its permit alone. Of the threads that are to be joined each joins the one
+   that left before it, so that at most one which has ended is left. */
 void cq_member_leave(cq_run_t *m)
 {
 	cq_pool_t *p = m->pool;
@@ -93,11 +92,19 @@ void cq_member_leave(cq_run_t *m)
 
 /* ---------------------------------------------------------------------- stalled */
 
-/* Those who wait for tasks learn that nobody will run them. With no lock held, as that wakes threads: a close
-   waits for those who tell. */
-static void tell_stalled(cq_pool_t *p)
+/* Those who wait for the task learn that nobody will run it. */
+void cq_task_tell(const cq_task_t *t)
 {
 	int saved = errno;
+
+	if (t->ops->stalled != NULL)
+		t->ops->stalled(t->arg);
+	errno = saved;
+}
+
+/* The same of all tasks. With no lock held, as it wakes threads: a close waits for those who tell. */
+static void tell_stalled(cq_pool_t *p)
+{
 	cq_task_t *t;
 
 	cq_u32_add_relaxed(&p->telling, 1);
@@ -110,24 +117,19 @@ static void tell_stalled(cq_pool_t *p)
 	for (; t != NULL; t = t->all_next)
 		/* Pairs with the release in cq_task_create: ops and arg. Without it they could be those of
 		   the task that had the record before. */
-		if ((cq_u64_load_acquire(&t->word) & TASK_CLOSED) == 0 && t->ops->stalled != NULL)
-			t->ops->stalled(t->arg);
+		if ((cq_u64_load_acquire(&t->word) & TASK_CLOSED) == 0)
+			cq_task_tell(t);
 	/* Pairs with the acquire in cq_task_close (tasks.c): done with the tasks. */
 	cq_fence_release();
 	cq_u32_add_relaxed(&p->telling, (uint32_t)-1);
 	cq_sleepers_wake(&p->closers, UINT32_MAX);
-	errno = saved;
 }
 
-/* What a call returns that meets a stalled pool: EAGAIN if the next attempt may succeed, or the error that it
-   will meet again. Those that say something else of the call are not for this; nor is what no errno can be,
-   from a host's spawn. */
-static int stall_error(const cq_pool_t *p)
+/* What a call returns whose attempt to make a worker met `err`: EAGAIN if the next one may succeed, else the
+   error. Those by which the call says something else are EAGAIN too, and what is no errno, of a host's spawn. */
+static int stall_error(int err)
 {
-	uint32_t failed = cq_u32_load_relaxed(&p->failed);
-
-	switch (failed) {
-	case 0: /* one lives by now */
+	switch (err) {
 	case ENOMEM:
 	case ETIMEDOUT:
 	case EDEADLK:
@@ -135,14 +137,15 @@ static int stall_error(const cq_pool_t *p)
 	case ESHUTDOWN:
 		return EAGAIN;
 	}
-	return failed <= INT_MAX ? (int)failed : EAGAIN;
+	return err > 0 ? err : EAGAIN;
 }
 
 /* ----------------------------------------------------------------------- counts */
 
-/* Rule 4: what follows is the recheck. The fence pairs with the one in cq_sleepers_waiters, with which every
-   signal and nobody_left begin, and for `serving` with those in cq_pool_wake and cq_task_signal: whoever
-   still counts on what is taken here has its task seen by the recheck. Without it nobody would see it. */
+/* Rule 4: what follows is the recheck. The fence pairs with those at the beginning of cq_sleepers_ensure and
+   cq_sleepers_waiters, which come before each look at the counts, and for `serving` with those in cq_pool_wake
+   and cq_task_signal: whoever still relies on what is taken here has its task seen by the recheck. Without it
+   nobody would see that task. */
 static uint64_t lower(cq_pool_t *p, uint64_t count)
 {
 	uint64_t counts = cq_u64_add_relaxed(&p->counts, 0 - count) - count;
@@ -187,15 +190,6 @@ bool cq_workers_missed(cq_pool_t *p, uint64_t counts)
 
 /* ----------------------------------------------------------------------- making */
 
-/* `n` workers on the way, as far as there are idle ones. Begins with a full fence. */
-void cq_workers_ensure(cq_pool_t *p, uint32_t n)
-{
-	uint32_t woken = cq_sleepers_ensure(&p->idle, n);
-
-	if (woken != 0)
-		cq_u64_add_relaxed(&p->wakes, woken);
-}
-
 /* A worker that was counted could not be made, or has ended before it could look. */
 void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err)
 {
@@ -212,7 +206,7 @@ void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err)
 	CQ_POINT("workers.not_made");
 	if (cq_pool_waiting(p) != 0) {
 		if (counts_live(counts) != 0)
-			cq_workers_ensure(p, 1);
+			cq_sleepers_ensure(&p->idle, 1);
 		else
 			tell_stalled(p);
 	}
@@ -273,9 +267,9 @@ int cq_workers_make(cq_pool_t *p, bool producer)
 			return 0;
 	while (!cq_u64_cas_relaxed(&p->counts, &counts, counts + ONE_MORE));
 	err = make(p, counts + ONE_MORE, ONE_MORE);
-	/* Not the error: a host's spawn may say ESHUTDOWN too. */
+	/* Not ESHUTDOWN, which a host's spawn may say too. */
 	return err != 0 && !cq_pool_stopped(p) &&
-	    counts_live(cq_u64_load_relaxed(&p->counts)) == 0 ? stall_error(p) : 0;
+	    counts_live(cq_u64_load_relaxed(&p->counts)) == 0 ? stall_error(err) : 0;
 }
 
 /* Up to the minimum, whoever is idle. The error of the first that could not be made. */
@@ -310,7 +304,7 @@ void cq_workers_arrive(cq_run_t *w)
 void cq_workers_left_waiting(cq_pool_t *p)
 {
 	if (!cq_pool_is(p, CQ_POOL_POLLED)) {
-		cq_workers_ensure(p, 1);
+		cq_sleepers_ensure(&p->idle, 1);
 		(void)cq_workers_make(p, true);
 	}
 	/* Behind the fence of ensure, which pairs with the one in lower. */
@@ -339,7 +333,7 @@ void cq_workers_host_leaves(cq_run_t *run)
 		counts = lower(p, run->count);
 		if (run->count != 0 && !cq_pool_stopped(p) && !cq_pool_is(p, CQ_POOL_POLLED) &&
 		    cq_workers_missed(p, counts)) {
-			cq_workers_ensure(p, 1);
+			cq_sleepers_ensure(&p->idle, 1);
 			(void)cq_workers_make(p, false);
 		}
 		if (!cq_pool_stopped(p) && cq_pool_unserved(p) && cq_pool_waiting(p) != 0)
@@ -367,7 +361,7 @@ bool cq_workers_retire(cq_run_t *w)
 			}
 		/* As many others were made meanwhile, and look; or the maximum was lowered, and one of
 		   them may sleep. */
-		cq_workers_ensure(p, 1);
+		cq_sleepers_ensure(&p->idle, 1);
 	}
 	w->count = 0;
 	cq_u64_add_relaxed(&p->retired, 1);

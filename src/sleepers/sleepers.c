@@ -23,9 +23,9 @@ static uint64_t now(const cq_park_ops_t *ops)
 	return ops->now(ops->host);
 }
 
-/* Under the lock: off the list, and no waiter any more, but what `becomes` says. `s`, or NULL: whom a waker
-   on `cpu` takes. Where the kernel wakes a thread on the CPU on which it slept, one of the waker's own spares
-   a move. NULL: it isn't there. */
+/* Under the lock: takes `s` off the list, if it is there; or with NULL whom a waker on `cpu` is to wake: one that
+   slept on that CPU, so that the kernel needn't move it, else the newest. It is no waiter any more, but what
+   `becomes` says. Returns it, or NULL. */
 static cq_sleeper_t *take(cq_sleepers_t *set, cq_sleeper_t *s, uint32_t cpu, uint64_t becomes)
 {
 	if (s == NULL) {
@@ -91,7 +91,7 @@ void cq_sleepers_cancel_wait(cq_sleepers_t *set, cq_sleeper_t *s)
 	cq_u64_add_relaxed(&set->counts, 0 - WAITER);
 }
 
-/* On the own permit: a waker needs no system call meanwhile. */
+/* Until it has its permit: a waker needs no system call meanwhile. */
 static void spin(const cq_sleepers_t *set, const cq_sleeper_t *s, const cq_park_ops_t *ops,
     uint64_t end)
 {
@@ -215,6 +215,7 @@ static uint32_t wake(cq_sleepers_t *set, uint32_t n, bool ensures, cq_sleeper_t 
 		*end = s;
 		end = &s->next;
 	}
+	cq_u64_store_relaxed(&set->woken, set->woken + (k - coming));
 	if (k < n && waiters_of(cq_u64_load_relaxed(&set->counts)) != 0)
 		cq_u32_store_relaxed(&set->epoch, set->epoch + 1);
 	pthread_mutex_unlock(&set->lock);

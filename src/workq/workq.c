@@ -23,18 +23,8 @@ int cq_workq_destroy(cq_workq_t *q)
 
 static inline void link_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last)
 {
-	cq_node_t *head = cq_ptr_load_relaxed(&q->stack.head);
-
 	CQ_POINT("workq.link");
-	if (first == last) {
-		cq_stack_push(&q->stack, first);
-		return;
-	}
-	do {
-		cq_ptr_store_relaxed(&last->next, head);
-		/* Pairs as that in cq_stack_push; in the loop, for last->next too. */
-		cq_fence_release();
-	} while (!cq_ptr_cas_relaxed(&q->stack.head, &head, first));
+	cq_stack_push_chain(&q->stack, first, last);
 }
 
 static inline uint64_t add_work(cq_workq_t *q, uint64_t n)

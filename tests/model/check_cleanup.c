@@ -181,19 +181,6 @@ static void flush_against_reuse_by_another_kind(void)
 	end_calmly();
 }
 
-/* The second block's other line is fetched while the collector may be copying what was there. */
-static void enqueuer_of_two_lines(void *arg)
-{
-	enqueue_some(arg, 0, 4);
-	runner(NULL);
-	enqueue_some(arg, 4, 4);
-}
-
-static void flush_against_a_fetched_line(void)
-{
-	flush_against(TWO_LINES, enqueuer_of_two_lines);
-}
-
 static void collected_jobs_are_run_by_another(void)
 {
 	begin(CALLED, 0, 1);
@@ -488,8 +475,6 @@ const struct scenario cleanup_scenarios[] = {
 	{ "cleanup_flush_against_a_span_of_a_reused_block", flush_against_a_span_of_a_reused_block,
 	    SOME(2, 1), SOME(3, 2) },
 	{ "cleanup_flush_against_reuse_by_another_kind", flush_against_reuse_by_another_kind,
-	    SOME(2, 1), SOME(3, 2) },
-	{ "cleanup_flush_against_a_fetched_line", flush_against_a_fetched_line,
 	    SOME(2, 1), SOME(3, 2) },
 	{ "cleanup_collected_jobs_are_run_by_another", collected_jobs_are_run_by_another,
 	    SOME(1, 1), SOME(3, 2) },

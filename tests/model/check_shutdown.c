@@ -9,6 +9,7 @@
 
 #include "cleanup/cleanup_priv.h"
 #include "jobs.h"
+#include "pool/pool_priv.h"
 
 static void enqueuer(void *arg)
 {
@@ -621,6 +622,124 @@ static void drain_against_hand_back(void)
 	end_of_shut_down();
 }
 
+/* ------------------------------------------------------------------------ room */
+
+/* A bound of one block, below what create lets pass: jobs[0] and [1] wait. */
+static void begin_full(unsigned how, int n)
+{
+	begin(how, 0, n);
+	serve();
+	q->max_waiting = ONE_BLOCK;
+	publish(producers[0], 0);
+}
+
+static void waiter_for(int i, cq_producer_t *p)
+{
+	CHECK(cq_cleanup_wait_for_room(q, CQ_FOREVER) == 0);
+	/* None of those who wait publishes a block before: so there is room still. */
+	enqueue_some(p, i, 1);
+}
+
+static void waiter_of_another(void *unused)
+{
+	(void)unused;
+	waiter_for(4, producers[1]);
+}
+
+static void room_against_a_worker(void)
+{
+	begin_full(HOSTED, 1);
+	waiter_for(2, producers[0]);
+	end_calmly();
+}
+
+static void room_for_two(void)
+{
+	begin_full(HOSTED, 2);
+	run_beside(waiter_of_another, NULL);
+	waiter_for(2, producers[0]);
+	join_beside();
+	end_calmly();
+}
+
+/* There is room all the time, whoever runs a block that is just being published. */
+static void room_beside_a_block_that_is_published_and_run(void)
+{
+	begin(HOSTED, 0, 1);
+	q->pool->serving = 1;
+	q->max_waiting = ONE_BLOCK + 1;
+	run_beside(publisher_of_0, producers[0]);
+	run_beside(runner, NULL);
+	CHECK(cq_cleanup_wait_for_room(q, CQ_FOREVER) == 0);
+	join_beside();
+	q->pool->serving = 0;
+	end_calmly();
+}
+
+/* Nobody runs all: what one leaves of the block is room. */
+static void room_of_the_rest_of_a_block(void)
+{
+	begin(HOSTED, 0, 1);
+	q->pool->serving = 1;
+	q->max_waiting = ONE_BLOCK;
+	publish(producers[0], 0);
+	run_beside(runner_of_1, NULL);
+	waiter_for(2, producers[0]);
+	join_beside();
+	q->pool->serving = 0;
+	end_calmly();
+}
+
+/* Two take some off, and neither leaves room alone. */
+static void room_made_by_two(void)
+{
+	begin(HOSTED, 0, 1);
+	q->pool->serving = 1;
+	q->max_waiting = 3;
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	run_beside(runner_of_1, NULL);
+	run_beside(runner_of_1, NULL);
+	waiter_for(4, producers[0]);
+	join_beside();
+	q->pool->serving = 0;
+	end_calmly();
+}
+
+/* A callback hangs: nothing but the end of the queue ends the wait. */
+static void waiter_until_the_end(void *unused)
+{
+	(void)unused;
+	CHECK(cq_cleanup_wait_for_room(q, CQ_FOREVER) == ESHUTDOWN);
+	let_the_first_go();
+}
+
+static void room_against_a_shutdown(void)
+{
+	first_waits_for = 1;
+	begin_full(HOSTED | AWAITED, 1);
+	run_beside(waiter_until_the_end, NULL);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+/* Who serves leaves: who waits is told. */
+static void waiter_where_nobody_serves(void)
+{
+	int err = cq_cleanup_wait_for_room(q, CQ_FOREVER);
+
+	CHECK(err == 0 || err == EAGAIN);
+}
+
+static void room_against_a_block_published_in_an_unserved_pool(void)
+{
+	begin(HOSTED, 0, 1);
+	q->max_waiting = ONE_BLOCK;
+	run_beside(publisher_of_0, producers[0]);
+	waiter_where_nobody_serves();
+	join_beside();
+	end_calmly();
+}
+
 const struct scenario shutdown_scenarios[] = {
 	{ "drain_of_a_full_block", drain_of_a_full_block, SOME(2, 1), SOME(3, 2) },
 	{ "drain_in_a_pool_that_makes_workers", drain_in_a_pool_that_makes_workers,
@@ -650,6 +769,15 @@ const struct scenario shutdown_scenarios[] = {
 	{ "drain_against_a_shutdown_that_drains", drain_against_a_shutdown_that_drains,
 	    SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_hand_back", drain_against_hand_back, SOME(1, 1), SOME(3, 2) },
+	{ "room_against_a_worker", room_against_a_worker, SOME(1, 1), SOME(3, 2) },
+	{ "room_for_two", room_for_two, SOME(1, 1), SOME(3, 2) },
+	{ "room_beside_a_block_that_is_published_and_run", room_beside_a_block_that_is_published_and_run,
+	    SOME(2, 1), SOME(3, 2) },
+	{ "room_of_the_rest_of_a_block", room_of_the_rest_of_a_block, SOME(2, 1), SOME(3, 2) },
+	{ "room_made_by_two", room_made_by_two, SOME(1, 1), SOME(3, 2) },
+	{ "room_against_a_shutdown", room_against_a_shutdown, SOME(1, 1), SOME(3, 2) },
+	{ "room_against_a_block_published_in_an_unserved_pool",
+	    room_against_a_block_published_in_an_unserved_pool, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_enqueue", shutdown_drain_against_enqueue, SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_drain_against_put", shutdown_drain_against_put, SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_drain_against_detach", shutdown_drain_against_detach, SOME(2, 2), SOME(3, 2) },
