@@ -88,6 +88,24 @@ static void writer_let_go_against_enqueue(void)
 	end_calmly();
 }
 
+static void enqueuer_of_the_third(void *arg)
+{
+	enqueue_some(arg, 2, 1);
+}
+
+/* Its last one is full: it sets its limit, and then writes up to that. */
+static void writer_let_go_against_the_opening_of_a_block(void)
+{
+	begin(CALLED, 0, 1);
+	enqueue_some(producers[0], 0, 1);
+	lets_go(NULL);
+	enqueue_some(producers[0], 1, 1);
+	run_beside(enqueuer_of_the_third, producers[0]);
+	lets_go(NULL);
+	join_beside();
+	end_calmly();
+}
+
 /* It opens its first block. */
 static void newcomer_against_two_who_let_go(void)
 {
@@ -465,6 +483,8 @@ const struct scenario cleanup_scenarios[] = {
 	{ "cleanup_flush_against_put", flush_against_put, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_flush_against_spans", flush_against_spans, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_writer_let_go_against_enqueue", writer_let_go_against_enqueue, SOME(2, 2), SOME(4, 3) },
+	{ "cleanup_writer_let_go_against_the_opening_of_a_block", writer_let_go_against_the_opening_of_a_block,
+	    SOME(2, 2), SOME(4, 3) },
 	{ "cleanup_newcomer_against_two_who_let_go", newcomer_against_two_who_let_go, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_flush_against_the_flush_of_a_producer", flush_against_the_flush_of_a_producer,
 	    SOME(2, 1), SOME(4, 3) },
