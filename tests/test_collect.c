@@ -251,6 +251,164 @@ Test(collect, a_large_block_is_claimed_in_parts)
 		}
 }
 
+/* ----------------------------------------------------------------------- writers */
+
+/* As a collection does where many producers have nothing. */
+static void collect_and_let_go(void)
+{
+	cq_block_t *empty;
+
+	pthread_mutex_lock(&q->lock);
+	CHECK(cq_collect(q, 1, &empty) == 0);
+	pthread_mutex_unlock(&q->lock);
+	if (empty != NULL)
+		(void)cq_block_give_up(q, empty);
+}
+
+static void make_one_that_was_let_go(void)
+{
+	make();
+	put(p, 0, 1);
+	collect_and_let_go();
+	cr_assert_eq(p->listed, WRITER);
+	collect_and_let_go();
+	cr_assert_eq(p->listed, UNLISTED);
+}
+
+static void runs_are(unsigned n)
+{
+	run_all(NULL);
+	cr_assert_eq(runs, n);
+}
+
+Test(collect, a_producer_that_was_let_go_is_found_when_it_writes, .init = make_one_that_was_let_go)
+{
+	for (unsigned n = 1; n < 2 * SLOTS; n++) {
+		put(p, n, 1);
+		collect_and_let_go();
+		runs_are(n + 1);
+		collect_and_let_go();
+		cr_assert_eq(p->listed, UNLISTED);
+	}
+	finish(2 * SLOTS);
+}
+
+Test(collect, producers_are_let_go_when_many_have_nothing)
+{
+	cq_producer_t *others[CQ_QUIET - 1];
+
+	make();
+	for (unsigned i = 0; i < CQ_QUIET - 1; i++) {
+		cr_assert_eq(cq_producer_attach(q, NULL, &others[i]), 0);
+		put(others[i], i, 1);
+	}
+	flush(NULL);
+	flush(NULL);
+	for (unsigned i = 0; i < CQ_QUIET - 1; i++)
+		cr_assert_eq(others[i]->listed, WRITER, "too few");
+	put(p, CQ_QUIET - 1, 1);
+	flush(NULL);
+	cr_assert_eq(p->listed, WRITER);
+	flush(NULL);
+	for (unsigned i = 0; i < CQ_QUIET - 1; i++) {
+		cr_assert_eq(others[i]->listed, UNLISTED);
+		cq_producer_detach(others[i]);
+	}
+	cr_assert_null(q->writers);
+	finish(CQ_QUIET);
+}
+
+static void put_the_second(void *unused)
+{
+	(void)unused;
+	put(p, 1, 1);
+}
+
+/* Its limit is up still: it lists itself not. */
+Test(collect, a_callback_written_while_its_producer_is_let_go_is_found)
+{
+	make();
+	put(p, 0, 1);
+	flush(NULL);
+	at_point("collect.unlisted", put_the_second, NULL);
+	collect_and_let_go();
+	cr_assert_eq(p->listed, WRITER);
+	flush(NULL);
+	runs_are(2);
+	finish(2);
+}
+
+static gate_t coming, may_push;
+
+static void stand_still(void *unused)
+{
+	(void)unused;
+	gate_open(&coming);
+	gate_wait(&may_push);
+}
+
+/* The second and the third are accepted; with the fourth the block is full, and its producer about to list itself. */
+static void *fill_the_block(void *unused)
+{
+	at_point("producer.coming", stand_still, NULL);
+	put(p, 1, SLOTS - 1);
+	return unused;
+}
+
+static pthread_t filler;
+
+static void start_to_fill(void *unused)
+{
+	filler = start(fill_the_block, unused);
+	gate_wait(&coming);
+}
+
+Test(collect, callbacks_of_a_producer_that_is_about_to_list_itself_are_found)
+{
+	cq_producer_t *other;
+
+	make();
+	cr_assert_eq(cq_producer_attach(q, NULL, &other), 0);
+	put(p, 0, 1);
+	flush(NULL);
+	at_point("collect.unlisted", start_to_fill, NULL);
+	collect_and_let_go();
+	collect_and_let_go();
+	runs_are(SLOTS);
+	collect_and_let_go(); /* nothing: but it is still to come */
+	put(other, SLOTS, 1);
+	gate_open(&may_push);
+	join(filler);
+	put(p, SLOTS + 1, 1);
+	flush(NULL);
+	runs_are(SLOTS + 2);
+	collect_and_let_go();
+	cr_assert(p->listed == UNLISTED && other->listed == UNLISTED);
+	cq_producer_detach(other);
+	finish(SLOTS + 2);
+}
+
+Test(collect, a_producer_may_be_detached_whether_a_collector_has_seen_it_or_not, .init = make_one_that_was_let_go)
+{
+	cq_producer_t *newcomer, *writer, *idle;
+
+	cr_assert_eq(cq_producer_attach(q, NULL, &idle), 0);
+	cr_assert_eq(cq_producer_attach(q, NULL, &writer), 0);
+	put(writer, 1, 1);
+	flush(NULL);
+	cr_assert_eq(cq_producer_attach(q, NULL, &newcomer), 0);
+	put(newcomer, 2, 1);
+	cr_assert(idle->listed == UNLISTED && writer->listed == WRITER && newcomer->listed == NEWCOMER);
+	cq_producer_detach(newcomer);
+	cr_assert(q->writers == writer && writer->next_writer == NULL);
+	cq_producer_detach(idle);
+	cq_producer_detach(writer);
+	cr_assert_null(q->writers);
+	put(p, 3, 1);
+	flush(NULL);
+	finish(4);
+}
+
 /* ------------------------------------------------------------------------- mixes */
 
 /* What the headers say of each producer's block. */

@@ -78,7 +78,7 @@ static bool count_an_enqueue(void)
 	cr_assert_eq(ckpr_counts.stores, p->fn != NULL ? 2 : 3, "fn, arg and write");
 	cr_assert_eq(ckpr_counts.fences, q->fences ? 2 : 1, "the release of write");
 	cr_assert_eq(ckpr_counts.full_fences, q->fences ? 1 : 0);
-	cr_assert_eq(ckpr_counts.loads, q->fences ? 2 : 1, "limit, and closed");
+	cr_assert_eq(ckpr_counts.loads, q->fences ? 3 : 1, "limit, listed and closed");
 	return true;
 }
 
@@ -110,6 +110,38 @@ Test(cost, without_an_asymmetric_barrier_each_has_a_full_fence)
 {
 	count_a_block(NULL, true);
 	count_a_block(nothing, true);
+}
+
+/* ---------------------------------------------------------- flush and drain of all */
+
+static uint64_t loads_of_a_flush_and_a_drain(void)
+{
+	count_anew();
+	cr_assert_eq(cq_cleanup_flush(q), 0);
+	cr_assert_eq(cq_cleanup_drain(q, CQ_FOREVER), 0);
+	return ckpr_counts.loads;
+}
+
+Test(cost, producers_that_write_nothing_cost_flush_and_drain_nothing)
+{
+	enum { IDLE = 1000 };
+	static cq_producer_t *idle[IDLE];
+	uint64_t loads;
+
+	make_with((cq_pool_config_t){ .flags = CQ_POOL_POLLED | CQ_POOL_HOSTED }, NULL);
+	loads = loads_of_a_flush_and_a_drain();
+	for (unsigned i = 0; i < IDLE; i++)
+		cr_assert_eq(cq_producer_attach(q, NULL, &idle[i]), 0);
+	cr_assert_eq(loads_of_a_flush_and_a_drain(), loads, "which have never written");
+	for (unsigned i = 0; i < IDLE; i++)
+		cr_assert_eq(cq_producer_enqueue(idle[i], nothing, NULL), 0);
+	cr_assert_eq(cq_cleanup_flush(q), 0);
+	cq_cleanup_run_some(q, SIZE_MAX);
+	cr_assert_eq(cq_cleanup_flush(q), 0);
+	cr_assert_eq(loads_of_a_flush_and_a_drain(), loads, "which have written once");
+	for (unsigned i = 0; i < IDLE; i++)
+		cq_producer_detach(idle[i]);
+	finish();
 }
 
 /* ------------------------------------------------------- enqueue without a producer */

@@ -992,13 +992,14 @@ static void claim_one(void *unused)
 
 Test(producer, commit_that_meets_a_closed_queue_keeps_what_is_claimed, .init = make)
 {
-	cq_producer_t *before = another(); /* attached last, collected first */
-	cq_callback_t *span = span_of(SLOTS);
+	cq_producer_t *before = another(); /* writes first, collected first */
+	cq_callback_t *span;
 	size_t n;
 
+	put(before, 1, SLOTS - 1);
+	span = span_of(SLOTS);
 	fill(span, 0, 1);
 	fill(span + 1, SLOTS, 2);
-	put(before, 1, SLOTS - 1);
 	close_unsealed();
 	cq_block_put(q, cq_block_get(q)); /* the one that can be had */
 	cr_assert_eq(cq_producer_span(p, &span, &n), ESHUTDOWN);

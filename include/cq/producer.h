@@ -43,7 +43,8 @@ typedef struct cq_callback {
 /**
  * Makes a producer. With `fn` NULL each callback brings its function: cq_producer_enqueue, 16 bytes
  * each (on 64-bit machines). With a function it takes arguments for that one alone: cq_producer_put,
- * 8 bytes each. ENOMEM; ESHUTDOWN; EDEADLK; EINVAL: a NULL. Takes a lock.
+ * 8 bytes each. ENOMEM; ESHUTDOWN; EDEADLK; EINVAL: a NULL. Takes a lock. A producer that writes nothing costs
+ * flush and drain of the queue nothing, however many there are.
  */
 CQ_API CQ_MUST_CHECK int cq_producer_attach(cq_cleanup_t *q, cq_callback_fn *fn,
     cq_producer_t **out);

@@ -68,6 +68,10 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p)
 	}
 	q->executed += p->total;
 	p->taken = 0;
+	p->listed = p->block != NULL ? WRITER : UNLISTED;
+	p->writer_link = NULL;
+	if (p->block != NULL)
+		cq_writer_list(p);
 }
 
 /* All that hold something, or are in this thread's hand. */
@@ -128,6 +132,8 @@ static void in_child(cq_cleanup_t *q)
 	if (q->shutting_down != cq_thread_mark())
 		q->shutting_down = NULL;
 	q->free = (cq_stack_t){ q->free.head, NULL }; /* a lost thread may have had the lock of stack_locked.c */
+	q->newcomers = (cq_stack_t){ NULL, NULL };
+	q->writers = NULL;
 	q->executed = q->queued - q->handed_back;
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
 		settle_producer(q, p);

@@ -78,6 +78,13 @@ struct cq_producer {
 	size_t fetched;		/* bytes of the block, or of the next, that are in the cache or needn't be */
 
 	cq_producer_t *next, **link;	/* under the queue's lock; link: who points here */
+
+	/* Does a collector find it? UNLISTED -> NEWCOMER by the owner, before what it has written is accepted; it
+	   pushes itself then. All else by collectors, under the lock: NEWCOMER -> WRITER as they pop it, WRITER ->
+	   UNLISTED, and back. Is it in the list of writers: WRITER, or writer_link is not NULL. */
+	uint32_t listed;
+	cq_node_t newcomer;
+	cq_producer_t *next_writer, **writer_link, *next_quiet;
 };
 
 #define STATE_OPEN UINT64_C(1)
@@ -85,6 +92,8 @@ struct cq_producer {
 #define STATE_SEQ (UINT64_C(1) << 20)	/* one; 44 bits: for ever */
 static inline bool state_open(uint64_t s) { return (s & STATE_OPEN) != 0; }
 static inline uint32_t state_claimed(uint64_t s) { return (uint32_t)(s & (STATE_SEQ - 1)) >> 1; }
+
+enum { UNLISTED, NEWCOMER, WRITER };
 
 /* Words that different threads write are on different cache lines. */
 struct cq_cleanup {
@@ -123,6 +132,7 @@ struct cq_cleanup {
 					   line that hardly ever changes */
 
 	cq_stack_t free CQ_ALIGNED(CQ_LINE);	/* empty blocks */
+	cq_stack_t newcomers CQ_ALIGNED(CQ_LINE); /* writers that nobody has walked yet. Popped under the lock */
 
 	/* Blocks that are counted and not finished. + 1 by the publisher before its closing step, or by who
 	   makes the next partial block before the first claim into it: so a drain that finds nothing to collect
@@ -148,6 +158,7 @@ struct cq_cleanup {
 	pthread_mutex_t lock CQ_ALIGNED(CQ_LINE);
 	/* Under it: */
 	cq_producer_t *producers;
+	cq_producer_t *writers;		/* those that may have written since a collector found nothing of theirs */
 	uint32_t nproducers;		/* attached, so without the shared ones */
 	uint64_t queued;		/* by producers that are gone */
 	uint64_t flushes;
@@ -240,11 +251,17 @@ void cq_block_found(void *q, void *b);
 bool cq_blocks_all_finished(const cq_cleanup_t *q);
 void cq_drains_wake(cq_cleanup_t *q);
 
-/* collect.c: what other threads do with producers; flush. The last two with the lock held. */
+/* From so many producers on that have nothing to collect, a heavy barrier costs less than to look at them each time. At 1
+   each drain beside a producer that is done would pay one; without limit those that wrote once are walked for ever. */
+#define CQ_QUIET 64
+
+/* collect.c: what other threads do with producers; flush. The last four with the lock held. */
 uint64_t cq_producer_accepted(const cq_producer_t *p);
 void cq_producers_see(cq_cleanup_t *q);
 bool cq_collect_own(cq_producer_t *p);
-int cq_collect(cq_cleanup_t *q, cq_block_t **empty);
+void cq_writer_list(cq_producer_t *p);
+void cq_writer_forget(cq_producer_t *p);
+int cq_collect(cq_cleanup_t *q, uint32_t quiet_from, cq_block_t **empty);
 uint32_t cq_collect_some(cq_cleanup_t *q, cq_callback_t *to, uint32_t room);
 
 /* producer.c */

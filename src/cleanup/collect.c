@@ -5,6 +5,7 @@
 
 #include "base/barrier.h"
 #include "cleanup_priv.h"
+#include "workq/stack.h"
 
 /* What a producer held at one look. */
 struct view {
@@ -79,10 +80,10 @@ void cq_producers_see(cq_cleanup_t *q)
 	bool lowered;
 
 	do {
-		/* Pairs with the store of limit, then the load of `closed` in look_ahead (producer.c): a
+		/* Pairs with the store of limit, then then the load of `closed` in set_limit (producer.c): a
 		   limit that was set without seeing that is lowered below, and no more are set. When none is
 		   up, pairs with the store of write, then the load of limit in shown, then of `closed` in
-		   slow: an enqueue sees that, or its callback is seen by what follows. */
+		   set_limit: an enqueue sees that, or its callback is seen by what follows. */
 		cq_barrier_heavy();
 		lowered = false;
 		pthread_mutex_lock(&q->lock);
@@ -93,6 +94,76 @@ void cq_producers_see(cq_cleanup_t *q)
 			}
 		pthread_mutex_unlock(&q->lock);
 	} while (lowered);
+}
+
+/* -------------------------------------------------------------------------- writers */
+
+/* All of it with the lock held. */
+void cq_writer_list(cq_producer_t *p)
+{
+	cq_producer_t **first = &p->q->writers;
+
+	p->next_writer = *first;
+	p->writer_link = first;
+	if (p->next_writer != NULL)
+		p->next_writer->writer_link = &p->next_writer;
+	*first = p;
+}
+
+static void unlist(cq_producer_t *p)
+{
+	*p->writer_link = p->next_writer;
+	if (p->next_writer != NULL)
+		p->next_writer->writer_link = p->writer_link;
+	p->writer_link = NULL;
+}
+
+/* Those that are to be walked. */
+static cq_producer_t *writers(cq_cleanup_t *q)
+{
+	cq_node_t *node;
+
+	while ((node = cq_stack_pop_n(&q->newcomers, 1)) != NULL) {
+		cq_producer_t *p = cq_node_container(node, offsetof(cq_producer_t, newcomer));
+
+		if (p->writer_link == NULL)
+			cq_writer_list(p);
+		cq_u32_store_relaxed(&p->listed, WRITER);
+	}
+	return q->writers;
+}
+
+/* Its owner detaches it. */
+void cq_writer_forget(cq_producer_t *p)
+{
+	if (p->listed == UNLISTED)
+		return;
+	(void)writers(p->q);
+	unlist(p);
+}
+
+/* Those in a list by next_quiet had nothing. They are no writers any more, but for those that write meanwhile. */
+static void let_go(cq_producer_t *quiet)
+{
+	struct view v;
+
+	/* 1. An owner that meets its limit behind this lists itself. */
+	for (cq_producer_t *p = quiet; p != NULL; p = p->next_quiet) {
+		unlist(p);
+		cq_u32_store_relaxed(&p->listed, UNLISTED);
+		CQ_POINT("collect.unlisted");
+		cq_ptr_store_relaxed(&p->limit, NULL);
+	}
+	/* 2. Pairs with the stores of limit and of write, then the load of `listed` in set_limit, or of limit in
+	   shown (producer.c): what an owner did without seeing that is seen below. Without it no collector would look
+	   at what it has written. */
+	cq_barrier_heavy();
+	/* 3. So who has written, or set its limit, stays; also if it lists itself: it may not have pushed yet. */
+	for (cq_producer_t *p = quiet; p != NULL; p = p->next_quiet)
+		if (cq_ptr_load_relaxed(&p->limit) != NULL || look(p, &v)) {
+			(void)cq_u32_cas_relaxed(&p->listed, UNLISTED, WRITER);
+			cq_writer_list(p);
+		}
 }
 
 /* ----------------------------------------------------------------------- collecting */
@@ -162,17 +233,28 @@ bool cq_collect_own(cq_producer_t *p)
 }
 
 /* All that was written. ENOMEM: some is still where it was. *empty: for the caller to give up when it has left the
-   lock; or NULL. */
-int cq_collect(cq_cleanup_t *q, cq_block_t **empty)
+   lock; or NULL. If so many producers had nothing, they are let go: CQ_QUIET. */
+int cq_collect(cq_cleanup_t *q, uint32_t quiet_from, cq_block_t **empty)
 {
 	struct flush f = { NULL, false };
+	cq_producer_t *quiet = NULL;
+	uint32_t nquiet = 0;
+	struct view v;
 	int err = 0;
 
 	/* Once sealed, what open blocks still hold is being refused: to claim it would accept it. */
-	for (cq_producer_t *p = q->sealed ? NULL : q->producers; p != NULL; p = p->next)
-		/* No more than is there now: a producer may be as fast as the copying. */
-		if (join(&f, p, cq_producer_accepted(p)) != 0)
-			err = ENOMEM;
+	for (cq_producer_t *p = q->sealed ? NULL : writers(q); p != NULL; p = p->next_writer)
+		if (look(p, &v)) {
+			/* No more than is there now: a producer may be as fast as the copying. */
+			if (join(&f, p, cq_producer_accepted(p)) != 0)
+				err = ENOMEM;
+		} else if (cq_u32_load_relaxed(&p->listed) == WRITER) {
+			p->next_quiet = quiet;
+			quiet = p;
+			nquiet++;
+		}
+	if (nquiet >= quiet_from)
+		let_go(quiet);
 	q->flushes += f.moved;
 	*empty = f.next;
 	return err;
@@ -184,7 +266,7 @@ uint32_t cq_collect_some(cq_cleanup_t *q, cq_callback_t *to, uint32_t room)
 	struct view v;
 	uint32_t n;
 
-	for (cq_producer_t *p = q->sealed ? NULL : q->producers; p != NULL; p = p->next)
+	for (cq_producer_t *p = q->sealed ? NULL : writers(q); p != NULL; p = p->next_writer)
 		while (look(p, &v))
 			if ((n = claim(p, &v, to, room)) != 0)
 				return n;
@@ -199,7 +281,7 @@ int cq_cleanup_flush(cq_cleanup_t *q)
 	if (cq_forking())
 		return EDEADLK;
 	pthread_mutex_lock(&q->lock);
-	err = cq_collect(q, &empty);
+	err = cq_collect(q, CQ_QUIET, &empty);
 	pthread_mutex_unlock(&q->lock);
 	if (empty != NULL)
 		(void)cq_block_give_up(q, empty);

@@ -112,7 +112,7 @@ static int drain(cq_cleanup_t *q, uint64_t deadline, bool seals)
 	pthread_mutex_lock(&q->lock);
 	d.epoch = q->epoch;
 	d.stopped = cq_u32_load_relaxed(&q->stop);
-	err = d.stopped != 0 && !seals && !q->shut_down ? ESHUTDOWN : cq_collect(q, &empty);
+	err = d.stopped != 0 && !seals && !q->shut_down ? ESHUTDOWN : cq_collect(q, CQ_QUIET, &empty);
 	q->sealed |= seals && err == 0;
 	pthread_mutex_unlock(&q->lock);
 	if (empty != NULL)

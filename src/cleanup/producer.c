@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "cleanup_priv.h"
+#include "workq/stack.h"
 
 /* ------------------------------------------------------------------ the open block */
 
@@ -21,7 +22,41 @@ static char *prefetch_limit(const cq_producer_t *p)
 	return (char *)p->block + (p->fetched < end ? p->fetched - FETCH_BYTES : end);
 }
 
-/* The next lines, and the next limit. The lines of a block are in the cache of the processor that ran it, and
+/* It is not listed: it writes for the first time, or a collector has found nothing of its. */
+static CQ_RARE void come_in(cq_producer_t *p)
+{
+	if (!cq_u32_cas_relaxed(&p->listed, UNLISTED, NEWCOMER))
+		return; /* a collector was faster */
+	CQ_POINT("producer.coming");
+	cq_stack_push(&p->q->newcomers, &p->newcomer);
+	/* Without an asymmetric barrier: pairs with cq_barrier_heavy in cq_producers_see (collect.c). Either the
+	   collection behind that barrier finds this producer, or the closed queue is seen behind this. */
+	cq_fence_full();
+}
+
+/* The next limit. True: the queue is closed. */
+static bool set_limit(cq_producer_t *p)
+{
+	cq_cleanup_t *q = p->q;
+	bool closed;
+
+	/* 1. Program order between this store, or that of write, and the loads of `listed` and `closed` is one half of
+	   the asymmetric barrier; see let_go and cq_producers_see (collect.c). Without such a barrier limit stays NULL,
+	   and this is it: a callback could be with a producer that no collector finds, or be neither refused nor seen. */
+	if (q->fences)
+		cq_fence_full();
+	else
+		cq_ptr_store_relaxed(&p->limit, prefetch_limit(p));
+	/* 2. Before the look at `closed`: what is accepted is found. */
+	if (cq_u32_load_relaxed(&p->listed) == UNLISTED)
+		come_in(p);
+	closed = cq_u32_load_relaxed(&q->closed) != 0;
+	if (closed)
+		cq_ptr_store_relaxed(&p->limit, NULL);
+	return closed;
+}
+
+/* The next lines. The lines of a block are in the cache of the processor that ran it, and
    stores wait for them one after the other; of those asked for before, many are under way together
    (doc/protocol, 5). */
 static void look_ahead(cq_producer_t *p)
@@ -32,11 +67,6 @@ static void look_ahead(cq_producer_t *p)
 		until = p->q->block_bytes;
 	for (; p->fetched < until; p->fetched += CQ_LINE)
 		cq_fetch_to_write((char *)p->block + p->fetched);
-	/* Program order between this store and the load of `closed` is one half of the asymmetric barrier;
-	   see cq_producers_see (collect.c). */
-	cq_ptr_store_relaxed(&p->limit, prefetch_limit(p));
-	if (p->q->fences || cq_u32_load_relaxed(&p->q->closed) != 0)
-		cq_ptr_store_relaxed(&p->limit, NULL);
 }
 
 /* open 0 -> 1, with an empty block. ENOBUFS, ENOMEM, ESHUTDOWN, EDEADLK. */
@@ -69,6 +99,7 @@ static int open_block(cq_producer_t *p)
 
 	p->span = NULL; /* it may have been of this block, before */
 	look_ahead(p);
+	(void)set_limit(p);
 	return 0;
 }
 
@@ -155,23 +186,18 @@ static CQ_RARE int slow(cq_producer_t *p, size_t count)
 		return p->fn != NULL ? cq_producer_put(p, *(void **)(void *)&p->dummy) :
 		    cq_producer_enqueue(p, p->dummy.fn, p->dummy.arg);
 	}
-	/* 3. Without an asymmetric barrier: pairs with cq_barrier_heavy in cq_producers_see. Either the
-	   collection behind that barrier sees these callbacks, or the closed queue is seen here. Without this
-	   fence a callback could be neither refused nor seen. */
-	if (p->q->fences)
-		cq_fence_full();
-	/* 4. Shut down: refused, unless a collector was faster. Closed, so that the next refused one finds no
-	   block, and doesn't get in the way of the claim again. */
-	if (cq_u32_load_relaxed(&p->q->closed) != 0 && retract(p, count)) {
+	/* 3. Further lines; the limit. Shut down: refused, unless a collector was faster. Closed, so that the next
+	   refused one finds no block, and doesn't get in the way of the claim again. */
+	if ((char *)p->write >= prefetch_limit(p))
+		look_ahead(p);
+	if (set_limit(p) && retract(p, count)) {
 		(void)close_block(p);
 		return ESHUTDOWN;
 	}
-	/* 5. Full: to the workers. That nobody can be made to run it is said by flush: this is accepted. */
+	/* 4. Full: to the workers. That nobody can be made to run it is said by flush: this is accepted. */
 	if (cq_producer_written(p) == p->slots) {
 		p->fetched = 0;
 		(void)close_block(p);
-	} else if ((char *)p->write >= prefetch_limit(p)) {
-		look_ahead(p);
 	}
 	return 0;
 }
@@ -387,6 +413,7 @@ void cq_producer_detach(cq_producer_t *p)
 	free_spares(p, &p->spares);
 
 	cq_fork_lock(&q->lock);
+	cq_writer_forget(p);
 	*p->link = p->next;
 	if (p->next != NULL)
 		p->next->link = p->link;

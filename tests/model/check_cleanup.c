@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stddef.h>
 
+#include "cleanup/cleanup_priv.h"
 #include "jobs.h"
 
 /* --------------------------------------------------- producers and the collector */
@@ -52,6 +53,69 @@ static void spanner_of_3(void *arg)
 static void flush_against_spans(void)
 {
 	flush_against(0, spanner_of_3);
+}
+
+/* Of a producer that had nothing, and is let go. Three more: the block is full by then. */
+static void lets_go(void *unused)
+{
+	cq_block_t *empty;
+
+	(void)unused;
+	pthread_mutex_lock(&q->lock);
+	CHECK(cq_collect(q, 1, &empty) == 0);
+	pthread_mutex_unlock(&q->lock);
+	if (empty != NULL)
+		(void)cq_block_give_up(q, empty);
+}
+
+static void enqueuer_of_2_more(void *arg)
+{
+	enqueue_some(arg, 1, 2);
+}
+
+static void begin_with_a_quiet_producer(void)
+{
+	begin(CALLED | TWO_LINES, 0, 1);
+	enqueue_some(producers[0], 0, 1);
+	lets_go(NULL);
+}
+
+static void writer_let_go_against_enqueue(void)
+{
+	begin_with_a_quiet_producer();
+	run_beside(enqueuer_of_2_more, producers[0]);
+	lets_go(NULL);
+	join_beside();
+	end_calmly();
+}
+
+static void enqueuer_of_the_third(void *arg)
+{
+	enqueue_some(arg, 2, 1);
+}
+
+/* Its last one is full: it sets its limit, and then writes up to that. */
+static void writer_let_go_against_the_opening_of_a_block(void)
+{
+	begin(CALLED, 0, 1);
+	enqueue_some(producers[0], 0, 1);
+	lets_go(NULL);
+	enqueue_some(producers[0], 1, 1);
+	run_beside(enqueuer_of_the_third, producers[0]);
+	lets_go(NULL);
+	join_beside();
+	end_calmly();
+}
+
+/* It opens its first block. */
+static void newcomer_against_two_who_let_go(void)
+{
+	begin(CALLED | TWO_LINES, 0, 1);
+	run_beside(enqueuer_of_3, producers[0]);
+	lets_go(NULL);
+	lets_go(NULL);
+	join_beside();
+	end_calmly();
 }
 
 /* The block is emptied by a claim, kept, and opened once more. */
@@ -463,6 +527,10 @@ const struct scenario cleanup_scenarios[] = {
 	{ "cleanup_flush_against_enqueue", flush_against_enqueue, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_flush_against_put", flush_against_put, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_flush_against_spans", flush_against_spans, SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_writer_let_go_against_enqueue", writer_let_go_against_enqueue, SOME(2, 2), SOME(4, 3) },
+	{ "cleanup_writer_let_go_against_the_opening_of_a_block", writer_let_go_against_the_opening_of_a_block,
+	    SOME(2, 2), SOME(4, 3) },
+	{ "cleanup_newcomer_against_two_who_let_go", newcomer_against_two_who_let_go, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_flush_against_the_flush_of_a_producer", flush_against_the_flush_of_a_producer,
 	    SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_flush_against_a_flush_of_few", flush_against_a_flush_of_few, SOME(2, 1), SOME(3, 2) },

@@ -388,6 +388,29 @@ static void hand_back_against_enqueues_without_a_producer(void)
 	shutdown_against_enqueues_without_a_producer(CQ_SHUTDOWN_HAND_BACK, true);
 }
 
+/* The producer lists itself anew, or is refused. */
+static void enqueuer_of_1_more(void *arg)
+{
+	enqueue(arg, 1);
+}
+
+static void shutdown_drain_against_enqueue_of_who_was_let_go(void)
+{
+	cq_block_t *empty;
+
+	begin(CALLED | TWO_LINES, 0, 1);
+	enqueue_some(producers[0], 0, 1);
+	for (int i = 0; i < 2; i++) {
+		pthread_mutex_lock(&q->lock);
+		CHECK(cq_collect(q, 1, &empty) == 0);
+		pthread_mutex_unlock(&q->lock);
+		CHECK(empty == NULL);
+	}
+	CHECK(producers[0]->listed == UNLISTED);
+	run_beside(enqueuer_of_1_more, producers[0]);
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
 static void shutdown_drain_against_enqueue_and_a_worker(void)
 {
 	begin(HOSTED, 0, 1);
@@ -809,6 +832,8 @@ const struct scenario shutdown_scenarios[] = {
 	    shutdown_drain_against_the_flush_of_a_producer, SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_drain_against_a_flush_of_few", shutdown_drain_against_a_flush_of_few,
 	    SOME(2, 2), SOME(3, 2) },
+	{ "shutdown_drain_against_enqueue_of_who_was_let_go",
+	    shutdown_drain_against_enqueue_of_who_was_let_go, SOME(2, 2), SOME(3, 2) },
 	{ "shutdown_drain_against_enqueue_and_a_worker", shutdown_drain_against_enqueue_and_a_worker,
 	    SOME(1, 1), SOME(3, 2) },
 	{ "shutdown_drain_against_enqueues_without_a_producer",
