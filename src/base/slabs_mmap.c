@@ -17,7 +17,7 @@ enum { SLAB_BYTES = 65536 };
 
 /* Of the address and the leak sanitizer, in programs that have them. The former knows of no use of a freed part of a
    mapping; the latter doesn't look there for pointers, and would call leaked what callbacks wait to free. */
-extern void __lsan_enable(void) __attribute__((weak));
+extern void __lsan_enable(void) __attribute__((weak)); /* NOLINT(bugprone-reserved-identifier,cert-*) */
 
 size_t cq_slab_bytes(void)
 {
