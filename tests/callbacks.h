@@ -159,4 +159,15 @@ static MAY_BE_UNUSED void finish(unsigned n)
 	forget_callbacks();
 }
 
+/* Is anyone asleep there, and not only about to be? */
+static inline bool asleep_in(cq_sleepers_t *set)
+{
+	bool asleep;
+
+	pthread_mutex_lock(&set->lock);
+	asleep = set->newest != NULL;
+	pthread_mutex_unlock(&set->lock);
+	return asleep;
+}
+
 #endif /* CQ_TESTS_CALLBACKS_H */

@@ -617,16 +617,6 @@ static void *drain_really(void *unused)
 	return unused;
 }
 
-static bool asleep_in(cq_sleepers_t *set)
-{
-	bool asleep;
-
-	pthread_mutex_lock(&set->lock);
-	asleep = set->newest != NULL;
-	pthread_mutex_unlock(&set->lock);
-	return asleep;
-}
-
 Test(drain, asleep_in_a_polled_pool_wakes_a_worker_for_a_block_that_comes)
 {
 	pthread_t drains;

@@ -580,7 +580,7 @@ Test(room, a_child_lacks_who_waited)
 	cr_assert_eq(put_until_full(0), BOUND);
 	q->pool->serving = 1;
 	other = start(waits_long, NULL);
-	AWAIT(cq_sleepers_waiters(&q->drains, NULL) == 1);
+	AWAIT(asleep_in(&q->drains));
 	q->pool->serving = 0;
 	waits_in_a_child(NULL);
 	cr_assert_eq(cq_cleanup_run_some(q, 1), 1);
