@@ -174,7 +174,7 @@ Test(tasks, what_is_left_is_run_by_others_while_the_piece_runs)
 	end_spawned();
 }
 
-Test(tasks, many_pieces_that_are_left_wake_two)
+Test(tasks, many_pieces_that_are_left_wake_as_many)
 {
 	open_spawned((cq_pool_config_t){ .workers_min = 4, .workers_max = 4 });
 	open_task(&a, 0);
@@ -183,7 +183,7 @@ Test(tasks, many_pieces_that_are_left_wake_two)
 	for (unsigned i = 0; i < 5; i++)
 		add(&a, NULL, NULL);
 	cr_assert_eq(cq_task_run_some(a.task, 1), 1);
-	cr_assert_eq(stats().workers_coming, 2);
+	cr_assert_eq(stats().workers_coming, 4);
 	gate_open(&room.leave);
 	AWAIT(a.done == 5);
 	end_spawned();
