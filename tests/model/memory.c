@@ -143,12 +143,13 @@ static bool store_races(const struct cell *c, int u, const struct thread *t, boo
 
 /*
  * An access to the bytes [from, to) of the cell at a. In the stack it may be to a variable
- * that is no more, which is then made another's: as if it had been freed.
+ * that is no more, which is then made another's: as if it had been freed. It may be a read:
+ * a compiler (gcc 14) doesn't tell of what is written before anybody else has the address.
  */
 static void check_plain(struct cell *c, unsigned from, unsigned to, uintptr_t a, bool write,
     bool free, void *pc)
 {
-	bool last = write && (free || in_stack_of(a, m->current));
+	bool last = in_stack_of(a, m->current) || (write && free);
 	struct thread *t = self();
 	uint16_t now = t->cur.clock[m->current];
 
@@ -160,7 +161,7 @@ static void check_plain(struct cell *c, unsigned from, unsigned to, uintptr_t a,
 			continue;
 		if (store_races(c, u, t, last))
 			race(write ? "write" : "read", a, u, pc);
-		if (last && !free)
+		if (last && write && !free)
 			c->atomic_wrote[u] = 0; /* another variable from here on */
 		if (!write)
 			continue;
