@@ -80,7 +80,7 @@ void cq_producers_see(cq_cleanup_t *q)
 	bool lowered;
 
 	do {
-		/* Pairs with the store of limit, then then the load of `closed` in set_limit (producer.c): a
+		/* Pairs with the store of limit, then the load of `closed` in set_limit (producer.c): a
 		   limit that was set without seeing that is lowered below, and no more are set. When none is
 		   up, pairs with the store of write, then the load of limit in shown, then of `closed` in
 		   set_limit: an enqueue sees that, or its callback is seen by what follows. */

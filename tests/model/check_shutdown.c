@@ -708,48 +708,53 @@ static void room_for_two(void)
 	end_calmly();
 }
 
-/* There is room all the time, whoever runs a block that is just being published. */
-static void room_beside_a_block_that_is_published_and_run(void)
+/* With a bound; a thread of the host's that serves is counted, and does nothing. */
+static void begin_bounded(size_t max_waiting)
 {
 	begin(HOSTED, 0, 1);
 	q->pool->serving = 1;
-	q->max_waiting = ONE_BLOCK + 1;
+	q->max_waiting = max_waiting;
+}
+
+static void end_bounded(void)
+{
+	q->pool->serving = 0;
+	end_calmly();
+}
+
+/* There is room all the time, whoever runs a block that is just being published. */
+static void room_beside_a_block_that_is_published_and_run(void)
+{
+	begin_bounded(ONE_BLOCK + 1);
 	run_beside(publisher_of_0, producers[0]);
 	run_beside(runner, NULL);
 	CHECK(cq_cleanup_wait_for_room(q, CQ_FOREVER) == 0);
 	join_beside();
-	q->pool->serving = 0;
-	end_calmly();
+	end_bounded();
 }
 
 /* Nobody runs all: what one leaves of the block is room. */
 static void room_of_the_rest_of_a_block(void)
 {
-	begin(HOSTED, 0, 1);
-	q->pool->serving = 1;
-	q->max_waiting = ONE_BLOCK;
+	begin_bounded(ONE_BLOCK);
 	publish(producers[0], 0);
 	run_beside(runner_of_1, NULL);
 	waiter_for(2, producers[0]);
 	join_beside();
-	q->pool->serving = 0;
-	end_calmly();
+	end_bounded();
 }
 
 /* Two take some off, and neither leaves room alone. */
 static void room_made_by_two(void)
 {
-	begin(HOSTED, 0, 1);
-	q->pool->serving = 1;
-	q->max_waiting = 3;
+	begin_bounded(3);
 	publish(producers[0], 0);
 	publish(producers[0], 2);
 	run_beside(runner_of_1, NULL);
 	run_beside(runner_of_1, NULL);
 	waiter_for(4, producers[0]);
 	join_beside();
-	q->pool->serving = 0;
-	end_calmly();
+	end_bounded();
 }
 
 /* A callback hangs: nothing but the end of the queue ends the wait. */
