@@ -259,7 +259,7 @@ static void collect_and_let_go(void)
 	cq_block_t *empty;
 
 	pthread_mutex_lock(&q->lock);
-	CHECK(cq_collect(q, 1, &empty) == 0);
+	CHECK(cq_collect(q, true, &empty) == 0);
 	pthread_mutex_unlock(&q->lock);
 	if (empty != NULL)
 		(void)cq_block_give_up(q, empty);

@@ -103,6 +103,9 @@ typedef void cq_callback_fn(void *arg);
 #endif
 #define CQ_BLOCK_BYTES_MAX 65536u
 #define CQ_MAX_WAITING_MIN 16u
+#define CQ_FLUSH_NS UINT64_C(10000000)
+#define CQ_FLUSH_NS_MIN UINT64_C(100000)
+#define CQ_WAKE_BYTES 16384u
 
 /** Zero in any field is the default. */
 typedef struct cq_cleanup_config {
@@ -132,6 +135,8 @@ typedef struct cq_cleanup_config {
 	    no producer gets a new block: ENOBUFS. What is in open blocks comes on top, a block of each producer at
 	    most, and what is reserved. Blocks are made smaller, so that one is at most a fourth of the bound. */
 	size_t max_waiting;
+	uint64_t flush_ns;
+	size_t wake_bytes;
 } cq_cleanup_config_t;
 
 /**

@@ -47,7 +47,7 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p)
 		else
 			q->executed -= n - claimed;
 		p->fetched = SIZE_MAX;
-		p->limit = q->fences || q->closed != 0 ? NULL : (char *)b + q->block_bytes;
+		p->limit = NULL; /* for the child's first tick, too */
 	} else {
 		/* Its owner may have been about to. */
 		if (b != NULL) {
@@ -144,7 +144,7 @@ static void in_child(cq_cleanup_t *q)
 	}
 	q->partial = NULL; /* it waits, as others do */
 	q->page = q->epoch = 0;
-	q->draining = 0;
+	q->draining = q->ticking = 0;
 	q->pending = 0;
 	for (cq_node_t *node = q->found; node != NULL; node = next) {
 		next = node->next;

@@ -84,6 +84,7 @@ struct cq_producer {
 	   UNLISTED, and back. Is it in the list of writers: WRITER, or writer_link is not NULL. */
 	uint32_t listed;
 	cq_node_t newcomer;
+	uint64_t seen CQ_ALIGNED(8);	/* its state at the last tick, or when it listed itself */
 	cq_producer_t *next_writer, **writer_link, *next_quiet;
 };
 
@@ -114,7 +115,10 @@ struct cq_cleanup {
 	uint32_t slab_blocks;
 	bool maps;
 	uint64_t max_waiting CQ_ALIGNED(8); /* the bound, or 0 */
-	/* Written by shutdown, and by drains. */
+	uint64_t tick_ns;		/* from one tick to the next; 0: nothing is published by time */
+	uint64_t wake_blocks;		/* while fewer wait, a tick may come for them */
+	/* Written by shutdown, by drains, and when producers begin to write and have ceased to. */
+	uint32_t ticking;		/* the task is timed, or about to be: each writer is looked at by then */
 	uint32_t closed;		/* enqueue refuses */
 	uint32_t stop;			/* runs take no more: what is left is handed back */
 	uint32_t draining;		/* drains that wait, for room as well: a reason to flip, and to wake them */
@@ -255,14 +259,19 @@ void cq_drains_wake(cq_cleanup_t *q);
    each drain beside a producer that is done would pay one; without limit those that wrote once are walked for ever. */
 #define CQ_QUIET 64
 
-/* collect.c: what other threads do with producers; flush. The last four with the lock held. */
+/* collect.c: what other threads do with producers; flush; ticks. With the lock held, those from cq_writer_list to
+   cq_collect_some. */
 uint64_t cq_producer_accepted(const cq_producer_t *p);
 void cq_producers_see(cq_cleanup_t *q);
 bool cq_collect_own(cq_producer_t *p);
 void cq_writer_list(cq_producer_t *p);
 void cq_writer_forget(cq_producer_t *p);
-int cq_collect(cq_cleanup_t *q, uint32_t quiet_from, cq_block_t **empty);
+int cq_collect(cq_cleanup_t *q, bool tick, cq_block_t **empty);
 uint32_t cq_collect_some(cq_cleanup_t *q, cq_callback_t *to, uint32_t room);
+
+void cq_tick_begin(cq_cleanup_t *q);
+bool cq_tick_is_due(const cq_cleanup_t *q);
+void cq_tick(cq_cleanup_t *q);
 
 /* producer.c */
 cq_producer_t *cq_producer_make(cq_cleanup_t *q, cq_callback_fn *fn);

@@ -5,6 +5,7 @@
 
 #include "base/barrier.h"
 #include "cleanup_priv.h"
+#include "pool/pool_inside.h"
 #include "workq/stack.h"
 
 /* What a producer held at one look. */
@@ -232,9 +233,10 @@ bool cq_collect_own(cq_producer_t *p)
 	return err == 0;
 }
 
-/* All that was written. ENOMEM: some is still where it was. *empty: for the caller to give up when it has left the
-   lock; or NULL. If so many producers had nothing, they are let go: CQ_QUIET. */
-int cq_collect(cq_cleanup_t *q, uint32_t quiet_from, cq_block_t **empty)
+/* All that was written; in a tick, but for blocks that were opened since the last one: who fills them pays nothing. ENOMEM:
+   some is still where it was. *empty: for the caller to give up when it has left the lock; or NULL. If CQ_QUIET producers
+   had nothing, or one in a tick, they are let go. */
+int cq_collect(cq_cleanup_t *q, bool tick, cq_block_t **empty)
 {
 	struct flush f = { NULL, false };
 	cq_producer_t *quiet = NULL;
@@ -245,15 +247,18 @@ int cq_collect(cq_cleanup_t *q, uint32_t quiet_from, cq_block_t **empty)
 	/* Once sealed, what open blocks still hold is being refused: to claim it would accept it. */
 	for (cq_producer_t *p = q->sealed ? NULL : writers(q); p != NULL; p = p->next_writer)
 		if (look(p, &v)) {
+			bool young = tick && (v.state ^ cq_u64_load_relaxed(&p->seen)) >= STATE_SEQ;
+
+			cq_u64_store_relaxed(&p->seen, v.state);
 			/* No more than is there now: a producer may be as fast as the copying. */
-			if (join(&f, p, cq_producer_accepted(p)) != 0)
+			if (!young && join(&f, p, cq_producer_accepted(p)) != 0)
 				err = ENOMEM;
 		} else if (cq_u32_load_relaxed(&p->listed) == WRITER) {
 			p->next_quiet = quiet;
 			quiet = p;
 			nquiet++;
 		}
-	if (nquiet >= quiet_from)
+	if (nquiet >= (tick ? 1 : CQ_QUIET))
 		let_go(quiet);
 	q->flushes += f.moved;
 	*empty = f.next;
@@ -281,11 +286,58 @@ int cq_cleanup_flush(cq_cleanup_t *q)
 	if (cq_forking())
 		return EDEADLK;
 	pthread_mutex_lock(&q->lock);
-	err = cq_collect(q, CQ_QUIET, &empty);
+	err = cq_collect(q, false, &empty);
 	pthread_mutex_unlock(&q->lock);
 	if (empty != NULL)
 		(void)cq_block_give_up(q, empty);
 	/* Whatever waits, whoever published it: if nobody could be made for that, the pool tries again. */
 	signalled = cq_blocks_waiting(q) != 0 ? cq_blocks_signal(q) : 0;
 	return err != 0 ? err : signalled;
+}
+
+/* ---------------------------------------------------------------------------- ticks */
+
+/* At the same moments for all queues, so that a clock wakes once for those that it has. */
+static void arm(cq_cleanup_t *q)
+{
+	uint64_t now = q->park->now(q->park->host);
+
+	if (cq_task_signal_at(q->task, (now / q->tick_ns + 1) * q->tick_ns) != 0)
+		cq_u32_store_relaxed(&q->ticking, 0); /* the next slow path of a producer tries again */
+}
+
+/* A producer may have written, and there is no tick to come. */
+void cq_tick_begin(cq_cleanup_t *q)
+{
+	if (cq_u32_cas_relaxed(&q->ticking, 0, 1))
+		arm(q);
+}
+
+bool cq_tick_is_due(const cq_cleanup_t *q)
+{
+	return cq_u32_load_relaxed(&q->ticking) != 0 && !cq_task_is_timed(q->task);
+}
+
+/* By a run, before it takes blocks. There are ticks until one finds no writer: so what was written is published in the
+   second at the latest. */
+void cq_tick(cq_cleanup_t *q)
+{
+	cq_block_t *empty;
+
+	pthread_mutex_lock(&q->lock);
+	(void)cq_collect(q, true, &empty); /* without memory: in the next one */
+	if (q->writers == NULL || q->sealed) {
+		cq_u32_store_relaxed(&q->ticking, 0);
+		/* Pairs with the fence of come_in (producer.c): either that producer is found here, or it sees that
+		   there is no tick. And with that in waits_for_tick: so is a block that nobody was woken for by the
+		   run, or its producer sees that. Without it there would be no tick, and work. */
+		cq_fence_full();
+		if (cq_ptr_load_relaxed(&q->newcomers.head) != NULL)
+			cq_u32_store_relaxed(&q->ticking, 1);
+	}
+	pthread_mutex_unlock(&q->lock);
+	if (empty != NULL)
+		(void)cq_block_give_up(q, empty);
+	if (cq_u32_load_relaxed(&q->ticking) != 0)
+		arm(q);
 }

@@ -67,6 +67,7 @@ static int look(const struct drain *d)
 		return err;
 	if (d->stopped != 0)
 		return EINVAL;
+	(void)cq_task_signal(q->task); /* some may wait for a tick, or were published when the memory ended */
 	/* Most attempts to make a worker fail here and now, and say why. One that fails later, in
 	   worker_start, is tried once more; after that the next would do the same. */
 	cq_pool_stats(q->pool, &s);
@@ -112,14 +113,11 @@ static int drain(cq_cleanup_t *q, uint64_t deadline, bool seals)
 	pthread_mutex_lock(&q->lock);
 	d.epoch = q->epoch;
 	d.stopped = cq_u32_load_relaxed(&q->stop);
-	err = d.stopped != 0 && !seals && !q->shut_down ? ESHUTDOWN : cq_collect(q, CQ_QUIET, &empty);
+	err = d.stopped != 0 && !seals && !q->shut_down ? ESHUTDOWN : cq_collect(q, false, &empty);
 	q->sealed |= seals && err == 0;
 	pthread_mutex_unlock(&q->lock);
 	if (empty != NULL)
 		(void)cq_block_give_up(q, empty);
-	/* Also for what was published before the memory ended. A stalled pool is asked again below. */
-	if (cq_blocks_waiting(q) != 0)
-		(void)cq_task_signal(q->task);
 	return err != 0 ? err : wait_for(&d, deadline);
 }
 
@@ -142,8 +140,6 @@ int cq_cleanup_wait_for_room(cq_cleanup_t *q, uint64_t deadline)
 
 	if (err != EBUSY)
 		return err;
-	if (cq_blocks_waiting(q) != 0)
-		(void)cq_task_signal(q->task);
 	return wait_for(&d, deadline);
 }
 

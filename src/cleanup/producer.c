@@ -28,9 +28,11 @@ static CQ_RARE void come_in(cq_producer_t *p)
 	if (!cq_u32_cas_relaxed(&p->listed, UNLISTED, NEWCOMER))
 		return; /* a collector was faster */
 	CQ_POINT("producer.coming");
+	cq_u64_store_relaxed(&p->seen, p->state);
 	cq_stack_push(&p->q->newcomers, &p->newcomer);
 	/* Without an asymmetric barrier: pairs with cq_barrier_heavy in cq_producers_see (collect.c). Either the
-	   collection behind that barrier finds this producer, or the closed queue is seen behind this. */
+	   collection behind that barrier finds this producer, or the closed queue is seen behind this. And, with one
+	   too, with the fence in cq_tick. */
 	cq_fence_full();
 }
 
@@ -50,6 +52,8 @@ static bool set_limit(cq_producer_t *p)
 	/* 2. Before the look at `closed`: what is accepted is found. */
 	if (cq_u32_load_relaxed(&p->listed) == UNLISTED)
 		come_in(p);
+	if (q->tick_ns != 0 && cq_u32_load_relaxed(&q->ticking) == 0)
+		cq_tick_begin(q);
 	closed = cq_u32_load_relaxed(&q->closed) != 0;
 	if (closed)
 		cq_ptr_store_relaxed(&p->limit, NULL);
@@ -80,8 +84,10 @@ static int open_block(cq_producer_t *p)
 	if (cq_forking())
 		return EDEADLK;
 	/* The bound, looked at nowhere else: what is in open blocks comes on top of it, and what is reserved. */
-	if (p->total >= p->reserved_until && !cq_blocks_have_room(p->q))
+	if (p->total >= p->reserved_until && !cq_blocks_have_room(p->q)) {
+		(void)cq_task_signal(p->q->task); /* some may wait for a tick */
 		return ENOBUFS;
+	}
 	if (p->spares != NULL) {
 		b = cq_block_of(p->spares);
 		p->spares = p->spares->next;
@@ -103,8 +109,21 @@ static int open_block(cq_producer_t *p)
 	return 0;
 }
 
+/* So few blocks wait that the next tick may come for them, and nobody waits for what they hold. */
+static bool waits_for_tick(const cq_cleanup_t *q)
+{
+	if (q->wake_blocks == 0)
+		return false;
+	/* The block, before the look at `ticking`: see cq_tick (collect.c). And before that at `draining`: pairs with the
+	   fence in cq_sleepers_prepare_wait of wait_for (drain.c), which sees the block, or is seen. Without it a block
+	   could be left to a tick, or to a drain, that doesn't come. */
+	cq_fence_full();
+	return cq_u32_load_relaxed(&q->ticking) != 0 && cq_u32_load_relaxed(&q->draining) == 0 &&
+	    cq_blocks_waiting(q) < q->wake_blocks;
+}
+
 /* Ends the open block and publishes what is not claimed; it is then the workers'. 0 or STALLED. */
-static CQ_RARE int close_block(cq_producer_t *p)
+static CQ_RARE int close_block(cq_producer_t *p, bool may_wait)
 {
 	cq_cleanup_t *q = p->q;
 	cq_block_t *b = p->block;
@@ -139,7 +158,7 @@ static CQ_RARE int close_block(cq_producer_t *p)
 	cq_blocks_pend(q, written - state_claimed(s));
 	if (b->begin != b->end) {
 		cq_blocks_push(q, b);
-		return cq_blocks_signal(q);
+		return may_wait && waits_for_tick(q) ? 0 : cq_blocks_signal(q);
 	}
 	(void)cq_block_give_up(q, b);
 	return 0;
@@ -191,13 +210,13 @@ static CQ_RARE int slow(cq_producer_t *p, size_t count)
 	if ((char *)p->write >= prefetch_limit(p))
 		look_ahead(p);
 	if (set_limit(p) && retract(p, count)) {
-		(void)close_block(p);
+		(void)close_block(p, false);
 		return ESHUTDOWN;
 	}
 	/* 4. Full: to the workers. That nobody can be made to run it is said by flush: this is accepted. */
 	if (cq_producer_written(p) == p->slots) {
 		p->fetched = 0;
-		(void)close_block(p);
+		(void)close_block(p, true);
 	}
 	return 0;
 }
@@ -355,7 +374,7 @@ int cq_producer_flush(cq_producer_t *p)
 	if (p->reserved_until > so_far && ensure_spares(p, p->reserved_until - so_far) != 0)
 		return ENOMEM;
 	p->fetched = FETCH_LATER;
-	return close_block(p);
+	return close_block(p, false);
 }
 
 /* --------------------------------------------------------------- attach and detach */
@@ -408,7 +427,7 @@ void cq_producer_detach(cq_producer_t *p)
 	if (p->block != NULL) {
 		if (flush_few(p))
 			(void)cq_blocks_signal(q);
-		(void)close_block(p);
+		(void)close_block(p, false);
 	}
 	free_spares(p, &p->spares);
 

@@ -15,8 +15,11 @@ static void run(cq_run_t *run, void *arg)
 	uint64_t since;
 
 	budget = NULL; /* not that of what the callbacks run */
-	while ((limit == NULL || *limit != 0) && cq_u32_load_relaxed(&q->stop) == 0 &&
-	    (b = cq_blocks_take(q, &since)) != NULL) {
+	while ((limit == NULL || *limit != 0) && cq_u32_load_relaxed(&q->stop) == 0) {
+		if (cq_tick_is_due(q))
+			cq_tick(q);
+		if ((b = cq_blocks_take(q, &since)) == NULL)
+			break;
 		/* The task's chain, first: a callback that hangs holds back no other block. */
 		cq_run_more(run, cq_blocks_waiting(q));
 		cq_run_piece_since(run, b, since, (uint64_t)(b->end - b->first));

@@ -67,12 +67,14 @@ static int init(cq_pool_t *p, const cq_pool_config_t *c)
 	p->min = c->workers_min;
 	p->max = c->workers_max;
 	p->body = cq_pool_worker;
+	p->earliest = CQ_FOREVER;
 	if (c->spawn == NULL && (c->flags & CQ_POOL_HOSTED) == 0)
 		cq_threads_note_creator(&p->threads);
 	/* If one fails: a mutex of the default kind has nothing to undo. */
 	if ((err = pthread_mutex_init(&p->lock, NULL)) != 0 ||
 	    (err = cq_sleepers_init(&p->idle, c->park, spin_ns)) != 0 ||
-	    (err = cq_sleepers_init(&p->closers, c->park, 0)) != 0)
+	    (err = cq_sleepers_init(&p->closers, c->park, 0)) != 0 ||
+	    (err = cq_sleepers_init(&p->clock, c->park, 0)) != 0)
 		return err;
 	return cq_fork_register(&p->fork_client, &cq_pool_fork_ops, (c->flags & CQ_POOL_NO_ATFORK) == 0);
 }
@@ -151,6 +153,7 @@ int cq_pool_end(cq_pool_t *p, uint32_t tasks, uint64_t deadline)
 	if (busy)
 		return EBUSY;
 	cq_sleepers_stop(&p->idle);
+	cq_sleepers_stop(&p->clock);
 	/* The last worker wakes by the permit alone: see workers.c. */
 	while (waits && !cq_parker_granted(&me)) {
 		if (deadline != CQ_FOREVER && park->now(park->host) >= deadline) {
@@ -192,6 +195,7 @@ int cq_pool_destroy(cq_pool_t *p, uint64_t deadline)
 		}
 		cq_sleepers_destroy(&p->idle);
 		cq_sleepers_destroy(&p->closers);
+		cq_sleepers_destroy(&p->clock);
 		pthread_mutex_destroy(&p->lock);
 		cq_release(&allocator, p, sizeof(*p));
 	}
@@ -250,6 +254,12 @@ int cq_pool_work(cq_pool_t *p, void *host, uint64_t deadline)
 
 /* ---------------------------------------------------------------------- by polling */
 
+size_t cq_pool_run_some(cq_pool_t *p, size_t pieces)
+{
+	cq_clock_look(p);
+	return cq_tasks_run_some(p, NULL, pieces);
+}
+
 /* How many workers are to be on their way: one for each task that waits, less those being made. */
 static uint32_t wanted(cq_pool_t *p)
 {
@@ -264,6 +274,7 @@ bool cq_pool_needs_wake(cq_pool_t *p)
 	uint32_t idle, coming;
 	uint64_t counts;
 
+	cq_clock_look(p);
 	if (cq_pool_waiting(p) == 0)
 		return false;
 	idle = cq_sleepers_waiters(&p->idle, &coming);
@@ -278,6 +289,7 @@ int cq_pool_wake(cq_pool_t *p)
 		p->fork_wakes = true;
 		return EDEADLK;
 	}
+	cq_clock_look(p);
 	if (cq_pool_waiting(p) == 0)
 		return 0;
 	/* Pairs with the fence in lower (workers.c): who is being made will see what waits, and the last

@@ -10,7 +10,8 @@
  *   a run of the forking thread        goes on
  *   CLOSED, its closer lost            stays closed; close it again
  *   RELEASED                           free
- *   a worker being made, idle, woken   is none
+ *   a worker being made, idle, woken   is none, nor is there a clock
+ *   timed                              is not, as it is signalled
  */
 #include "pool_inside.h"
 #include "pool_priv.h"
@@ -55,8 +56,10 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 		pthread_mutex_lock(&p->lock);
 		cq_sleepers_fork(&p->idle, phase);
 		cq_sleepers_fork(&p->closers, phase);
+		cq_sleepers_fork(&p->clock, phase);
 		return;
 	}
+	cq_sleepers_fork(&p->clock, phase);
 	cq_sleepers_fork(&p->closers, phase);
 	cq_sleepers_fork(&p->idle, phase);
 	pthread_mutex_unlock(&p->lock);
@@ -66,6 +69,8 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 	cq_tasks_fork_child(p);
 	settle_members(p);
 	p->failed = p->telling = 0;
+	p->earliest = CQ_FOREVER;
+	p->has_clock = 0;
 	p->fork_wakes = false;
 }
 

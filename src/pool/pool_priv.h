@@ -3,7 +3,7 @@
  * The inside of the pool. Which file has what is said at the end; each calls only those above it.
  *
  * Locks, in the order in which they may be held together:
- *   that of base/atfork.c -> lock -> idle.lock, closers.lock -> those of parking
+ *   that of base/atfork.c -> lock -> those of idle, closers, clock -> those of parking
  * None is held while a task, a hook or spawn runs.
  */
 #ifndef CQ_POOL_PRIV_H
@@ -42,6 +42,7 @@ struct cq_task {
 	const cq_task_ops_t *ops;
 	void *arg;
 	uint32_t parallel;
+	uint64_t at CQ_ALIGNED(8);	/* when it is to be signalled, or 0 */
 };
 CQ_NODE_CONTAINER(struct cq_task, node, cq_task_of)
 
@@ -60,7 +61,7 @@ struct cq_run {
 	bool managed;			/* on a thread that the pool made, which a piece may end */
 	bool to_join;			/* and which is joined: not where it has forked, in the child */
 	bool serves;			/* a thread of the host's, in run_some of the pool or work */
-	uint64_t count;			/* the worker's part of the pool's counts; 0: it has left them */
+	uint64_t count;			/* the worker's part of the pool's counts; 0: it has left them, or is the clock */
 	size_t pieces, budget;		/* taken so far; of a run_some: how many it may */
 	size_t pieces_before;		/* of `pieces`, those of earlier runs */
 	uint64_t runs CQ_ALIGNED(8);	/* statistics, as the next */
@@ -112,7 +113,10 @@ struct cq_pool {
 	uint32_t last_errno;		/* the same, never taken back */
 	uint32_t serving;		/* threads of the host in run_some or work */
 	cq_sleepers_t closers CQ_ALIGNED(CQ_LINE); /* threads in cq_task_close */
-	uint32_t telling;		/* threads in tell_stalled (workers.c): close waits for them too */
+	uint32_t telling;		/* threads between cq_workers_telling and _told: close waits for them too */
+	cq_sleepers_t clock;		/* the thread that waits for the next */
+	uint64_t earliest CQ_ALIGNED(8); /* time at which a task is to be signalled, or CQ_FOREVER */
+	uint32_t has_clock;		/* or one is being made */
 	cq_stack_t free;		/* records */
 
 	/* Statistics, on rare paths. */
@@ -167,6 +171,9 @@ bool cq_member_join(cq_run_t *m);
 int cq_member_new(cq_pool_t *p, uint64_t count, cq_run_t **out);
 void cq_member_leave(cq_run_t *m);
 void cq_task_tell(const cq_task_t *t);
+cq_task_t *cq_workers_telling(cq_pool_t *p);
+void cq_workers_told(cq_pool_t *p);
+int cq_worker_begin(cq_run_t *w);
 bool cq_workers_surplus(const cq_run_t *w);
 bool cq_workers_missed(cq_pool_t *p, uint64_t counts);
 void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err);
@@ -186,11 +193,16 @@ void cq_run_leave(cq_run_t *run);
 bool cq_run_is_mine(const cq_run_t *run); /* the calling thread is inside of it, in a task or in a hook */
 cq_task_t *cq_task_pop(cq_pool_t *p);
 void cq_task_run(cq_run_t *run, cq_task_t *t);
+size_t cq_tasks_run_some(cq_pool_t *p, cq_task_t *only, size_t pieces);
 void cq_task_lose(cq_run_t *run);
 void cq_task_abort(cq_run_t *run);
 void cq_tasks_fork_child(cq_pool_t *p);
 /* Waits among the closers. False: the deadline has passed. */
 bool cq_pool_await(cq_pool_t *p, bool (*done)(const void *), const void *arg, uint64_t deadline);
+
+/* clock.c: tasks that are signalled at a time */
+void cq_clock_look(cq_pool_t *p);
+void cq_clock_be(cq_run_t *w);
 
 /* worker_life.c: the life of a worker, from its making to its end */
 void cq_pool_worker(void *run);

@@ -335,7 +335,8 @@ static void run_where_it_may_end(cq_run_t *run, cq_task_t *only)
 	pthread_cleanup_pop(0);
 }
 
-static size_t run_some(cq_pool_t *p, cq_task_t *only, size_t pieces)
+/* Of the task alone, or with NULL of those that wait. */
+size_t cq_tasks_run_some(cq_pool_t *p, cq_task_t *only, size_t pieces)
 {
 	cq_run_t run = {
 		.pool = p, .serves = only == NULL, .managed = runs != NULL && runs->managed, .budget = pieces
@@ -358,12 +359,7 @@ static size_t run_some(cq_pool_t *p, cq_task_t *only, size_t pieces)
 
 size_t cq_task_run_some(cq_task_t *t, size_t pieces)
 {
-	return run_some(t->pool, t, pieces);
-}
-
-size_t cq_pool_run_some(cq_pool_t *p, size_t pieces)
-{
-	return run_some(p, NULL, pieces);
+	return cq_tasks_run_some(t->pool, t, pieces);
 }
 
 /* ------------------------------------------------------------------ making, closing */
@@ -465,6 +461,7 @@ void cq_tasks_fork_child(cq_pool_t *p)
 	p->waiting[0] = p->waiting[1] = (cq_workq_t)CQ_WORKQ_INITIALIZER;
 	p->free = (cq_stack_t){ NULL, NULL };
 	for (cq_task_t *t = p->all; t != NULL; t = t->all_next) {
+		t->at = 0;
 		t->word = (t->word & (TASK_CLOSED | TASK_RELEASED)) + my_runs(t) * TASK_RUN;
 		if ((t->word & TASK_RELEASED) != 0)
 			cq_stack_push(&p->free, &t->node);

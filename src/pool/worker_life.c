@@ -129,11 +129,16 @@ static void live(cq_run_t *w)
 	leave(w, err);
 }
 
-/* The body of a worker that the pool has made: it is live and being made. */
+/* The body of a worker that the pool has made: it is live and being made; or of the pool's clock. */
 void cq_pool_worker(void *run)
 {
 	cq_run_t *w = run;
 
+	if (w->count == 0) {
+		w->to_join = w->pool->config.spawn == NULL;
+		cq_clock_be(w);
+		return;
+	}
 	if (w->pool->config.spawn != NULL) {
 		live(w);
 		return;

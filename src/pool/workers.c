@@ -102,27 +102,38 @@ void cq_task_tell(const cq_task_t *t)
 	errno = saved;
 }
 
-/* The same of all tasks. With no lock held, as it wakes threads: a close waits for those who tell. */
-static void tell_stalled(cq_pool_t *p)
+/* All tasks, by all_next, which from here to cq_workers_told the caller may signal and tell: a close waits for it. */
+cq_task_t *cq_workers_telling(cq_pool_t *p)
 {
-	cq_task_t *t;
+	cq_task_t *all;
 
 	cq_u32_add_relaxed(&p->telling, 1);
 	/* Pairs with the fence in cq_sleepers_prepare_wait of a close: either it waits for this thread, or
 	   its task is seen to be closed. Without it what the task was made for could be gone. */
 	cq_fence_full();
 	pthread_mutex_lock(&p->lock);
-	t = p->all; /* grows here alone */
+	all = p->all; /* grows here alone */
 	pthread_mutex_unlock(&p->lock);
-	for (; t != NULL; t = t->all_next)
-		/* Pairs with the release in cq_task_create: ops and arg. Without it they could be those of
-		   the task that had the record before. */
-		if ((cq_u64_load_acquire(&t->word) & TASK_CLOSED) == 0)
-			cq_task_tell(t);
+	return all;
+}
+
+void cq_workers_told(cq_pool_t *p)
+{
 	/* Pairs with the acquire in cq_task_close (tasks.c): done with the tasks. */
 	cq_fence_release();
 	cq_u32_add_relaxed(&p->telling, (uint32_t)-1);
 	cq_sleepers_wake(&p->closers, UINT32_MAX);
+}
+
+/* All tasks are told. With no lock held, as it wakes threads. */
+static void tell_stalled(cq_pool_t *p)
+{
+	for (cq_task_t *t = cq_workers_telling(p); t != NULL; t = t->all_next)
+		/* Pairs with the release in cq_task_create: ops and arg. Without it they could be those of
+		   the task that had the record before. */
+		if ((cq_u64_load_acquire(&t->word) & TASK_CLOSED) == 0)
+			cq_task_tell(t);
+	cq_workers_told(p);
 }
 
 /* What a call returns whose attempt to make a worker met `err`: EAGAIN if the next one may succeed, else the
@@ -213,22 +224,30 @@ void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err)
 	cq_sleepers_wake(&p->closers, UINT32_MAX); /* create may wait */
 }
 
+/* A thread for a member that is new: its body is cq_pool_worker. */
+int cq_worker_begin(cq_run_t *w)
+{
+	const cq_pool_config_t *c = &w->pool->config;
+	int saved = errno, err;
+
+	err = c->spawn != NULL ? c->spawn(c->host, w->pool->body, w) : cq_threads_spawn(w);
+	errno = saved;
+	return err;
+}
+
 #define ONE_MORE (COUNT_MADE + COUNT_LIVE + COUNT_MAKING)
 
 /* Makes a worker for which `count` has been added to `counts`. ESHUTDOWN: the end of the pool has begun. */
 static int make(cq_pool_t *p, uint64_t counts, uint64_t count)
 {
-	const cq_pool_config_t *c = &p->config;
-	int err, saved = errno;
 	cq_run_t *w;
+	int err;
 
 	/* Before the attempt: its worker may have failed by the time that spawn returns. */
 	cq_u32_store_relaxed(&p->failed, 0);
 	if ((err = cq_member_new(p, ONE_MORE, &w)) == 0) {
 		CQ_POINT("workers.making");
-		err = c->spawn != NULL ? c->spawn(c->host, p->body, w) : cq_threads_spawn(w);
-		errno = saved;
-		if (err == 0) {
+		if ((err = cq_worker_begin(w)) == 0) {
 			cq_u64_add_relaxed(&p->created, 1);
 			note_peak(p, counts);
 			return 0;

@@ -402,7 +402,7 @@ static void shutdown_drain_against_enqueue_of_who_was_let_go(void)
 	enqueue_some(producers[0], 0, 1);
 	for (int i = 0; i < 2; i++) {
 		pthread_mutex_lock(&q->lock);
-		CHECK(cq_collect(q, 1, &empty) == 0);
+		CHECK(cq_collect(q, true, &empty) == 0);
 		pthread_mutex_unlock(&q->lock);
 		CHECK(empty == NULL);
 	}
