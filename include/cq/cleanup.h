@@ -4,14 +4,14 @@
  * that the workers of a pool run in the background.
  *
  * Hot threads enqueue through producers: cq/producer.h. A block of callbacks is published when it is full,
- * when its producer flushes or detaches, or by a flush or drain of the queue: not by time. The queue is one task of a
- * worker pool (cq/pool.h): its own, or one that it shares with other queues and tasks, whose workers take turns.
+ * when its producer flushes or detaches, by a flush or drain of the queue, or by time (flush_ns). The queue is one task of
+ * a worker pool (cq/pool.h): its own, or one that it shares with other queues and tasks, whose workers take turns.
  *
  * INVARIANTS
  *   executed <= queued,  and every callback that was accepted runs exactly once, or is handed back
  *   exactly once by a shutdown.
- *   While published callbacks wait, a worker is at work on the queue, woken or being made, or
- *   the pool is STALLED (cq/pool.h), and flush and drain say so.
+ *   While published callbacks wait, a worker is at work on the queue, woken or being made, or the pool
+ *   is STALLED (cq/pool.h), and flush and drain say so; or full blocks of less than wake_bytes wait for flush_ns.
  *
  * CALLS THAT MAY RUN TOGETHER, on one queue (- free, X the caller excludes it):
  *
@@ -135,7 +135,13 @@ typedef struct cq_cleanup_config {
 	    no producer gets a new block: ENOBUFS. What is in open blocks comes on top, a block of each producer at
 	    most, and what is reserved. Blocks are made smaller, so that one is at most a fourth of the bound. */
 	size_t max_waiting;
+	/** What is enqueued is published at the latest so long after, in nanoseconds, though nobody flushes. 0: 10 ms; CQ_FOREVER:
+	    not by time; else CQ_FLUSH_NS_MIN or more. With the first callback the pool makes a thread for it, its clock, and
+	    if that fails the producer's next blocks try again; in a pool that is polled or hosted it is done when
+	    the host polls it, or calls cq_pool_run_some, after that time. While nothing is enqueued no thread wakes. */
 	uint64_t flush_ns;
+	/** With a clock: while fewer bytes of full blocks wait, who publishes another one wakes nobody, as flush_ns sees to
+	    them: so producers at a pace cost few wake-ups. 0: 16 KiB; 1: each block wakes. */
 	size_t wake_bytes;
 } cq_cleanup_config_t;
 

@@ -185,7 +185,7 @@ CQ_API size_t cq_pool_run_some(cq_pool_t *pool, size_t pieces);
 
 /**
  * For a host that polls: does a task wait that nobody is on the way for, and would a wake change
- * that? A load or two while no task waits, else a fence or two and a few more.
+ * that? A few loads while no task waits, else a fence or two and a few more.
  */
 CQ_API bool cq_pool_needs_wake(cq_pool_t *pool);
 

@@ -46,7 +46,6 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	if (c->max_waiting != 0 && q->slots > c->max_waiting / 8)
 		q->slots = (uint32_t)(c->max_waiting / 8);
 	q->block_bytes = sizeof(cq_block_t) + q->slots * sizeof(cq_callback_t);
-	q->wake_blocks = q->tick_ns != 0 ? c->wake_bytes / q->block_bytes : 0;
 	q->maps = q->allocator.alloc == cq_default_allocator.alloc && cq_slab_bytes() != 0;
 	q->slab_blocks = q->maps ? (uint32_t)(cq_slab_bytes() / cq_block_stride(q)) : 1;
 	q->fences = !cq_barrier_asymmetric();
@@ -61,6 +60,8 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 			return err;
 	}
 	q->park = cq_pool_park(q->pool);
+	if (q->tick_ns != 0 && cq_pool_keeps_time(q->pool))
+		q->wake_blocks = c->wake_bytes / q->block_bytes;
 	q->by_owner = c->parallel == CQ_BY_OWNER;
 	q->wake_owner = c->wake_owner;
 	q->host = c->host;

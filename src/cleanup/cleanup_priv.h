@@ -103,8 +103,6 @@ struct cq_cleanup {
 	cq_task_t *task;
 	const cq_park_ops_t *park;	/* the pool's */
 	cq_allocator_t allocator;
-	void (*wake_owner)(void *host);	/* of the config, as the next */
-	void *host;
 	bool own_pool, discards;
 	bool by_owner;			/* no worker comes: owner's run_some */
 	bool polled;			/* a signal wakes no worker: drains that wait look again */
@@ -133,7 +131,9 @@ struct cq_cleanup {
 	} waiting[2];
 	uint64_t page CQ_ALIGNED(CQ_LINE);
 	cq_producer_t **shared;		/* SHARED of them, or NULL each. Written once, under the lock: so on a
-					   line that hardly ever changes */
+					   line that hardly ever changes, as the next */
+	void (*wake_owner)(void *host);	/* of the config, and host */
+	void *host;
 
 	cq_stack_t free CQ_ALIGNED(CQ_LINE);	/* empty blocks */
 	cq_stack_t newcomers CQ_ALIGNED(CQ_LINE); /* writers that nobody has walked yet. Popped under the lock */

@@ -302,8 +302,11 @@ static void arm(cq_cleanup_t *q)
 {
 	uint64_t now = q->park->now(q->park->host);
 
-	if (cq_task_signal_at(q->task, (now / q->tick_ns + 1) * q->tick_ns) != 0)
+	if (cq_task_signal_at(q->task, (now / q->tick_ns + 1) * q->tick_ns) != 0) {
 		cq_u32_store_relaxed(&q->ticking, 0); /* the next slow path of a producer tries again */
+		/* For blocks that were to wait for the tick. Its full fence pairs with the one in waits_for_tick. */
+		(void)cq_blocks_signal(q);
+	}
 }
 
 /* A producer may have written, and there is no tick to come. */
@@ -326,13 +329,13 @@ void cq_tick(cq_cleanup_t *q)
 
 	pthread_mutex_lock(&q->lock);
 	(void)cq_collect(q, true, &empty); /* without memory: in the next one */
-	if (q->writers == NULL || q->sealed) {
+	if (q->sealed || q->writers == NULL) {
 		cq_u32_store_relaxed(&q->ticking, 0);
 		/* Pairs with the fence of come_in (producer.c): either that producer is found here, or it sees that
 		   there is no tick. And with that in waits_for_tick: so is a block that nobody was woken for by the
 		   run, or its producer sees that. Without it there would be no tick, and work. */
 		cq_fence_full();
-		if (cq_ptr_load_relaxed(&q->newcomers.head) != NULL)
+		if (!q->sealed && cq_ptr_load_relaxed(&q->newcomers.head) != NULL)
 			cq_u32_store_relaxed(&q->ticking, 1);
 	}
 	pthread_mutex_unlock(&q->lock);

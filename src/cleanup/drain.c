@@ -67,13 +67,12 @@ static int look(const struct drain *d)
 		return err;
 	if (d->stopped != 0)
 		return EINVAL;
-	(void)cq_task_signal(q->task); /* some may wait for a tick, or were published when the memory ended */
 	/* Most attempts to make a worker fail here and now, and say why. One that fails later, in
 	   worker_start, is tried once more; after that the next would do the same. */
 	cq_pool_stats(q->pool, &s);
 	wake = q->by_owner || (s.workers_live == 0 && s.workers_failed > d->failed + 1) ? EAGAIN :
-	    cq_pool_wake(q->pool);
-	if (wake == 0)
+	    cq_task_signal(q->task); /* they may have been left to a tick */
+	if (wake == 0 && (wake = cq_pool_wake(q->pool)) == 0)
 		return EBUSY;
 	/* What nobody can run may have been run meanwhile. */
 	err = ended(d);
@@ -118,7 +117,11 @@ static int drain(cq_cleanup_t *q, uint64_t deadline, bool seals)
 	pthread_mutex_unlock(&q->lock);
 	if (empty != NULL)
 		(void)cq_block_give_up(q, empty);
-	return err != 0 ? err : wait_for(&d, deadline);
+	if (err == 0)
+		return wait_for(&d, deadline);
+	if (cq_blocks_waiting(q) != 0)
+		(void)cq_task_signal(q->task);
+	return err;
 }
 
 /* Is the caller what it would wait for? */

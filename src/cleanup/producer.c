@@ -52,11 +52,11 @@ static bool set_limit(cq_producer_t *p)
 	/* 2. Before the look at `closed`: what is accepted is found. */
 	if (cq_u32_load_relaxed(&p->listed) == UNLISTED)
 		come_in(p);
-	if (q->tick_ns != 0 && cq_u32_load_relaxed(&q->ticking) == 0)
-		cq_tick_begin(q);
 	closed = cq_u32_load_relaxed(&q->closed) != 0;
 	if (closed)
 		cq_ptr_store_relaxed(&p->limit, NULL);
+	else if (q->tick_ns != 0 && cq_u32_load_relaxed(&q->ticking) == 0)
+		cq_tick_begin(q);
 	return closed;
 }
 

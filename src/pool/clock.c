@@ -36,7 +36,7 @@ static void expire(cq_pool_t *p, uint64_t until)
 
 		if (at > until)
 			(void)make_earlier(p, at);
-		else if (at != 0 && cq_u64_cas_relaxed(&t->at, &at, 0))
+		else if (at != 0 && cq_u64_cas_relaxed(&t->at, &at, 0) && cq_task_is_open(t))
 			(void)cq_task_signal(t);
 	}
 	cq_workers_told(p);
@@ -82,6 +82,11 @@ static int make_clock(cq_pool_t *p)
 	return err;
 }
 
+bool cq_pool_keeps_time(const cq_pool_t *p)
+{
+	return !cq_pool_is(p, CQ_POOL_POLLED | CQ_POOL_HOSTED);
+}
+
 int cq_task_signal_at(cq_task_t *t, uint64_t at)
 {
 	cq_pool_t *p = t->pool;
@@ -93,7 +98,7 @@ int cq_task_signal_at(cq_task_t *t, uint64_t at)
 	cq_fence_full(); /* see expire */
 	if (!make_earlier(p, at))
 		return 0;
-	if (cq_pool_is(p, CQ_POOL_POLLED | CQ_POOL_HOSTED) || !cq_u32_cas_relaxed(&p->has_clock, 0, 1)) {
+	if (!cq_pool_keeps_time(p) || !cq_u32_cas_relaxed(&p->has_clock, 0, 1)) {
 		cq_sleepers_wake(&p->clock, 1);
 	} else if ((err = make_clock(p)) != 0) {
 		cq_u64_store_relaxed(&t->at, 0);

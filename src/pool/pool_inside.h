@@ -21,6 +21,9 @@ void cq_run_piece_since(cq_run_t *run, void *piece, uint64_t since, uint64_t par
    lock. The error with which no thread could be made for that, and then it is not signalled; EDEADLK: in a fork. */
 int cq_task_signal_at(cq_task_t *task, uint64_t at);
 
+/* It is neither. */
+bool cq_pool_keeps_time(const cq_pool_t *pool);
+
 /* That time has not come yet. */
 bool cq_task_is_timed(const cq_task_t *task);
 

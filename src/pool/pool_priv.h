@@ -46,6 +46,13 @@ struct cq_task {
 };
 CQ_NODE_CONTAINER(struct cq_task, node, cq_task_of)
 
+static inline bool cq_task_is_open(const cq_task_t *t)
+{
+	/* Pairs with the release in cq_task_create: ops and arg. Without it they could be those of the task that
+	   had the record before. */
+	return (cq_u64_load_acquire(&t->word) & TASK_CLOSED) == 0;
+}
+
 /* When a piece was taken, of a task that reads no clock: the first statistics that see it note the time. */
 #define UNKNOWN (CQ_FOREVER - 1)
 

@@ -129,9 +129,7 @@ void cq_workers_told(cq_pool_t *p)
 static void tell_stalled(cq_pool_t *p)
 {
 	for (cq_task_t *t = cq_workers_telling(p); t != NULL; t = t->all_next)
-		/* Pairs with the release in cq_task_create: ops and arg. Without it they could be those of
-		   the task that had the record before. */
-		if ((cq_u64_load_acquire(&t->word) & TASK_CLOSED) == 0)
+		if (cq_task_is_open(t))
 			cq_task_tell(t);
 	cq_workers_told(p);
 }
