@@ -186,7 +186,7 @@ Test(cost, where_the_cpu_is_unknown_threads_spread_over_the_shared_producers)
 
 /* ---------------------------------------------------------------- needs_wake */
 
-enum { HANDFUL = 10 };
+enum { HANDFUL = 12 };
 
 static void needs_wake_is_loads_alone(bool expected, unsigned least, unsigned most, unsigned fences)
 {
