@@ -68,7 +68,7 @@ struct cq_producer {
 	cq_callback_t dummy;	/* the slot where enqueue writes when none is open */
 	uint64_t base CQ_ALIGNED(8);	/* callbacks accepted before the open block */
 	uint64_t total;		/* and up to the last close, written before it */
-	uint32_t slots, slot_bytes; /* how many callbacks a block has room for, of what size. Written once */
+	uint32_t slots, slot_shift; /* how many callbacks a block has room for, of 1 << shift bytes. Written once */
 	uint32_t taken;		/* a shared one: it has an owner at the moment (shared.c) */
 
 	/* Owner only: */
@@ -209,13 +209,13 @@ static inline uint32_t cq_slots_below(const cq_producer_t *p, const cq_block_t *
 {
 	uintptr_t bytes = (uintptr_t)write - (uintptr_t)b - offsetof(cq_block_t, callbacks);
 
-	return (uint32_t)(bytes / p->slot_bytes);
+	return (uint32_t)(bytes >> p->slot_shift);
 }
 
 /* Where the nth is, or would be. */
 static inline void *cq_producer_slot(const cq_producer_t *p, cq_block_t *b, uint32_t n)
 {
-	return (char *)b->callbacks + (size_t)n * p->slot_bytes;
+	return (char *)b->callbacks + ((size_t)n << p->slot_shift);
 }
 
 /* By the owner, of the open block. */
