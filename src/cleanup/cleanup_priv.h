@@ -131,13 +131,14 @@ struct cq_cleanup {
 	cq_producer_t **shared;		/* SHARED of them, or NULL each. Written once, under the lock: so on a
 					   line that hardly ever changes */
 
-	cq_stack_t free CQ_ALIGNED(CQ_LINE);	/* empty blocks */
 	cq_stack_t newcomers CQ_ALIGNED(CQ_LINE); /* writers that nobody has walked yet. Popped under the lock */
 
+	/* Empty blocks. On one line with the counts: most often who writes the one writes the other next. */
+	cq_stack_t free CQ_ALIGNED(CQ_LINE);
 	/* Blocks that are counted and not finished. + 1 by the publisher before its closing step, or by who
 	   makes the next partial block before the first claim into it: so a drain that finds nothing to collect
 	   finds the count. - 1 when the last callback has returned. Too high for a moment: a drain waits that long. */
-	uint64_t unfinished[2] CQ_ALIGNED(CQ_LINE);
+	uint64_t unfinished[2] CQ_ALIGNED(8);
 	uint64_t executed;		/* callbacks. Beside what is written as they end */
 	/* Where there is a bound: callbacks that are published and not run; those of a block in hand are until it
 	   is given up. + by the publisher, before it can be taken. */
