@@ -76,10 +76,12 @@ void rmw_on(const volatile void *address)
 /* The worker waits at its first callback until all are enqueued. The two are never
    at it at once: these are the operations that can't be avoided by being lucky. */
 static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+static bool at_gate;
 
 static void wait_at_gate(void *unused)
 {
 	(void)unused;
+	__atomic_store_n(&at_gate, true, __ATOMIC_RELAXED);
 	(pthread_mutex_lock)(&gate);
 	(pthread_mutex_unlock)(&gate);
 }
@@ -91,6 +93,10 @@ static void backlog(const struct contestant *c, void *queue, void *producer, uin
 	(pthread_mutex_lock)(&gate);
 	enqueue(c, first, wait_at_gate, NULL);
 	c->flush(first);
+	/* Before the others: a worker that wakes up late would take the newest first, and run them meanwhile. */
+	while (!__atomic_load_n(&at_gate, __ATOMIC_RELAXED))
+		sleep_until(now() + 100000);
+	at_gate = false;
 	enqueue_numbers(c, producer, 1, n);
 	(pthread_mutex_unlock)(&gate);
 	c->finish(queue);

@@ -68,7 +68,7 @@ struct cq_producer {
 	cq_callback_t dummy;	/* the slot where enqueue writes when none is open */
 	uint64_t base CQ_ALIGNED(8);	/* callbacks accepted before the open block */
 	uint64_t total;		/* and up to the last close, written before it */
-	uint32_t slots, slot_bytes; /* how many callbacks a block has room for, of what size. Written once */
+	uint32_t slots, slot_shift; /* how many callbacks a block has room for, of 1 << shift bytes. Written once */
 	uint32_t taken;		/* a shared one: it has an owner at the moment (shared.c) */
 
 	/* Owner only: */
@@ -138,13 +138,14 @@ struct cq_cleanup {
 	void (*wake_owner)(void *host);	/* of the config, and host */
 	void *host;
 
-	cq_stack_t free CQ_ALIGNED(CQ_LINE);	/* empty blocks */
 	cq_stack_t newcomers CQ_ALIGNED(CQ_LINE); /* writers that nobody has walked yet. Popped under the lock */
 
+	/* Empty blocks. On one line with the counts: most often who writes the one writes the other next. */
+	cq_stack_t free CQ_ALIGNED(CQ_LINE);
 	/* Blocks that are counted and not finished. + 1 by the publisher before its closing step, or by who
 	   makes the next partial block before the first claim into it: so a drain that finds nothing to collect
 	   finds the count. - 1 when the last callback has returned. Too high for a moment: a drain waits that long. */
-	uint64_t unfinished[2] CQ_ALIGNED(CQ_LINE);
+	uint64_t unfinished[2] CQ_ALIGNED(8);
 	uint64_t executed;		/* callbacks. Beside what is written as they end */
 	/* Where there is a bound: callbacks that are published and not run; those of a block in hand are until it
 	   is given up. + by the publisher, before it can be taken. */
@@ -216,13 +217,13 @@ static inline uint32_t cq_slots_below(const cq_producer_t *p, const cq_block_t *
 {
 	uintptr_t bytes = (uintptr_t)write - (uintptr_t)b - offsetof(cq_block_t, callbacks);
 
-	return (uint32_t)(bytes / p->slot_bytes);
+	return (uint32_t)(bytes >> p->slot_shift);
 }
 
 /* Where the nth is, or would be. */
 static inline void *cq_producer_slot(const cq_producer_t *p, cq_block_t *b, uint32_t n)
 {
-	return (char *)b->callbacks + (size_t)n * p->slot_bytes;
+	return (char *)b->callbacks + ((size_t)n << p->slot_shift);
 }
 
 /* By the owner, of the open block. */

@@ -387,8 +387,8 @@ cq_producer_t *cq_producer_make(cq_cleanup_t *q, cq_callback_fn *fn)
 	if (p == NULL)
 		return NULL;
 	*p = (cq_producer_t){ .q = q, .fn = fn, .write = &p->dummy, .fetched = FETCH_LATER };
-	p->slot_bytes = fn != NULL ? sizeof(void *) : sizeof(cq_callback_t);
-	p->slots = q->slots * (uint32_t)(sizeof(cq_callback_t) / p->slot_bytes);
+	p->slot_shift = (uint32_t)__builtin_ctz((unsigned)(fn != NULL ? sizeof(void *) : sizeof(cq_callback_t)));
+	p->slots = q->slots * (uint32_t)(sizeof(cq_callback_t) >> p->slot_shift);
 	p->next = q->producers;
 	p->link = &q->producers;
 	if (p->next != NULL)

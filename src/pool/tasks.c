@@ -169,8 +169,9 @@ int cq_task_signal(cq_task_t *t)
 		/* Nobody may be woken here. Pairs with the fence in cq_sleepers_prepare_wait of whoever waits
 		   for the task, and then wakes the pool: either that finds the record, or the caller sees
 		   that it waits. And with that in lower (workers.c). Without it a drain could find work whose
-		   record isn't there yet, and sleep. */
-		cq_fence_full();
+		   record isn't there yet, and sleep. Who pushed it does that for all who find IN. */
+		if (c.pushed)
+			cq_fence_full();
 		if (cq_pool_unserved(p))
 			cq_task_tell(t);
 	}

@@ -47,6 +47,11 @@ static void publisher_of_0(void *arg)
 	publish(arg, 0);
 }
 
+static void publisher_of_2(void *arg)
+{
+	publish(arg, 2);
+}
+
 /* Publishes the block, with what was there before. */
 static void enqueuer_of_the_second(void *arg)
 {
@@ -301,6 +306,18 @@ static void block_published_against_a_drain_in_an_unserved_pool(void)
 	begin(HOSTED, 0, 1);
 	enqueue_some(producers[0], 0, 1);
 	run_beside(enqueuer_of_the_second, producers[0]);
+	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EAGAIN);
+	join_beside();
+	end_calmly();
+}
+
+/* The same, and the block's task is signalled by another, who has yet to push it. */
+static void two_blocks_published_against_a_drain_in_an_unserved_pool(void)
+{
+	begin(HOSTED, 0, 2);
+	enqueue_some(producers[0], 4, 1);
+	run_beside(publisher_of_0, producers[0]);
+	run_beside(publisher_of_2, producers[1]);
 	CHECK(cq_cleanup_drain(q, CQ_FOREVER) == EAGAIN);
 	join_beside();
 	end_calmly();
@@ -814,6 +831,8 @@ const struct scenario shutdown_scenarios[] = {
 	    SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_a_block_published_in_an_unserved_pool",
 	    block_published_against_a_drain_in_an_unserved_pool, SOME(2, 1), SOME(3, 2) },
+	{ "drain_against_two_blocks_published_in_an_unserved_pool",
+	    two_blocks_published_against_a_drain_in_an_unserved_pool, SOME(1, 1), SOME(2, 1) },
 	{ "drain_against_a_block_published_for_an_owner",
 	    block_published_against_a_drain_of_an_owners_queue, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_a_block_published_where_making_may_fail",
