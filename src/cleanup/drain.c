@@ -149,12 +149,6 @@ int cq_cleanup_wait_for_room(cq_cleanup_t *q, uint64_t deadline)
 
 /* ---------------------------------------------------------------------------- shutdown */
 
-/* Before the call, as a child that is forked in it doesn't give it again. */
-static void count_given(cq_cleanup_t *q, uint32_t n)
-{
-	cq_u64_add_relaxed(&q->handed_back, n);
-}
-
 /* One callback out of an open block. False: nothing is accepted any more, and nothing of what was is left
    there. Claimed and counted under one hold of the lock: a fork comes before both, or finds it given. */
 static bool claim_one(struct drain *d, cq_callback_t *c)
@@ -164,7 +158,7 @@ static bool claim_one(struct drain *d, cq_callback_t *c)
 
 	pthread_mutex_lock(&q->lock);
 	n = cq_collect_some(q, c, 1);
-	count_given(q, n);
+	cq_u64_add_relaxed(&q->handed_back, n);
 	q->sealed |= n == 0;
 	d->epoch = q->epoch;
 	pthread_mutex_unlock(&q->lock);
@@ -185,7 +179,8 @@ static int hand_back(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *give_b
 		while ((b = cq_blocks_take(q, &since)) != NULL) {
 			cq_ptr_store_relaxed(&q->giving, b); /* for a fork: as the piece of a run */
 			while (cq_block_next(b, &c)) {
-				count_given(q, 1);
+				/* Before the call, as a child that is forked in it doesn't give it again. */
+				cq_u64_add_relaxed(&q->handed_back, 1);
 				give_back(ctx, c.fn, c.arg);
 			}
 			b->first = b->begin; /* not executed */
