@@ -249,11 +249,9 @@ bool cq_blocks_all_finished(const cq_cleanup_t *q)
 	return cq_u64_load_relaxed(&q->unfinished[0]) == 0 && cq_u64_load_acquire(&q->unfinished[1]) == 0;
 }
 
-/* Whoever waits in drain, shutdown or for room looks again. Begins with a full fence. */
+/* Whoever waits in drain, shutdown or for room looks again; in a fork when it is over. Begins with a full fence. */
 void cq_drains_wake(cq_cleanup_t *q)
 {
-	if (cq_forking())
-		q->fork_wakes = true;
-	else
+	if (!cq_forking())
 		cq_sleepers_wake(&q->drains, UINT32_MAX);
 }

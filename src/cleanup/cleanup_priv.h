@@ -165,7 +165,6 @@ struct cq_cleanup {
 	const void *shutting_down;	/* cq_thread_mark of who is at it, or NULL. Read by anyone */
 	bool shut_down;
 	bool sealed;			/* a shutdown has collected all that was accepted */
-	bool fork_wakes;		/* drains are to be woken in the parent */
 	/* Of a forked child that settles: blocks that hold something, and how many of them are counted. */
 	cq_node_t *found;
 	uint64_t nfound;
