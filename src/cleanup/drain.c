@@ -57,8 +57,9 @@ static int ended(const struct drain *d)
 }
 
 /* Before a sleep. EBUSY: it may sleep; EINVAL: some waits, and is to be handed back; else why it ends. */
-static int look(const struct drain *d)
+static int look(const void *drain)
 {
+	const struct drain *d = drain;
 	cq_cleanup_t *q = d->q;
 	cq_pool_stats_t s;
 	int err = ended(d), wake;
@@ -82,23 +83,15 @@ static int look(const struct drain *d)
 static int wait_for(struct drain *d, uint64_t deadline)
 {
 	cq_cleanup_t *q = d->q;
-	cq_wait_result_t result = CQ_AGAIN;
 	cq_pool_stats_t s;
-	cq_sleeper_t me;
 	int err;
 
 	cq_pool_stats(q->pool, &s);
 	d->failed = s.workers_failed;
 	cq_u32_add_relaxed(&q->draining, 1);
-	cq_sleeper_init(&me, NULL);
-	cq_sleepers_prepare_wait(&q->drains, &me);
-	while ((err = look(d)) == EBUSY && result != CQ_TIMED_OUT) {
-		result = cq_sleepers_commit_wait(&q->drains, &me, deadline);
-		cq_sleepers_prepare_wait(&q->drains, &me);
-	}
-	cq_sleepers_cancel_wait(&q->drains, &me);
+	err = cq_await(&q->drains, look, d, deadline);
 	cq_u32_add_relaxed(&q->draining, (uint32_t)-1);
-	return err == EBUSY ? ETIMEDOUT : err;
+	return err;
 }
 
 /* Waits until all is done that is written or published now. Runs nothing. `seals`: a shutdown's, after which

@@ -77,9 +77,9 @@ static int init(cq_pool_t *p, const cq_pool_config_t *c)
 	return cq_fork_register(&p->fork_client, &cq_pool_fork_ops, (c->flags & CQ_POOL_NO_ATFORK) == 0);
 }
 
-static bool none_is_being_made(const void *pool)
+static int none_is_being_made(const void *pool)
 {
-	return counts_making(cq_u64_load_relaxed(&((const cq_pool_t *)pool)->counts)) == 0;
+	return counts_making(cq_u64_load_relaxed(&((const cq_pool_t *)pool)->counts)) == 0 ? 0 : EBUSY;
 }
 
 static int create(const cq_pool_config_t *c, cq_pool_t **out)
@@ -97,7 +97,7 @@ static int create(const cq_pool_config_t *c, cq_pool_t **out)
 	err = cq_workers_make_min(p);
 	/* Their worker_start may say no. Not on a host's threads: the caller may have to lend its own. */
 	if (err == 0 && c->workers_min != 0 && c->spawn == NULL) {
-		(void)cq_pool_await(p, none_is_being_made, p, CQ_FOREVER);
+		(void)cq_await(&p->closers, none_is_being_made, p, CQ_FOREVER);
 		/* Pairs with the release in cq_workers_not_made: the error comes before the count. */
 		cq_fence_acquire();
 		err = (int)cq_u32_load_relaxed(&p->last_errno);

@@ -189,8 +189,6 @@ void cq_task_run(cq_run_t *run, cq_task_t *t);
 void cq_task_lose(cq_run_t *run);
 void cq_task_abort(cq_run_t *run);
 void cq_tasks_fork_child(cq_pool_t *p);
-/* Waits among the closers. False: the deadline has passed. */
-bool cq_pool_await(cq_pool_t *p, bool (*done)(const void *), const void *arg, uint64_t deadline);
 
 /* worker_life.c: the life of a worker, from its making to its end */
 void cq_pool_worker(void *run);

@@ -407,30 +407,28 @@ int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t p
 	return 0;
 }
 
-bool cq_pool_await(cq_pool_t *p, bool (*done)(const void *), const void *arg, uint64_t deadline)
+int cq_await(cq_sleepers_t *set, int (*look)(const void *), const void *arg, uint64_t deadline)
 {
 	cq_wait_result_t result = CQ_AGAIN;
 	cq_sleeper_t me;
-	bool is_done;
+	int err;
 
 	cq_sleeper_init(&me, NULL);
-	for (;;) {
-		cq_sleepers_prepare_wait(&p->closers, &me);
-		is_done = done(arg);
-		if (is_done || result == CQ_TIMED_OUT)
-			break;
-		result = cq_sleepers_commit_wait(&p->closers, &me, deadline);
+	cq_sleepers_prepare_wait(set, &me);
+	while ((err = look(arg)) == EBUSY && result != CQ_TIMED_OUT) {
+		result = cq_sleepers_commit_wait(set, &me, deadline);
+		cq_sleepers_prepare_wait(set, &me);
 	}
-	cq_sleepers_cancel_wait(&p->closers, &me);
-	return is_done;
+	cq_sleepers_cancel_wait(set, &me);
+	return err == EBUSY ? ETIMEDOUT : err;
 }
 
-static bool nobody_is_inside(const void *task)
+static int nobody_is_inside(const void *task)
 {
 	const cq_task_t *t = task;
 
 	/* The fence at the end of cq_task_close is that of both loads. */
-	return cq_u64_load_relaxed(&t->word) / TASK_RUN == 0 && cq_u32_load_relaxed(&t->pool->telling) == 0;
+	return cq_u64_load_relaxed(&t->word) / TASK_RUN == 0 && cq_u32_load_relaxed(&t->pool->telling) == 0 ? 0 : EBUSY;
 }
 
 int cq_task_close(cq_task_t *t, uint64_t deadline)
@@ -442,7 +440,7 @@ int cq_task_close(cq_task_t *t, uint64_t deadline)
 	if (cq_pool_is_current(p) || cq_forking())
 		return EDEADLK;
 	(void)change(t, CLOSE);
-	if (!cq_pool_await(p, nobody_is_inside, t, deadline))
+	if (cq_await(&p->closers, nobody_is_inside, t, deadline) != 0)
 		return ETIMEDOUT;
 	CQ_POINT("tasks.closed");
 	/* Both under the lock, for a fork. Who pops the record now frees it, and another task may have it. */
