@@ -106,7 +106,6 @@ struct cq_cleanup {
 	void *host;
 	bool own_pool, discards;
 	bool by_owner;			/* no worker comes: owner's run_some */
-	bool polled;			/* a signal wakes no worker: drains that wait look again */
 	bool fences;			/* no asymmetric barrier: each enqueue has a fence */
 	uint32_t slots;			/* callbacks per block, each with its function */
 	size_t block_bytes;

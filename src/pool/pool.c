@@ -120,11 +120,6 @@ int cq_pool_create_sized(const cq_pool_config_t *config, size_t bytes, cq_pool_t
 	return err;
 }
 
-bool cq_pool_is_polled(const cq_pool_t *p)
-{
-	return cq_pool_is(p, CQ_POOL_POLLED);
-}
-
 const cq_park_ops_t *cq_pool_park(const cq_pool_t *p)
 {
 	return p->config.park;

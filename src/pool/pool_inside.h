@@ -6,9 +6,6 @@
 #include <cq/pool.h>
 #include <cq/sleepers.h>
 
-/* CQ_POOL_POLLED: whoever waits for a task's work is to wake for it when it comes. */
-bool cq_pool_is_polled(const cq_pool_t *pool);
-
 /* Ends the workers, waits for them, and joins those that the pool made. None is made any more, nor a task, and a
    signal does nothing. EBUSY: more than so many tasks are open, and nothing happened. ETIMEDOUT: call it again.
    Not from a run of the pool, or a fork handler. */

@@ -171,7 +171,7 @@ int cq_task_signal(cq_task_t *t)
 		   that it waits. And with that in lower (workers.c). Without it a drain could find work whose
 		   record isn't there yet, and sleep. */
 		cq_fence_full();
-		if (cq_pool_unserved(p))
+		if (cq_pool_is(p, CQ_POOL_POLLED) || cq_pool_unserved(p))
 			cq_task_tell(t);
 	}
 	if (cq_pool_is(p, CQ_POOL_POLLED))
