@@ -328,13 +328,6 @@ static void run_some_is_ended(void *run)
 	cq_workers_host_leaves(run);
 }
 
-static void run_where_it_may_end(cq_run_t *run, cq_task_t *only)
-{
-	pthread_cleanup_push(run_some_is_ended, run);
-	run_in_caller(run, only);
-	pthread_cleanup_pop(0);
-}
-
 static size_t run_some(cq_pool_t *p, cq_task_t *only, size_t pieces)
 {
 	cq_run_t run = {
@@ -347,10 +340,13 @@ static size_t run_some(cq_pool_t *p, cq_task_t *only, size_t pieces)
 	(void)cq_member_join(&run);
 	if (run.serves)
 		cq_workers_host_comes(&run);
-	if (run.managed)
-		run_where_it_may_end(&run, only);
-	else
+	if (run.managed) {
+		pthread_cleanup_push(run_some_is_ended, &run);
 		run_in_caller(&run, only);
+		pthread_cleanup_pop(0);
+	} else {
+		run_in_caller(&run, only);
+	}
 	cq_workers_host_leaves(&run);
 	errno = saved;
 	return run.pieces;
