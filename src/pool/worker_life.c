@@ -35,14 +35,12 @@ bool cq_pool_serve(cq_run_t *w, cq_sleeper_t *me, uint64_t deadline)
 				since = p->config.park->now(p->config.park->host);
 			CQ_POINT("worker.found_nothing");
 			cq_sleepers_prepare_wait(&p->idle, me);
-			if ((t = cq_task_pop(p)) == NULL && !cq_pool_stopped(p)) {
+			if ((t = cq_task_pop(p)) == NULL) { /* nor is it stopped: commit_wait would say so */
 				result = cq_sleepers_commit_wait(&p->idle, me,
 				    deadline != 0 ? deadline : idle_until(w, since));
 				continue;
 			}
 			cq_sleepers_cancel_wait(&p->idle, me);
-			if (t == NULL)
-				return true;
 		}
 		result = CQ_AGAIN;
 		since = 0;
