@@ -131,20 +131,19 @@ int cq_pool_end(cq_pool_t *p, uint32_t tasks, uint64_t deadline)
 {
 	const cq_park_ops_t *park = p->config.park;
 	cq_parker_t me = { 0 };
-	bool busy, waits;
+	bool waits;
 	int cancel;
 
 	/* Both under one hold: a task that is being made is among those, or finds that the end has begun. */
 	pthread_mutex_lock(&p->lock);
-	busy = p->open > tasks;
-	waits = !busy && p->workers != 0;
-	if (!busy) {
-		cq_u32_store_relaxed(&p->stop, 1);
-		p->destroyer = waits ? &me : NULL;
-	}
-	pthread_mutex_unlock(&p->lock);
-	if (busy)
+	if (p->open > tasks) {
+		pthread_mutex_unlock(&p->lock);
 		return EBUSY;
+	}
+	cq_u32_store_relaxed(&p->stop, 1);
+	waits = p->workers != 0;
+	p->destroyer = waits ? &me : NULL;
+	pthread_mutex_unlock(&p->lock);
 	cq_sleepers_stop(&p->idle);
 	/* The last worker wakes by the permit alone: see workers.c. */
 	while (waits && !cq_parker_granted(&me)) {
