@@ -260,7 +260,7 @@ bool cq_collect_own(cq_producer_t *p);
 void cq_writer_list(cq_producer_t *p);
 void cq_writer_forget(cq_producer_t *p);
 int cq_collect(cq_cleanup_t *q, uint32_t quiet_from, cq_block_t **empty);
-uint32_t cq_collect_some(cq_cleanup_t *q, cq_callback_t *to, uint32_t room);
+bool cq_collect_one(cq_cleanup_t *q, cq_callback_t *to);
 
 /* producer.c */
 cq_producer_t *cq_producer_make(cq_cleanup_t *q, cq_callback_fn *fn);
