@@ -36,26 +36,24 @@ bool cq_run_is_mine(const cq_run_t *run)
 	return false;
 }
 
-bool cq_pool_is_current(const cq_pool_t *p)
-{
-	for (const cq_run_t *r = runs; r != NULL; r = r->outer)
-		if (r->pool == p)
-			return true;
-	return false;
-}
-
-static uint64_t my_runs(const cq_task_t *t)
+/* Of the task, or with NULL all, those in hooks too. */
+static uint64_t my_runs(const cq_pool_t *p, const cq_task_t *t)
 {
 	uint64_t n = 0;
 
 	for (const cq_run_t *r = runs; r != NULL; r = r->outer)
-		n += r->task == t;
+		n += r->pool == p && (t == NULL || r->task == t);
 	return n;
+}
+
+bool cq_pool_is_current(const cq_pool_t *p)
+{
+	return my_runs(p, NULL) != 0;
 }
 
 bool cq_task_is_current(const cq_task_t *t)
 {
-	return my_runs(t) != 0;
+	return my_runs(t->pool, t) != 0;
 }
 
 /* ----------------------------------------------------------------------- the word */
@@ -368,7 +366,6 @@ int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t p
 {
 	cq_node_t *node;
 	cq_task_t *t;
-	bool ended;
 
 	if (p == NULL || ops == NULL || ops->run == NULL || out == NULL)
 		return EINVAL;
@@ -388,17 +385,15 @@ int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t p
 	t->ops = ops;
 	t->arg = arg;
 	t->parallel = parallel;
-	ended = cq_pool_stopped(p); /* see cq_pool_end */
-	if (!ended) {
-		p->open++;
-		/* Pairs with the acquire in tell_stalled (workers.c): ops and arg. */
-		cq_u64_store_release(&t->word, 0);
-	}
-	pthread_mutex_unlock(&p->lock);
-	if (ended) {
+	if (cq_pool_stopped(p)) { /* see cq_pool_end */
 		cq_stack_push(&p->free, &t->node);
+		pthread_mutex_unlock(&p->lock);
 		return ESHUTDOWN;
 	}
+	p->open++;
+	/* Pairs with the acquire in tell_stalled (workers.c): ops and arg. */
+	cq_u64_store_release(&t->word, 0);
+	pthread_mutex_unlock(&p->lock);
 	*out = t;
 	return 0;
 }
@@ -459,7 +454,7 @@ void cq_tasks_fork_child(cq_pool_t *p)
 	p->waiting[0] = p->waiting[1] = (cq_workq_t)CQ_WORKQ_INITIALIZER;
 	p->free = (cq_stack_t){ NULL, NULL };
 	for (cq_task_t *t = p->all; t != NULL; t = t->all_next) {
-		t->word = (t->word & (TASK_CLOSED | TASK_RELEASED)) + my_runs(t) * TASK_RUN;
+		t->word = (t->word & (TASK_CLOSED | TASK_RELEASED)) + my_runs(p, t) * TASK_RUN;
 		if ((t->word & TASK_RELEASED) != 0)
 			cq_stack_push(&p->free, &t->node);
 		else if (t->parallel != CQ_BY_OWNER) /* whom nobody has told */
