@@ -581,10 +581,10 @@ Test(room, a_child_lacks_who_waited)
 	q->pool->serving = 1;
 	other = start(waits_long, NULL);
 	AWAIT(asleep_in(&q->drains));
-	q->pool->serving = 0;
-	waits_in_a_child(NULL);
+	waits_in_a_child(NULL); /* where nobody serves */
 	cr_assert_eq(cq_cleanup_run_some(q, 1), 1);
 	join(other);
+	q->pool->serving = 0;
 	finish(BOUND);
 }
 

@@ -44,7 +44,6 @@ static inline void cq_fetch_to_write(const char *line)
 static inline uint32_t cq_u32_load_relaxed(const uint32_t *p) { return ck_pr_load_32(p); }
 static inline void cq_u32_store_relaxed(uint32_t *p, uint32_t v) { ck_pr_store_32(p, v); }
 static inline void cq_u32_add_relaxed(uint32_t *p, uint32_t v) { ck_pr_add_32(p, v); }
-static inline uint32_t cq_u32_exchange_relaxed(uint32_t *p, uint32_t v) { return ck_pr_fas_32(p, v); }
 
 static inline bool cq_u32_cas_relaxed(uint32_t *p, uint32_t old, uint32_t v)
 {
@@ -68,7 +67,7 @@ static inline void cq_u32_store_release(uint32_t *p, uint32_t v)
 static inline uint32_t cq_u32_exchange_release(uint32_t *p, uint32_t v)
 {
 	ck_pr_fence_release();
-	return cq_u32_exchange_relaxed(p, v);
+	return ck_pr_fas_32(p, v);
 }
 
 /* ---- 64 bits ---- */

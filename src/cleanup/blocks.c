@@ -112,7 +112,7 @@ uint64_t cq_blocks_waiting(const cq_cleanup_t *q)
 
 /*
  * Blocks wait, or hold more. 0, or STALLED. A drain or shutdown may have found what is published now on its way, or in a
- * hand, and sleep. In a stopped queue nobody else takes it; in a polled pool who waits for it wakes somebody. The full
+ * hand, and sleep. In a stopped queue nobody else takes it; an owner may have been told of it already. The full
  * fences of cq_task_signal pair with the one in cq_sleepers_prepare_wait of wait_for (drain.c): either that sees the
  * block, and its task in the pool, or it is seen here. Without them the block could be left to nobody.
  */
@@ -120,7 +120,7 @@ int cq_blocks_signal(cq_cleanup_t *q)
 {
 	int err = cq_task_signal(q->task);
 
-	if ((q->polled && cq_u32_load_relaxed(&q->draining) != 0) || cq_u32_load_relaxed(&q->stop) != 0)
+	if ((q->by_owner && cq_u32_load_relaxed(&q->draining) != 0) || cq_u32_load_relaxed(&q->stop) != 0)
 		cq_drains_wake(q);
 	return err;
 }
@@ -249,11 +249,9 @@ bool cq_blocks_all_finished(const cq_cleanup_t *q)
 	return cq_u64_load_relaxed(&q->unfinished[0]) == 0 && cq_u64_load_acquire(&q->unfinished[1]) == 0;
 }
 
-/* Whoever waits in drain, shutdown or for room looks again. Begins with a full fence. */
+/* Whoever waits in drain, shutdown or for room looks again; in a fork when it is over. Begins with a full fence. */
 void cq_drains_wake(cq_cleanup_t *q)
 {
-	if (cq_forking())
-		q->fork_wakes = true;
-	else
+	if (!cq_forking())
 		cq_sleepers_wake(&q->drains, UINT32_MAX);
 }

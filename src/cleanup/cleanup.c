@@ -65,7 +65,6 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	q->by_owner = c->parallel == CQ_BY_OWNER;
 	q->wake_owner = c->wake_owner;
 	q->host = c->host;
-	q->polled = q->by_owner || cq_pool_is_polled(q->pool);
 	/* If one fails: a mutex of the default kind has nothing to undo, nor has a set. */
 	if ((err = pthread_mutex_init(&q->lock, NULL)) == 0 &&
 	    (err = pthread_mutex_init(&q->partial_lock, NULL)) == 0 &&

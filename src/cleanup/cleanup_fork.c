@@ -152,7 +152,6 @@ static void in_child(cq_cleanup_t *q)
 	}
 	q->found = NULL;
 	q->nfound = 0;
-	q->fork_wakes = false;
 }
 
 /* The pool is older: prepared after the queue, it goes on before it. A child's has signalled its tasks. */
@@ -163,24 +162,21 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 	if (phase == CQ_FORK_PREPARE) {
 		pthread_mutex_lock(&q->lock);
 		pthread_mutex_lock(&q->partial_lock);
-		cq_sleepers_fork(&q->drains, phase);
-		return;
 	}
 	if (phase == CQ_FORK_CHILD)
 		in_child(q);
 	cq_sleepers_fork(&q->drains, phase);
-	/* Unlocked, not made anew: so tools that watch locks follow. */
-	pthread_mutex_unlock(&q->partial_lock);
-	pthread_mutex_unlock(&q->lock);
+	if (phase != CQ_FORK_PREPARE) {
+		/* Unlocked, not made anew: so tools that watch locks follow. */
+		pthread_mutex_unlock(&q->partial_lock);
+		pthread_mutex_unlock(&q->lock);
+	}
 }
 
+/* For what handlers of others published: few drain, and seldom, so that nobody notes whether they have. */
 static void fork_make_up(struct cq_fork_client *client)
 {
-	cq_cleanup_t *q = cq_node_container(client, offsetof(cq_cleanup_t, fork_client));
-
-	if (q->fork_wakes)
-		cq_drains_wake(q);
-	q->fork_wakes = false;
+	cq_drains_wake(cq_node_container(client, offsetof(cq_cleanup_t, fork_client)));
 }
 
 const struct cq_fork_ops cq_cleanup_fork_ops = { fork_phase, fork_make_up };

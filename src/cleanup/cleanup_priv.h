@@ -108,7 +108,6 @@ struct cq_cleanup {
 	cq_allocator_t allocator;
 	bool own_pool, discards;
 	bool by_owner;			/* no worker comes: owner's run_some */
-	bool polled;			/* a signal wakes no worker: drains that wait look again */
 	bool fences;			/* no asymmetric barrier: each enqueue has a fence */
 	uint32_t slots;			/* callbacks per block, each with its function */
 	size_t block_bytes;
@@ -173,7 +172,6 @@ struct cq_cleanup {
 	const void *shutting_down;	/* cq_thread_mark of who is at it, or NULL. Read by anyone */
 	bool shut_down;
 	bool sealed;			/* a shutdown has collected all that was accepted */
-	bool fork_wakes;		/* drains are to be woken in the parent */
 	/* Of a forked child that settles: blocks that hold something, and how many of them are counted. */
 	cq_node_t *found;
 	uint64_t nfound;
@@ -271,7 +269,7 @@ bool cq_collect_own(cq_producer_t *p);
 void cq_writer_list(cq_producer_t *p);
 void cq_writer_forget(cq_producer_t *p);
 int cq_collect(cq_cleanup_t *q, bool tick, cq_block_t **empty);
-uint32_t cq_collect_some(cq_cleanup_t *q, cq_callback_t *to, uint32_t room);
+bool cq_collect_one(cq_cleanup_t *q, cq_callback_t *to);
 
 void cq_tick_begin(cq_cleanup_t *q);
 bool cq_tick_is_due(const cq_cleanup_t *q);

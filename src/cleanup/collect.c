@@ -265,17 +265,16 @@ int cq_collect(cq_cleanup_t *q, bool tick, cq_block_t **empty)
 	return err;
 }
 
-/* Up to `room` callbacks of one producer, for the caller to see to, without memory. 0: there are none. */
-uint32_t cq_collect_some(cq_cleanup_t *q, cq_callback_t *to, uint32_t room)
+/* One callback, for the caller to see to, without memory. False: there is none. */
+bool cq_collect_one(cq_cleanup_t *q, cq_callback_t *to)
 {
 	struct view v;
-	uint32_t n;
 
 	for (cq_producer_t *p = q->sealed ? NULL : writers(q); p != NULL; p = p->next_writer)
 		while (look(p, &v))
-			if ((n = claim(p, &v, to, room)) != 0)
-				return n;
-	return 0;
+			if (claim(p, &v, to, 1) != 0)
+				return true;
+	return false;
 }
 
 int cq_cleanup_flush(cq_cleanup_t *q)

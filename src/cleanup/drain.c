@@ -16,7 +16,7 @@
 /* A drain, or a hand-back that waits for what runs, or who waits for room. */
 struct drain {
 	cq_cleanup_t *q;
-	bool for_room;		/* then no epoch */
+	int (*ended)(const struct drain *d);	/* drained, or room, for which the rest is of no interest */
 	uint64_t epoch;		/* of what it covers, and all before */
 	uint32_t stopped;	/* stop, when it began */
 	uint64_t failed;	/* attempts to make a worker, before it waits */
@@ -44,24 +44,20 @@ static int drained(const struct drain *d)
 }
 
 /* Likewise, where there is a bound. Nothing of a closed queue is worth a wait. */
-static int room(const cq_cleanup_t *q)
+static int room(const struct drain *d)
 {
-	if (cq_u32_load_relaxed(&q->closed) != 0)
+	if (cq_u32_load_relaxed(&d->q->closed) != 0)
 		return ESHUTDOWN;
-	return cq_blocks_have_room(q) ? 0 : EBUSY;
-}
-
-static int ended(const struct drain *d)
-{
-	return d->for_room ? room(d->q) : drained(d);
+	return cq_blocks_have_room(d->q) ? 0 : EBUSY;
 }
 
 /* Before a sleep. EBUSY: it may sleep; EINVAL: some waits, and is to be handed back; else why it ends. */
-static int look(const struct drain *d)
+static int look(const void *drain)
 {
+	const struct drain *d = drain;
 	cq_cleanup_t *q = d->q;
 	cq_pool_stats_t s;
-	int err = ended(d), wake;
+	int err = d->ended(d), wake;
 
 	if (err != EBUSY || cq_blocks_waiting(q) == 0)
 		return err;
@@ -75,37 +71,29 @@ static int look(const struct drain *d)
 	if (wake == 0 && (wake = cq_pool_wake(q->pool)) == 0)
 		return EBUSY;
 	/* What nobody can run may have been run meanwhile. */
-	err = ended(d);
+	err = d->ended(d);
 	return err == EBUSY ? wake : err;
 }
 
 static int wait_for(struct drain *d, uint64_t deadline)
 {
 	cq_cleanup_t *q = d->q;
-	cq_wait_result_t result = CQ_AGAIN;
 	cq_pool_stats_t s;
-	cq_sleeper_t me;
 	int err;
 
 	cq_pool_stats(q->pool, &s);
 	d->failed = s.workers_failed;
 	cq_u32_add_relaxed(&q->draining, 1);
-	cq_sleeper_init(&me, NULL);
-	cq_sleepers_prepare_wait(&q->drains, &me);
-	while ((err = look(d)) == EBUSY && result != CQ_TIMED_OUT) {
-		result = cq_sleepers_commit_wait(&q->drains, &me, deadline);
-		cq_sleepers_prepare_wait(&q->drains, &me);
-	}
-	cq_sleepers_cancel_wait(&q->drains, &me);
+	err = cq_await(&q->drains, look, d, deadline);
 	cq_u32_add_relaxed(&q->draining, (uint32_t)-1);
-	return err == EBUSY ? ETIMEDOUT : err;
+	return err;
 }
 
 /* Waits until all is done that is written or published now. Runs nothing. `seals`: a shutdown's, after which
    nothing is accepted. */
 static int drain(cq_cleanup_t *q, uint64_t deadline, bool seals)
 {
-	struct drain d = { .q = q };
+	struct drain d = { .q = q, .ended = drained };
 	cq_block_t *empty = NULL;
 	int err;
 
@@ -138,8 +126,8 @@ int cq_cleanup_drain(cq_cleanup_t *q, uint64_t deadline)
 /* Collects nothing: what is in open blocks takes no room. */
 int cq_cleanup_wait_for_room(cq_cleanup_t *q, uint64_t deadline)
 {
-	struct drain d = { .q = q, .for_room = true };
-	int err = would_deadlock(q) ? EDEADLK : room(q);
+	struct drain d = { .q = q, .ended = room };
+	int err = would_deadlock(q) ? EDEADLK : room(&d);
 
 	if (err != EBUSY)
 		return err;
@@ -148,33 +136,27 @@ int cq_cleanup_wait_for_room(cq_cleanup_t *q, uint64_t deadline)
 
 /* ---------------------------------------------------------------------------- shutdown */
 
-/* Before the call, as a child that is forked in it doesn't give it again. */
-static void count_given(cq_cleanup_t *q, uint32_t n)
-{
-	cq_u64_add_relaxed(&q->handed_back, n);
-}
-
 /* One callback out of an open block. False: nothing is accepted any more, and nothing of what was is left
    there. Claimed and counted under one hold of the lock: a fork comes before both, or finds it given. */
 static bool claim_one(struct drain *d, cq_callback_t *c)
 {
 	cq_cleanup_t *q = d->q;
-	uint32_t n;
+	bool claimed;
 
 	pthread_mutex_lock(&q->lock);
-	n = cq_collect_some(q, c, 1);
-	count_given(q, n);
-	q->sealed |= n == 0;
+	claimed = cq_collect_one(q, c);
+	cq_u64_add_relaxed(&q->handed_back, claimed);
+	q->sealed |= !claimed;
 	d->epoch = q->epoch;
 	pthread_mutex_unlock(&q->lock);
-	return n != 0;
+	return claimed;
 }
 
 /* Of a stopped queue, whose workers put back what they have not begun. First all that is in no worker's hand:
    published blocks, then open ones. */
 static int hand_back(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *give_back, void *ctx)
 {
-	struct drain d = { .q = q, .stopped = 1 };
+	struct drain d = { .q = q, .ended = drained, .stopped = 1 };
 	int saved = errno, err;
 	uint64_t since; /* of no interest */
 	cq_callback_t c;
@@ -184,7 +166,8 @@ static int hand_back(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *give_b
 		while ((b = cq_blocks_take(q, &since)) != NULL) {
 			cq_ptr_store_relaxed(&q->giving, b); /* for a fork: as the piece of a run */
 			while (cq_block_next(b, &c)) {
-				count_given(q, 1);
+				/* Before the call, as a child that is forked in it doesn't give it again. */
+				cq_u64_add_relaxed(&q->handed_back, 1);
 				give_back(ctx, c.fn, c.arg);
 			}
 			b->first = b->begin; /* not executed */
@@ -201,8 +184,7 @@ static int hand_back(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *give_b
 int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadline,
     cq_give_back_fn *give_back, void *ctx)
 {
-	const void *busy;
-	bool done;
+	bool begins;
 	int err;
 
 	if (how != CQ_SHUTDOWN_DRAIN && (how != CQ_SHUTDOWN_HAND_BACK || give_back == NULL))
@@ -210,13 +192,13 @@ int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t deadlin
 	if (cq_cleanup_is_current(q))
 		return EDEADLK;
 	pthread_mutex_lock(&q->lock);
-	busy = q->shutting_down;
-	done = q->shut_down;
-	if (busy == NULL && !done)
+	err = q->shutting_down != NULL ? EALREADY : 0;
+	begins = err == 0 && !q->shut_down;
+	if (begins)
 		cq_ptr_store_relaxed(&q->shutting_down, cq_thread_mark());
 	pthread_mutex_unlock(&q->lock);
-	if (busy != NULL || done)
-		return busy != NULL ? EALREADY : 0;
+	if (!begins)
+		return err;
 
 	/* 1. Nothing is accepted any more but what is seen below. */
 	cq_u32_store_relaxed(&q->closed, 1);

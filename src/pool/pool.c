@@ -79,9 +79,9 @@ static int init(cq_pool_t *p, const cq_pool_config_t *c)
 	return cq_fork_register(&p->fork_client, &cq_pool_fork_ops, (c->flags & CQ_POOL_NO_ATFORK) == 0);
 }
 
-static bool none_is_being_made(const void *pool)
+static int none_is_being_made(const void *pool)
 {
-	return counts_making(cq_u64_load_relaxed(&((const cq_pool_t *)pool)->counts)) == 0;
+	return counts_making(cq_u64_load_relaxed(&((const cq_pool_t *)pool)->counts)) == 0 ? 0 : EBUSY;
 }
 
 static int create(const cq_pool_config_t *c, cq_pool_t **out)
@@ -99,7 +99,7 @@ static int create(const cq_pool_config_t *c, cq_pool_t **out)
 	err = cq_workers_make_min(p);
 	/* Their worker_start may say no. Not on a host's threads: the caller may have to lend its own. */
 	if (err == 0 && c->workers_min != 0 && c->spawn == NULL) {
-		(void)cq_pool_await(p, none_is_being_made, p, CQ_FOREVER);
+		(void)cq_await(&p->closers, none_is_being_made, p, CQ_FOREVER);
 		/* Pairs with the release in cq_workers_not_made: the error comes before the count. */
 		cq_fence_acquire();
 		err = (int)cq_u32_load_relaxed(&p->last_errno);
@@ -122,11 +122,6 @@ int cq_pool_create_sized(const cq_pool_config_t *config, size_t bytes, cq_pool_t
 	return err;
 }
 
-bool cq_pool_is_polled(const cq_pool_t *p)
-{
-	return cq_pool_is(p, CQ_POOL_POLLED);
-}
-
 const cq_park_ops_t *cq_pool_park(const cq_pool_t *p)
 {
 	return p->config.park;
@@ -138,20 +133,19 @@ int cq_pool_end(cq_pool_t *p, uint32_t tasks, uint64_t deadline)
 {
 	const cq_park_ops_t *park = p->config.park;
 	cq_parker_t me = { 0 };
-	bool busy, waits;
+	bool waits;
 	int cancel;
 
 	/* Both under one hold: a task that is being made is among those, or finds that the end has begun. */
 	pthread_mutex_lock(&p->lock);
-	busy = p->open > tasks;
-	waits = !busy && p->workers != 0;
-	if (!busy) {
-		cq_u32_store_relaxed(&p->stop, 1);
-		p->destroyer = waits ? &me : NULL;
-	}
-	pthread_mutex_unlock(&p->lock);
-	if (busy)
+	if (p->open > tasks) {
+		pthread_mutex_unlock(&p->lock);
 		return EBUSY;
+	}
+	cq_u32_store_relaxed(&p->stop, 1);
+	waits = p->workers != 0;
+	p->destroyer = waits ? &me : NULL;
+	pthread_mutex_unlock(&p->lock);
 	cq_sleepers_stop(&p->idle);
 	cq_sleepers_stop(&p->clock);
 	/* The last worker wakes by the permit alone: see workers.c. */

@@ -52,18 +52,14 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 {
 	cq_pool_t *p = cq_node_container(client, offsetof(cq_pool_t, fork_client));
 
-	if (phase == CQ_FORK_PREPARE) {
+	if (phase == CQ_FORK_PREPARE)
 		pthread_mutex_lock(&p->lock);
-		cq_sleepers_fork(&p->idle, phase);
-		cq_sleepers_fork(&p->closers, phase);
-		cq_sleepers_fork(&p->clock, phase);
-		return;
-	}
-	cq_sleepers_fork(&p->clock, phase);
-	cq_sleepers_fork(&p->closers, phase);
 	cq_sleepers_fork(&p->idle, phase);
-	pthread_mutex_unlock(&p->lock);
-	if (phase == CQ_FORK_PARENT)
+	cq_sleepers_fork(&p->closers, phase);
+	cq_sleepers_fork(&p->clock, phase);
+	if (phase != CQ_FORK_PREPARE)
+		pthread_mutex_unlock(&p->lock);
+	if (phase != CQ_FORK_CHILD)
 		return;
 	/* It is forking still: what `lost` signals wakes nobody. */
 	cq_tasks_fork_child(p);

@@ -4,14 +4,15 @@
 #define CQ_POOL_INSIDE_H
 
 #include <cq/pool.h>
-
-/* CQ_POOL_POLLED: whoever waits for a task's work is to wake for it when it comes. */
-bool cq_pool_is_polled(const cq_pool_t *pool);
+#include <cq/sleepers.h>
 
 /* Ends the workers, waits for them, and joins those that the pool made. None is made any more, nor a task, and a
    signal does nothing. EBUSY: more than so many tasks are open, and nothing happened. ETIMEDOUT: call it again.
    Not from a run of the pool, or a fork handler. */
 int cq_pool_end(cq_pool_t *pool, uint32_t tasks, uint64_t deadline);
+
+/* Waits in the set until `look`, before each sleep, says other than EBUSY. That, or ETIMEDOUT. */
+int cq_await(cq_sleepers_t *set, int (*look)(const void *), const void *arg, uint64_t deadline);
 
 /* cq_run_piece, of a piece that was there at that time, and is so many to the task. */
 void cq_run_piece_since(cq_run_t *run, void *piece, uint64_t since, uint64_t parts);

@@ -204,8 +204,6 @@ size_t cq_tasks_run_some(cq_pool_t *p, cq_task_t *only, size_t pieces);
 void cq_task_lose(cq_run_t *run);
 void cq_task_abort(cq_run_t *run);
 void cq_tasks_fork_child(cq_pool_t *p);
-/* Waits among the closers. False: the deadline has passed. */
-bool cq_pool_await(cq_pool_t *p, bool (*done)(const void *), const void *arg, uint64_t deadline);
 
 /* clock.c: tasks that are signalled at a time */
 void cq_clock_look(cq_pool_t *p);

@@ -36,26 +36,24 @@ bool cq_run_is_mine(const cq_run_t *run)
 	return false;
 }
 
-bool cq_pool_is_current(const cq_pool_t *p)
-{
-	for (const cq_run_t *r = runs; r != NULL; r = r->outer)
-		if (r->pool == p)
-			return true;
-	return false;
-}
-
-static uint64_t my_runs(const cq_task_t *t)
+/* Of the task, or with NULL all, those in hooks too. */
+static uint64_t my_runs(const cq_pool_t *p, const cq_task_t *t)
 {
 	uint64_t n = 0;
 
 	for (const cq_run_t *r = runs; r != NULL; r = r->outer)
-		n += r->task == t;
+		n += r->pool == p && (t == NULL || r->task == t);
 	return n;
+}
+
+bool cq_pool_is_current(const cq_pool_t *p)
+{
+	return my_runs(p, NULL) != 0;
 }
 
 bool cq_task_is_current(const cq_task_t *t)
 {
-	return my_runs(t) != 0;
+	return my_runs(t->pool, t) != 0;
 }
 
 /* ----------------------------------------------------------------------- the word */
@@ -172,7 +170,7 @@ int cq_task_signal(cq_task_t *t)
 		   record isn't there yet, and sleep. Who pushed it does that for all who find IN. */
 		if (c.pushed)
 			cq_fence_full();
-		if (cq_pool_unserved(p))
+		if (cq_pool_is(p, CQ_POOL_POLLED) || cq_pool_unserved(p))
 			cq_task_tell(t);
 	}
 	if (cq_pool_is(p, CQ_POOL_POLLED))
@@ -329,13 +327,6 @@ static void run_some_is_ended(void *run)
 	cq_workers_host_leaves(run);
 }
 
-static void run_where_it_may_end(cq_run_t *run, cq_task_t *only)
-{
-	pthread_cleanup_push(run_some_is_ended, run);
-	run_in_caller(run, only);
-	pthread_cleanup_pop(0);
-}
-
 /* Of the task alone, or with NULL of those that wait. */
 size_t cq_tasks_run_some(cq_pool_t *p, cq_task_t *only, size_t pieces)
 {
@@ -349,10 +340,13 @@ size_t cq_tasks_run_some(cq_pool_t *p, cq_task_t *only, size_t pieces)
 	(void)cq_member_join(&run);
 	if (run.serves)
 		cq_workers_host_comes(&run);
-	if (run.managed)
-		run_where_it_may_end(&run, only);
-	else
+	if (run.managed) {
+		pthread_cleanup_push(run_some_is_ended, &run);
 		run_in_caller(&run, only);
+		pthread_cleanup_pop(0);
+	} else {
+		run_in_caller(&run, only);
+	}
 	cq_workers_host_leaves(&run);
 	errno = saved;
 	return run.pieces;
@@ -369,7 +363,6 @@ int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t p
 {
 	cq_node_t *node;
 	cq_task_t *t;
-	bool ended;
 
 	if (p == NULL || ops == NULL || ops->run == NULL || out == NULL)
 		return EINVAL;
@@ -389,45 +382,41 @@ int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t p
 	t->ops = ops;
 	t->arg = arg;
 	t->parallel = parallel;
-	ended = cq_pool_stopped(p); /* see cq_pool_end */
-	if (!ended) {
-		p->open++;
-		/* Pairs with the acquire in tell_stalled (workers.c): ops and arg. */
-		cq_u64_store_release(&t->word, 0);
-	}
-	pthread_mutex_unlock(&p->lock);
-	if (ended) {
+	if (cq_pool_stopped(p)) { /* see cq_pool_end */
 		cq_stack_push(&p->free, &t->node);
+		pthread_mutex_unlock(&p->lock);
 		return ESHUTDOWN;
 	}
+	p->open++;
+	/* Pairs with the acquire in tell_stalled (workers.c): ops and arg. */
+	cq_u64_store_release(&t->word, 0);
+	pthread_mutex_unlock(&p->lock);
 	*out = t;
 	return 0;
 }
 
-bool cq_pool_await(cq_pool_t *p, bool (*done)(const void *), const void *arg, uint64_t deadline)
+int cq_await(cq_sleepers_t *set, int (*look)(const void *), const void *arg, uint64_t deadline)
 {
 	cq_wait_result_t result = CQ_AGAIN;
 	cq_sleeper_t me;
-	bool is_done;
+	int err;
 
 	cq_sleeper_init(&me, NULL);
-	for (;;) {
-		cq_sleepers_prepare_wait(&p->closers, &me);
-		is_done = done(arg);
-		if (is_done || result == CQ_TIMED_OUT)
-			break;
-		result = cq_sleepers_commit_wait(&p->closers, &me, deadline);
+	cq_sleepers_prepare_wait(set, &me);
+	while ((err = look(arg)) == EBUSY && result != CQ_TIMED_OUT) {
+		result = cq_sleepers_commit_wait(set, &me, deadline);
+		cq_sleepers_prepare_wait(set, &me);
 	}
-	cq_sleepers_cancel_wait(&p->closers, &me);
-	return is_done;
+	cq_sleepers_cancel_wait(set, &me);
+	return err == EBUSY ? ETIMEDOUT : err;
 }
 
-static bool nobody_is_inside(const void *task)
+static int nobody_is_inside(const void *task)
 {
 	const cq_task_t *t = task;
 
 	/* The fence at the end of cq_task_close is that of both loads. */
-	return cq_u64_load_relaxed(&t->word) / TASK_RUN == 0 && cq_u32_load_relaxed(&t->pool->telling) == 0;
+	return cq_u64_load_relaxed(&t->word) / TASK_RUN == 0 && cq_u32_load_relaxed(&t->pool->telling) == 0 ? 0 : EBUSY;
 }
 
 int cq_task_close(cq_task_t *t, uint64_t deadline)
@@ -439,7 +428,7 @@ int cq_task_close(cq_task_t *t, uint64_t deadline)
 	if (cq_pool_is_current(p) || cq_forking())
 		return EDEADLK;
 	(void)change(t, CLOSE);
-	if (!cq_pool_await(p, nobody_is_inside, t, deadline))
+	if (cq_await(&p->closers, nobody_is_inside, t, deadline) != 0)
 		return ETIMEDOUT;
 	CQ_POINT("tasks.closed");
 	/* Both under the lock, for a fork. Who pops the record now frees it, and another task may have it. */
@@ -463,7 +452,7 @@ void cq_tasks_fork_child(cq_pool_t *p)
 	p->free = (cq_stack_t){ NULL, NULL };
 	for (cq_task_t *t = p->all; t != NULL; t = t->all_next) {
 		t->at = 0;
-		t->word = (t->word & (TASK_CLOSED | TASK_RELEASED)) + my_runs(t) * TASK_RUN;
+		t->word = (t->word & (TASK_CLOSED | TASK_RELEASED)) + my_runs(p, t) * TASK_RUN;
 		if ((t->word & TASK_RELEASED) != 0)
 			cq_stack_push(&p->free, &t->node);
 		else if (t->parallel != CQ_BY_OWNER) /* whom nobody has told */

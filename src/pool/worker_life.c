@@ -35,14 +35,12 @@ bool cq_pool_serve(cq_run_t *w, cq_sleeper_t *me, uint64_t deadline)
 				since = p->config.park->now(p->config.park->host);
 			CQ_POINT("worker.found_nothing");
 			cq_sleepers_prepare_wait(&p->idle, me);
-			if ((t = cq_task_pop(p)) == NULL && !cq_pool_stopped(p)) {
+			if ((t = cq_task_pop(p)) == NULL) { /* nor is it stopped: commit_wait would say so */
 				result = cq_sleepers_commit_wait(&p->idle, me,
 				    deadline != 0 ? deadline : idle_until(w, since));
 				continue;
 			}
 			cq_sleepers_cancel_wait(&p->idle, me);
-			if (t == NULL)
-				return true;
 		}
 		result = CQ_AGAIN;
 		since = 0;
@@ -53,34 +51,10 @@ bool cq_pool_serve(cq_run_t *w, cq_sleeper_t *me, uint64_t deadline)
 
 /* ------------------------------------------------------------- of the pool's making */
 
-/* The hooks run as tasks do, and a fork within goes on in the child. */
-static int call_start(cq_run_t *w)
-{
-	const cq_pool_config_t *c = &w->pool->config;
-	int err;
-
-	if (!w->managed || c->worker_start == NULL)
-		return 0;
-	cq_run_enter(w);
-	err = c->worker_start(c->host);
-	cq_run_leave(w);
-	return err;
-}
-
-static void call_end(cq_run_t *w)
-{
-	const cq_pool_config_t *c = &w->pool->config;
-
-	if (!w->managed || c->worker_end == NULL)
-		return;
-	cq_run_enter(w);
-	c->worker_end(c->host);
-	cq_run_leave(w);
-}
-
 /* The worker leaves. `err`: worker_start has refused, so to the pool it is one that could not be made. */
 static void leave(cq_run_t *w, int err)
 {
+	const cq_pool_config_t *c = &w->pool->config;
 	int cancel;
 
 	if (w->managed) /* a task or a hook may have allowed it */
@@ -91,7 +65,11 @@ static void leave(cq_run_t *w, int err)
 		if (w->count != 0) /* stopped: there are no tasks, and nobody counts on it */
 			cq_u64_add_relaxed(&w->pool->counts, 0 - w->count);
 		w->count = 0;
-		call_end(w);
+		if (w->managed && c->worker_end != NULL) {
+			cq_run_enter(w);
+			c->worker_end(c->host);
+			cq_run_leave(w);
+		}
 	}
 	cq_member_leave(w);
 }
@@ -117,9 +95,16 @@ static void is_ended(void *run)
 
 static void live(cq_run_t *w)
 {
-	int err = call_start(w);
+	const cq_pool_config_t *c = &w->pool->config;
 	cq_sleeper_t me;
+	int err = 0;
 
+	/* The hooks run as tasks do, and a fork within goes on in the child. */
+	if (w->managed && c->worker_start != NULL) {
+		cq_run_enter(w);
+		err = c->worker_start(c->host);
+		cq_run_leave(w);
+	}
 	if (err == 0) {
 		cq_sleeper_init(&me, NULL);
 		cq_workers_arrive(w);

@@ -71,8 +71,7 @@ void cq_member_leave(cq_run_t *m)
 	p->empty_runs += m->empty_runs;
 	if (m->to_join) {
 		joins = p->has_ended;
-		if (joins)
-			before = p->ended;
+		before = p->ended;
 		p->ended = pthread_self();
 		p->has_ended = true;
 	}

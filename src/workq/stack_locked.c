@@ -58,7 +58,7 @@ cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
 {
 	cq_node_t *head, *last;
 
-	/* Pairs with the release in add_work: this look at head, which saves the lock of an empty
+	/* Pairs with the release in cq_workq_add_work: this look at head, which saves the lock of an empty
 	   stack, stays behind a unit that was taken before. */
 	cq_fence_acquire();
 	if (cq_ptr_load_relaxed(&s->head) == NULL)

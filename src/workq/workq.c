@@ -21,7 +21,7 @@ int cq_workq_destroy(cq_workq_t *q)
 	return 0;
 }
 
-static inline void link_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last)
+void cq_workq_link_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last)
 {
 	cq_node_t *head = cq_ptr_load_relaxed(&q->stack.head);
 
@@ -37,7 +37,7 @@ static inline void link_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last)
 	} while (!cq_ptr_cas_relaxed(&q->stack.head, &head, first));
 }
 
-static inline uint64_t add_work(cq_workq_t *q, uint64_t n)
+uint64_t cq_workq_add_work(cq_workq_t *q, uint64_t n)
 {
 	uint64_t before;
 
@@ -50,20 +50,10 @@ static inline uint64_t add_work(cq_workq_t *q, uint64_t n)
 	return before;
 }
 
-void cq_workq_link_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last)
-{
-	link_chain(q, first, last);
-}
-
-uint64_t cq_workq_add_work(cq_workq_t *q, uint64_t n)
-{
-	return add_work(q, n);
-}
-
 uint64_t cq_workq_push_chain(cq_workq_t *q, cq_node_t *first, cq_node_t *last, uint64_t n)
 {
-	link_chain(q, first, last);
-	return add_work(q, n);
+	cq_workq_link_chain(q, first, last);
+	return cq_workq_add_work(q, n);
 }
 
 uint64_t cq_workq_take(cq_workq_t *q, uint64_t max)
@@ -85,7 +75,7 @@ cq_node_t *cq_workq_pop_taken_n(cq_workq_t *q, uint64_t n)
 	if (n == 0)
 		return NULL;
 	CQ_POINT("workq.taken");
-	/* With an acquire fence before it reads head: the other half of the pair in add_work. */
+	/* With an acquire fence before it reads head: the other half of the pair in cq_workq_add_work. */
 	first = cq_stack_pop_n(&q->stack, n);
 	CQ_CHECK(first != NULL);
 	return first;
