@@ -127,6 +127,26 @@ Test(clock, a_later_time_takes_the_place_of_an_earlier_one_and_wakes_nobody)
 	end_pool();
 }
 
+static void make_it_later(void *unused)
+{
+	(void)unused;
+	time_it(&a, 100);
+}
+
+Test(clock, a_time_that_is_set_as_the_old_one_comes_is_not_lost)
+{
+	open_owners((cq_pool_config_t){ 0 });
+	time_it(&a, 50);
+	AWAIT_SLEEP(50);
+	at_point("clock.look", make_it_later, NULL);
+	pass_to(50);
+	AWAIT_SLEEP(100);
+	cr_assert_eq(a.stalled, 0);
+	pass_to(100);
+	AWAIT(a.stalled == 1);
+	end_pool();
+}
+
 Test(clock, two_tasks_of_one_time_are_both_signalled)
 {
 	open_owners((cq_pool_config_t){ 0 });

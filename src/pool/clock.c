@@ -39,6 +39,7 @@ static void expire(cq_pool_t *p, uint64_t until)
 	for (cq_task_t *t = cq_workers_telling(p); t != NULL; t = t->all_next) {
 		uint64_t at = cq_u64_load_relaxed(&t->at);
 
+		CQ_POINT("clock.look");
 		if (at > until)
 			(void)make_earlier(p, at);
 		else if (at != 0 && cq_u64_cas_relaxed(&t->at, &at, 0) && cq_task_is_open(t))
