@@ -158,6 +158,7 @@ static CQ_RARE int close_block(cq_producer_t *p, bool may_wait)
 	cq_blocks_pend(q, written - state_claimed(s));
 	if (b->begin != b->end) {
 		cq_blocks_push(q, b);
+		CQ_POINT("producer.pushed");
 		return may_wait && waits_for_tick(q) ? 0 : cq_blocks_signal(q);
 	}
 	(void)cq_block_give_up(q, b);
