@@ -396,6 +396,39 @@ Test(tick, ticks_may_end_before_who_is_coming_has_come, .init = make_polled)
 	finish(2);
 }
 
+/* ------------------------------------------------------------------------ the run */
+
+static cq_producer_t *busy;
+static unsigned blocks;
+
+static void nothing(void *unused)
+{
+	(void)unused;
+}
+
+/* A block of it, and the next before it has run. */
+static void goes_on(void *unused)
+{
+	CHECK(blocks++ < 100);
+	fake_advance(&park, TICK / 2);
+	for (unsigned i = 0; i < SLOTS && runs == 0; i++)
+		CHECK(cq_producer_enqueue(busy, i == 0 ? goes_on : nothing, unused) == 0);
+}
+
+Test(tick, a_queue_that_is_never_empty_publishes_by_time, .init = make_polled)
+{
+	cr_assert_eq(cq_producer_attach(q, NULL, &busy), 0);
+	put_one(0);
+	goes_on(NULL);
+	fake_advance(&park, TICK);
+	(void)cq_pool_needs_wake(cq_cleanup_pool(q));
+	run_all(NULL);
+	cr_assert_eq(runs, 1);
+	cr_assert_leq(blocks, 30, "10 ms later it is the oldest");
+	cq_producer_detach(busy);
+	finish(1);
+}
+
 /* -------------------------------------------------------------------- no memory */
 
 Test(tick, what_a_tick_has_no_memory_for_is_in_the_next, .init = make_polled)

@@ -181,6 +181,8 @@ static void fork_make_up(struct cq_fork_client *client)
 	if (q->fork_wakes)
 		cq_drains_wake(q);
 	q->fork_wakes = false;
+	if (cq_ptr_load_relaxed(&q->newcomers.head) != NULL)
+		cq_tick_begin(q); /* for who came in a handler */
 }
 
 const struct cq_fork_ops cq_cleanup_fork_ops = { fork_phase, fork_make_up };
