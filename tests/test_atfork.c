@@ -145,6 +145,38 @@ Test(atfork, what_earlier_handlers_enqueue_into_a_block_runs_in_each_process, .i
 	end_both(forked(), 3);
 }
 
+static void put_one_more(void)
+{
+	put(p, 1, 1);
+}
+
+/* The clock is none of what a handler may touch: it is made up for. */
+Test(atfork, what_an_earlier_handler_enqueues_is_published_by_time)
+{
+	int status;
+	pid_t pid;
+
+	register_others();
+	make_with((cq_cleanup_config_t){ .flush_ns = CQ_FLUSH_NS_MIN },
+	    (cq_pool_config_t){ .flags = CQ_POOL_POLLED | CQ_POOL_HOSTED });
+	put(p, 0, 1);
+	for (unsigned i = 0; i < 3; i++) {
+		fake_advance(&park, CQ_FLUSH_NS_MIN);
+		cq_pool_run_some(cq_cleanup_pool(q), 1);
+	}
+	cr_assert_eq(q->ticking, 0);
+	in_prepare = put_one_more;
+	pid = forked();
+	fake_advance(&park, CQ_FLUSH_NS_MIN);
+	cq_pool_run_some(cq_cleanup_pool(q), 1);
+	CHECK(runs == (pid != 0 ? 2 : 1));
+	finish(2);
+	if (pid == 0)
+		_exit(0);
+	cr_assert_eq(waitpid(pid, &status, 0), pid);
+	cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 static void share_until_the_block_is_full(void)
 {
 	for (uintptr_t i = 1; i < SLOTS; i++)

@@ -176,7 +176,11 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 /* For what handlers of others published: few drain, and seldom, so that nobody notes whether they have. */
 static void fork_make_up(struct cq_fork_client *client)
 {
-	cq_drains_wake(cq_node_container(client, offsetof(cq_cleanup_t, fork_client)));
+	cq_cleanup_t *q = cq_node_container(client, offsetof(cq_cleanup_t, fork_client));
+
+	cq_drains_wake(q);
+	if (cq_ptr_load_relaxed(&q->newcomers.head) != NULL)
+		cq_tick_begin(q); /* for who came in a handler */
 }
 
 const struct cq_fork_ops cq_cleanup_fork_ops = { fork_phase, fork_make_up };

@@ -55,7 +55,7 @@ static bool set_limit(cq_producer_t *p)
 	closed = cq_u32_load_relaxed(&q->closed) != 0;
 	if (closed)
 		cq_ptr_store_relaxed(&p->limit, NULL);
-	else if (q->tick_ns != 0 && cq_u32_load_relaxed(&q->ticking) == NO_TICK)
+	else if (cq_u32_load_relaxed(&q->ticking) == NO_TICK)
 		cq_tick_begin(q);
 	return closed;
 }
@@ -158,6 +158,7 @@ static CQ_RARE int close_block(cq_producer_t *p, bool may_wait)
 	cq_blocks_pend(q, written - state_claimed(s));
 	if (b->begin != b->end) {
 		cq_blocks_push(q, b);
+		CQ_POINT("producer.pushed");
 		return may_wait && waits_for_tick(q) ? 0 : cq_blocks_signal(q);
 	}
 	(void)cq_block_give_up(q, b);
