@@ -104,7 +104,7 @@ typedef void cq_callback_fn(void *arg);
 #define CQ_BLOCK_BYTES_MAX 65536u
 #define CQ_MAX_WAITING_MIN 16u
 #define CQ_FLUSH_NS_MIN UINT64_C(100000) /* 0.1 ms */
-#define CQ_WAKE_BYTES 16384u
+#define CQ_WAKE_BYTES 32768u
 
 /** Zero in any field is the default. */
 typedef struct cq_cleanup_config {
@@ -140,7 +140,7 @@ typedef struct cq_cleanup_config {
 	    polls it, or calls cq_pool_run_some, after that time. While nothing is enqueued no thread wakes. */
 	uint64_t flush_ns;
 	/** With a clock: while fewer bytes of full blocks wait, who publishes another one wakes nobody, as flush_ns sees to
-	    them: so producers at a pace cost few wake-ups. 0: 16 KiB; 1: each block wakes. */
+	    them: so producers at a pace cost few wake-ups. 0: 32 KiB; 1: each block wakes. */
 	size_t wake_bytes;
 } cq_cleanup_config_t;
 
