@@ -9,6 +9,11 @@
 #include "pool_inside.h"
 #include "pool_priv.h"
 
+bool cq_pool_keeps_time(const cq_pool_t *p)
+{
+	return !cq_pool_is(p, CQ_POOL_POLLED | CQ_POOL_HOSTED);
+}
+
 static uint64_t now(const cq_pool_t *p)
 {
 	return p->config.park->now(p->config.park->host);
@@ -30,10 +35,11 @@ static void expire(cq_pool_t *p, uint64_t until)
 {
 	cq_u64_store_relaxed(&p->earliest, CQ_FOREVER);
 	/* Begins with a full fence, which pairs with the one in cq_task_signal_at: either that time is seen below, or that
-	   call sees that nobody waits for one as early. Without it nobody would. */
+	   call sees that nobody waits for one as early, or that there is no clock. Without it nobody would wait. */
 	for (cq_task_t *t = cq_workers_telling(p); t != NULL; t = t->all_next) {
 		uint64_t at = cq_u64_load_relaxed(&t->at);
 
+		CQ_POINT("clock.look");
 		if (at > until)
 			(void)make_earlier(p, at);
 		else if (at != 0 && cq_u64_cas_relaxed(&t->at, &at, 0) && cq_task_is_open(t))
@@ -43,12 +49,19 @@ static void expire(cq_pool_t *p, uint64_t until)
 }
 
 /* Signals those whose time has come. A load, while no task is timed. */
-void cq_clock_look(cq_pool_t *p)
+static void look(cq_pool_t *p)
 {
 	uint64_t earliest = cq_u64_load_relaxed(&p->earliest), time;
 
 	if (earliest != CQ_FOREVER && !cq_forking() && (time = now(p)) >= earliest)
 		expire(p, time);
+}
+
+/* By who polls. Not beside a clock, which would find nobody timed meanwhile, and sleep. */
+void cq_clock_look(cq_pool_t *p)
+{
+	if (!cq_pool_keeps_time(p))
+		look(p);
 }
 
 /* The life of the clock. */
@@ -60,7 +73,7 @@ void cq_clock_be(cq_run_t *w)
 
 	cq_sleeper_init(&me, NULL);
 	do {
-		cq_clock_look(p);
+		look(p);
 		cq_sleepers_prepare_wait(&p->clock, &me);
 		until = cq_u64_load_relaxed(&p->earliest);
 		if (until > now(p))
@@ -82,30 +95,25 @@ static int make_clock(cq_pool_t *p)
 	return err;
 }
 
-bool cq_pool_keeps_time(const cq_pool_t *p)
-{
-	return !cq_pool_is(p, CQ_POOL_POLLED | CQ_POOL_HOSTED);
-}
-
 int cq_task_signal_at(cq_task_t *t, uint64_t at)
 {
 	cq_pool_t *p = t->pool;
-	int err = 0;
+	int err;
 
 	if (cq_forking())
 		return EDEADLK;
 	cq_u64_store_relaxed(&t->at, at);
-	cq_fence_full(); /* see expire */
-	if (!make_earlier(p, at))
-		return 0;
-	if (!cq_pool_keeps_time(p) || !cq_u32_cas_relaxed(&p->has_clock, 0, 1)) {
-		cq_sleepers_wake(&p->clock, 1);
-	} else if ((err = make_clock(p)) != 0) {
+	/* Pairs with the one in cq_workers_telling: see expire. */
+	cq_fence_full();
+	if (cq_pool_keeps_time(p) && cq_u32_cas_relaxed(&p->has_clock, 0, 1) && (err = make_clock(p)) != 0) {
 		cq_u64_store_relaxed(&t->at, 0);
 		cq_u32_store_relaxed(&p->has_clock, 0);
 		expire(p, CQ_FOREVER - 1); /* others have relied on it */
+		return err;
 	}
-	return err;
+	if (make_earlier(p, at))
+		cq_sleepers_wake(&p->clock, 1);
+	return 0;
 }
 
 bool cq_task_is_timed(const cq_task_t *t)

@@ -69,7 +69,6 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 	cq_tasks_fork_child(p);
 	settle_members(p);
 	p->failed = p->telling = 0;
-	p->earliest = CQ_FOREVER;
 	p->has_clock = 0;
 	p->fork_wakes = false;
 }

@@ -16,9 +16,10 @@ int cq_pool_end(cq_pool_t *pool, uint32_t tasks, uint64_t deadline);
 /* cq_run_piece, of a piece that was there at that time, and is so many to the task. */
 void cq_run_piece_since(cq_run_t *run, void *piece, uint64_t since, uint64_t parts);
 
-/* The task is signalled once, at that time or soon after it, in place of what was asked for before; if it is closed by
-   then, nothing happens. In a pool that is polled or hosted: when somebody polls or calls run_some. Takes the pool's
-   lock. The error with which no thread could be made for that, and then it is not signalled; EDEADLK: in a fork. */
+/* The task is signalled once, at that time (not 0) or soon after it, in place of what was asked for before; if it is
+   closed by then, nothing happens. In a pool that is polled or hosted: when somebody polls or calls run_some. Takes the
+   pool's lock. The error with which no thread could be made for that, and then it is not signalled; EDEADLK: in a
+   fork. */
 int cq_task_signal_at(cq_task_t *task, uint64_t at);
 
 /* It is neither. */

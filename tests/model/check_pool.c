@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 #include "explore.h"
+#include "pool/pool_inside.h"
 #include "pool/pool_priv.h"
 
 struct work {
@@ -578,6 +579,149 @@ static void who_waits_where_nobody_serves_is_told(void)
 	end();
 }
 
+/* ---------------------------------------------------------------------------- timed */
+
+/* The tasks are their owners', so that whoever signals one tells it. The model's time begins later. */
+enum { PAST = 1, FUTURE = 1000000 };
+
+static void told_at_its_time(void *arg)
+{
+	tell(arg);
+	add_to(&done);
+}
+
+static const cq_task_ops_t timed_ops = { run_work, NULL, told_at_its_time };
+
+static void begin_timed(unsigned how)
+{
+	begin(how, 0, 1);
+	for (int i = 0; i < 2; i++)
+		CHECK(cq_task_create(pool, &timed_ops, &works[i], CQ_BY_OWNER, &works[i].task) == 0);
+}
+
+static void time_work(struct work *w, uint64_t at)
+{
+	int err = cq_task_signal_at(w->task, at);
+
+	CHECK(err == 0 || (err == EAGAIN && fails_from != 0));
+	if (err != 0)
+		w->refused = true;
+}
+
+static void time_past(void *arg)
+{
+	time_work(arg, PAST);
+}
+
+static void poll(void *unused)
+{
+	(void)unused;
+	(void)cq_pool_needs_wake(pool);
+}
+
+static void timed_against_a_look_of_the_clock(void)
+{
+	begin_timed(0);
+	time_work(&works[0], PAST);
+	time_work(&works[1], PAST + 1);
+	wait_for(&done, 2);
+	end();
+}
+
+/* It is about to sleep for ever: no time comes. */
+static void earlier_against_the_clock_going_to_sleep(void)
+{
+	timeouts = 0;
+	begin_timed(RETIRING);
+	time_work(&works[0], FUTURE);
+	time_work(&works[1], PAST);
+	wait_for(&done, 1);
+	CHECK(works[1].told && !works[0].told);
+	end();
+}
+
+static void later_in_place_of_earlier_against_the_clock(void)
+{
+	begin_timed(0);
+	time_work(&works[0], FUTURE);
+	time_work(&works[0], FUTURE + 1);
+	while (cq_task_is_timed(works[0].task))
+		sched_yield();
+	CHECK(cq_now() >= FUTURE + 1);
+	end();
+}
+
+static void two_are_timed(void)
+{
+	begin_timed(0);
+	run_beside(time_past, &works[0]);
+	time_work(&works[1], PAST + 1);
+	wait_for(&done, 2);
+	CHECK(made == 1);
+	end();
+}
+
+static void time_and_wait(struct work *w, uint64_t at)
+{
+	time_work(w, at);
+	while (!w->refused && cq_u32_load_relaxed(&w->told) == 0)
+		sched_yield();
+}
+
+static void time_past_and_wait(void *arg)
+{
+	time_and_wait(arg, PAST);
+}
+
+/* And nobody relies on it afterwards, whatever time was the earliest. */
+static void who_relies_on_a_clock_that_is_not_made_is_told(void)
+{
+	static struct work third;
+
+	begin_timed(0);
+	CHECK(cq_task_create(pool, &timed_ops, &third, CQ_BY_OWNER, &third.task) == 0);
+	fails_from = fails_to = 1;
+	run_beside(time_past_and_wait, &works[0]);
+	time_and_wait(&works[1], PAST + 1);
+	join_beside();
+	time_and_wait(&third, PAST + 2);
+	CHECK(!third.refused);
+	close_work(&third);
+	end();
+}
+
+static void timed_in_a_polled_pool(void)
+{
+	begin_timed(POLLED);
+	time_work(&works[0], PAST);
+	run_beside(poll, NULL);
+	time_work(&works[1], PAST + 1);
+	poll(NULL);
+	join_beside();
+	poll(NULL);
+	CHECK(works[0].told && works[1].told);
+	end();
+}
+
+/* The clock may look while the poller signals the one, and still waits for the other. */
+static void who_polls_beside_the_clock(void)
+{
+	begin_timed(0);
+	time_work(&works[0], FUTURE);
+	time_work(&works[1], PAST);
+	poll(NULL);
+	wait_for(&done, 2);
+	end();
+}
+
+static void close_against_the_clock(void)
+{
+	begin_timed(0);
+	time_work(&works[0], PAST);
+	close_work(&works[0]);
+	end();
+}
+
 /* ---------------------------------------------------------------------------- close */
 
 static void run_and_leave_a_letter(cq_run_t *run, void *arg)
@@ -925,6 +1069,18 @@ const struct scenario pool_scenarios[] = {
 	    leaving_thread_of_the_host_makes_the_next, SOME(0, 1), SOME(2, 1) },
 	{ "pool_who_waits_where_nobody_serves_is_told",
 	    who_waits_where_nobody_serves_is_told, SOME(2, 1), SOME(2, 2) },
+	{ "pool_timed_against_a_look_of_the_clock", timed_against_a_look_of_the_clock,
+	    SOME(2, 1), SOME(3, 2) },
+	{ "pool_earlier_against_the_clock_going_to_sleep", earlier_against_the_clock_going_to_sleep,
+	    SOME(2, 1), SOME(3, 2) },
+	{ "pool_later_in_place_of_earlier_against_the_clock", later_in_place_of_earlier_against_the_clock,
+	    SOME(2, 1), SOME(3, 2) },
+	{ "pool_two_are_timed", two_are_timed, SOME(2, 1), SOME(3, 2) },
+	{ "pool_who_relies_on_a_clock_that_is_not_made_is_told",
+	    who_relies_on_a_clock_that_is_not_made_is_told, SOME(2, 1), SOME(2, 2) },
+	{ "pool_timed_in_a_polled_pool", timed_in_a_polled_pool, SOME(2, 1), SOME(3, 2) },
+	{ "pool_who_polls_beside_the_clock", who_polls_beside_the_clock, SOME(2, 1), SOME(3, 2) },
+	{ "pool_close_against_the_clock", close_against_the_clock, SOME(2, 1), SOME(3, 2) },
 	{ "pool_close_against_a_run", close_against_a_run,
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_close_against_the_end_of_a_run", close_against_the_end_of_a_run,
