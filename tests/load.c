@@ -143,6 +143,9 @@ static void choose(load_t *l)
 	static const uint32_t caps[] = { 1, 1, 2, 4 };
 	static const uint64_t idle[] = { 1, 20000, UINT64_C(3600000000000), CQ_FOREVER };
 	static const size_t bytes[] = { CQ_BLOCK_BYTES_MIN, 100, CQ_BLOCK_BYTES };
+	/* With the hour only flushes and drains do what they do in time. */
+	static const uint64_t flush[] = { 0, UINT64_C(3600000000000), CQ_FLUSH_NS_MIN, 4000000 };
+	static const size_t wake[] = { 0, 1, 1 << 20 };
 	uint32_t flags = rng_below(&l->chance, 2) == 0 ? CQ_POOL_NO_ATFORK : 0;
 
 	l->quiet = l->way != LOAD_POLLED && rng_below(&l->chance, 3) != 0;
@@ -160,6 +163,8 @@ static void choose(load_t *l)
 		.flags = rng_below(&l->chance, 3) == 0 ? CQ_CLEANUP_FORK_DISCARD : 0,
 		.parallel = (uint32_t)rng_below(&l->chance, 3),
 		.block_bytes = bytes[rng_below(&l->chance, 3)],
+		.flush_ns = flush[rng_below(&l->chance, 4)],
+		.wake_bytes = wake[rng_below(&l->chance, 3)],
 		.allocator = &l->alloc.allocator
 	};
 	if (l->way == LOAD_OWNED) {
@@ -173,6 +178,9 @@ static void choose(load_t *l)
 		l->pool_config.idle_ns = CQ_FOREVER;
 	}
 	choose_workers(l);
+	/* A clock that is set back makes no promise; a host's own threads don't look at it. */
+	l->by_time = l->quiet && l->config.flush_ns != 0 && l->config.flush_ns < UINT64_C(1000000000) &&
+	    !load_has(l, FAULT_CLOCK) && (l->pool_config.flags & CQ_POOL_HOSTED) == 0;
 }
 
 static void add_members(load_t *l)
@@ -391,12 +399,13 @@ void load_dump(load_t *l)
 	cq_pool_stats_t w;
 
 	fprintf(stderr, "%s load, round %u:%s%s%s%s%s%s, pool flags %u, workers %" PRIu32 " to %" PRIu32 ", idle %"
-	    PRIu64 " ns, spawn %d; flags %u, parallel %" PRIu32 ", block %zu; faults 0x%" PRIx64 "\n",
-	    ways[l->way], l->number, l->quiet ? " quiet" : " busy", l->given != NULL ? ", given pool" : "",
+	    PRIu64 " ns, spawn %d; flags %u, parallel %" PRIu32 ", block %zu, flush %" PRIu64 " ns, wake %zu; faults 0x%"
+	    PRIx64 "\n",
+	    ways[l->way], l->number, l->by_time ? " quiet, by time," : l->quiet ? " quiet" : " busy", l->given != NULL ? ", given pool" : "",
 	    l->has_crew ? " crew" : "", l->abrupt ? " abrupt" : "", l->stopping ? " stopping" : "",
 	    l->closing ? " closing" : "", l->pool_config.flags, l->pool_config.workers_min,
 	    l->pool_config.workers_max, l->pool_config.idle_ns, l->pool_config.spawn != NULL, l->config.flags,
-	    l->config.parallel, l->config.block_bytes, l->faults);
+	    l->config.parallel, l->config.block_bytes, l->config.flush_ns, l->config.wake_bytes, l->faults);
 	for (unsigned i = 0; i < OWNERS; i++)
 		fprintf(stderr, "owner %u waits for %d\n", i, l->owners[i].left);
 	if (l->q == NULL)

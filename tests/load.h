@@ -10,7 +10,7 @@
  *
  * A quiet load has nobody who could wake a worker, or an owner, by chance: its
  * producers wait for what they have enqueued, so that one lost wake-up stops it
- * for ever.
+ * for ever. Now and then they do so without a flush, where the queue keeps time.
  */
 #ifndef CQ_TESTS_LOAD_H
 #define CQ_TESTS_LOAD_H

@@ -69,21 +69,30 @@ static void come_to_the_rescue(load_t *l, rng_t *chance)
 	load_progress++;
 }
 
+/* Publishes what a wait is for; or leaves it to the time. */
+static int publish(load_t *l, cq_producer_t *p, rng_t *chance)
+{
+	if (l->by_time && rng_below(chance, 2) == 0)
+		return 0;
+	return l->by_time || rng_below(chance, 4) == 0 ? cq_cleanup_flush(l->q) : cq_producer_flush(p);
+}
+
 /* Until all that this owner has enqueued is settled; by the workers, unless none can be made. */
 static void wait_for(load_t *l, cq_producer_t *p, struct owner *owner, rng_t *chance)
 {
 	int err = 0;
 
 	do {
-		err = rng_below(chance, 4) == 0 ? cq_cleanup_flush(l->q) : cq_producer_flush(p);
-		load_check(l, err);
+		load_check(l, err = publish(l, p, chance));
 		for (unsigned i = 0; owner->left > 0 && err != ENOMEM; i++) {
 			if (i > 1000) { /* at first it spins, to be there at once */
 				sched_yield();
 				come_to_the_rescue(l, chance);
 			}
+			if (i > 5000 && l->by_time && load_threads_fail(l)) /* there may be no clock */
+				break;
 		}
-	} while (err == ENOMEM);
+	} while (err == ENOMEM || owner->left > 0);
 	for (atomic_uint n = (unsigned)rng_below(chance, 100); n > 0; n--)
 		;
 }
@@ -109,7 +118,7 @@ static void enqueue_reserved(load_t *l, cq_producer_t *p, struct owner *owner, r
 
 static int produce_some(load_t *l, cq_producer_t *p, struct owner *owner, rng_t *chance)
 {
-	int err = load_offer(l, p, owner);
+	int err = load_offer(l, l->by_time && rng_below(chance, 4) == 0 ? NULL : p, owner);
 
 	if (err == ENOBUFS && !load_check(l, err = cq_producer_flush(p)))
 		come_to_the_rescue(l, chance);

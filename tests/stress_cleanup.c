@@ -7,7 +7,8 @@
  *           without one, flushes of all, drains, readers of the statistics, lent workers, pollers with a
  *           budget, memory and threads that can't be had, forks. The shutdown comes while they enqueue
  *   quiet   only a few producers, or one, that wait for their callbacks to run, now and then: nobody
- *           else wakes a worker, so one lost wake-up stops the round, and the watchdog aborts
+ *           else wakes a worker, so one lost wake-up stops the round, and the watchdog aborts. In a queue
+ *           that keeps time they also wait without a flush
  *   hung    callbacks that hang: those of all other blocks run, though nobody calls the queue; and a
  *           hand back with all workers hung gives back all that is in no worker's hand
  *
@@ -63,6 +64,7 @@ struct queue {
 	cq_cleanup_t *q;
 	cq_cleanup_config_t config;
 	atomic_uint running;
+	bool by_time;		/* what nobody flushes runs soon, all the same */
 	atomic_bool closed;
 	atomic_ullong settled;
 	uint64_t ran, back;	/* counted at the end */
@@ -113,11 +115,11 @@ static void dump(void)
 
 		cq_cleanup_stats(q->q, &s);
 		cq_pool_stats(cq_cleanup_pool(q->q), &w);
-		fprintf(stderr, "queue %u: parallel %" PRIu32 ", block %zu, closed %d, queued %" PRIu64
+		fprintf(stderr, "queue %u: parallel %" PRIu32 ", block %zu, flush %" PRIu64 " ns, wake %zu, closed %d, queued %" PRIu64
 		    ", executed %" PRIu64 ", back %" PRIu64 ", blocks waiting %" PRIu64 "\nits pool: live %"
 		    PRIu32 ", coming %" PRIu32 ", idle %" PRIu32 ", running %" PRIu32 ", tasks waiting %" PRIu64
 		    ", created %" PRIu64 ", retired %" PRIu64 ", failed %" PRIu64 "\n", i, q->config.parallel,
-		    q->config.block_bytes, q->closed, s.queued, s.executed, s.handed_back, s.blocks_waiting,
+		    q->config.block_bytes, q->config.flush_ns, q->config.wake_bytes, q->closed, s.queued, s.executed, s.handed_back, s.blocks_waiting,
 		    w.workers_live, w.workers_coming, w.workers_idle, w.workers_running, w.tasks_waiting,
 		    w.workers_created, w.workers_retired, w.workers_failed);
 	}
@@ -412,6 +414,10 @@ static cq_producer_t *wait_for(cq_producer_t *p, struct owner *owner, struct que
 		may_stall(cq_cleanup_drain(q->q, CQ_FOREVER));
 		CHECK(owner->left == 0);
 		break;
+	case 5 ... 6:
+		if (q->by_time)
+			break;
+		/* fall through */
 	default:
 		may_stall(cq_producer_flush(p));
 	}
@@ -479,8 +485,8 @@ static void produce(rng_t *chance, unsigned index)
 			continue;
 		r->records[index][i].has_child = rng_below(chance, 16) == 0;
 		r->records[index][i].is_deadly = r->deadly && rng_below(chance, 64) == 0;
-		/* In a quiet round what it waits for is its own to publish. */
-		err = enqueue(r->quiet || rng_below(chance, 3) != 0 ? p : NULL, &r->records[index][i],
+		/* In a quiet round what it waits for is its own to publish, or is by time. */
+		err = enqueue((r->quiet && !q->by_time) || rng_below(chance, 3) != 0 ? p : NULL, &r->records[index][i],
 		    &r->owners[index], q);
 		if (err == ENOBUFS && (err = cq_cleanup_wait_for_room(q->q, CQ_FOREVER)) != ESHUTDOWN)
 			may_stall(err);
@@ -840,7 +846,10 @@ static void choose(rng_t *chance)
 
 static void create(rng_t *chance)
 {
-	static const size_t bytes[] = { CQ_BLOCK_BYTES_MIN, 100, CQ_BLOCK_BYTES }, bounds[] = { 0, 0, 16, 100 };
+	static const size_t bytes[] = { CQ_BLOCK_BYTES_MIN, 100, CQ_BLOCK_BYTES }, bounds[] = { 0, 0, 16, 100 },
+	    wake[] = { 0, 1, 1 << 20 };
+	/* With the hour only flushes and drains do what they do in time. */
+	static const uint64_t flush_ns[] = { 0, UINT64_C(3600000000000), CQ_FLUSH_NS_MIN, 2000000 };
 	bool shared = rng_below(chance, 2) == 0;
 	int err;
 
@@ -856,10 +865,13 @@ static void create(rng_t *chance)
 			.parallel = r->hung ? 0 : (uint32_t)rng_below(chance, 3),
 			.max_waiting = r->hung ? 0 : bounds[rng_below(chance, 4)],
 			.block_bytes = r->hung ? CQ_BLOCK_BYTES_MIN : bytes[rng_below(chance, 3)],
+			.flush_ns = flush_ns[rng_below(chance, 4)],
+			.wake_bytes = wake[rng_below(chance, 3)],
 			.pool = r->pool,
 			.pool_config = shared ? NULL : &r->pool_config,
 			.allocator = &r->alloc.allocator
 		};
+		q->by_time = q->config.flush_ns != 0 && q->config.flush_ns <= 2000000;
 		/* Who polls runs it. */
 		if ((r->pool_config.flags & CQ_POOL_HOSTED) != 0 && rng_below(chance, 3) == 0)
 			q->config.parallel = CQ_BY_OWNER;

@@ -28,7 +28,7 @@ static CQ_RARE void come_in(cq_producer_t *p)
 	if (!cq_u32_cas_relaxed(&p->listed, UNLISTED, NEWCOMER))
 		return; /* a collector was faster */
 	CQ_POINT("producer.coming");
-	cq_u64_store_relaxed(&p->seen, p->state);
+	cq_u64_store_relaxed(&p->seen, cq_u64_load_relaxed(&p->state));
 	cq_stack_push(&p->q->newcomers, &p->newcomer);
 	/* Without an asymmetric barrier: pairs with cq_barrier_heavy in cq_producers_see (collect.c). Either the
 	   collection behind that barrier finds this producer, or the closed queue is seen behind this. And, with one
@@ -360,6 +360,12 @@ static bool flush_few(cq_producer_t *p)
 	return n != 0 && n * FEW < p->slots && !cq_forking() && cq_collect_own(p);
 }
 
+/* Full blocks may have been left to a tick, for which who flushes doesn't wait. 0, or STALLED. */
+static int signal_left(cq_cleanup_t *q)
+{
+	return q->wake_blocks != 0 && cq_blocks_waiting(q) != 0 ? cq_blocks_signal(q) : 0;
+}
+
 int cq_producer_flush(cq_producer_t *p)
 {
 	uint64_t so_far;
@@ -367,7 +373,7 @@ int cq_producer_flush(cq_producer_t *p)
 	if (cq_forking())
 		return EDEADLK;
 	if (p->block == NULL || cq_producer_written(p) == state_claimed(cq_u64_load_relaxed(&p->state)))
-		return 0;
+		return signal_left(p->q);
 	if (flush_few(p))
 		return cq_blocks_signal(p->q);
 	/* The rest of this block goes; what is reserved must fit the spares alone. */
@@ -430,6 +436,7 @@ void cq_producer_detach(cq_producer_t *p)
 			(void)cq_blocks_signal(q);
 		(void)close_block(p, false);
 	}
+	(void)signal_left(q);
 	free_spares(p, &p->spares);
 
 	cq_fork_lock(&q->lock);
