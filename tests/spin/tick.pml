@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The tick and the lazy wake (src/cleanup/producer.c come_in, arm, close_block; collect.c, run.c tick): what is written
- * is published without a flush, a timer is armed only while somebody writes, and a full block that the next tick takes
- * signals nobody. Owners; runs of the task, which is signalled or not; a timer, which is due whenever it is armed; a
- * collector, a drain or a shutdown. How a timer is armed is in clock.pml, how a signalled task gets its worker in
- * pool.pml, who is let go in writers.pml: what the owner stores waits in a buffer as there. With FENCES limit is
+ * The tick and the lazy wake (src/cleanup/producer.c come_in, arm, close_block; collect.c, run.c tick): what is
+ * written is published without a flush, a timer is armed only while somebody writes, and a full block that the next
+ * tick takes signals nobody. Owners; runs of the task, which is signalled or not; a timer, which is due whenever it is
+ * armed; a collector, a drain or a shutdown. How a timer is armed is in clock.pml, how a signalled task gets its worker
+ * in pool.pml, who is let go in writers.pml: what the owner stores waits in a buffer as there. With FENCES limit is
  * NULL always. A claim is one step: shutdown.pml.
  *
  * FAILS: so often nobody can be made who sees to the timer. Then what is written waits for the next slow path, which
@@ -20,6 +20,14 @@
  *   holds short safety FENCES DRAIN STANDS_STILL
  *   holds short safety FENCES SHUTDOWN ENQUEUES=1 SLOTS=1
  *   holds short safety FENCES SHUTDOWN HAND_BACK ENQUEUES=1 SLOTS=1
+ *   holds full  safety FLUSH
+ *   holds full  safety FENCES FLUSH
+ *   holds full  safety FENCES WORKERS=2 ENQUEUES=2 FAILS=1
+ *   holds full  safety FENCES FILLER FAILS=1
+ *   holds full  safety FENCES DRAIN ENQUEUES=2
+ *   holds full  safety FENCES DRAIN FILLER ENQUEUES=1
+ *   holds full  safety FENCES SHUTDOWN ENQUEUES=2
+ *   holds full  safety FENCES SHUTDOWN HAND_BACK ENQUEUES=2
  *
  * What loses work:
  *   fails short assertion BUG_SIGNALLED_BEFORE_IT_IS_UNLINKED
@@ -27,7 +35,7 @@
  *   fails short assertion BUG_NO_FENCE_BEHIND_THE_PUSH
  *   fails short assertion BUG_NEWCOMERS_NOT_LOOKED_AT
  *   fails short assertion BUG_NEWCOMERS_READ_BEFORE_TICKING_IS_RESET
- *   fails short assertion FENCES FLUSH BUG_NEWCOMERS_READ_WITHOUT_THE_LOCK
+ *   fails short assertion FLUSH ENQUEUES=2 SLOTS=3 BUG_NEWCOMERS_READ_WITHOUT_THE_LOCK
  *   fails short assertion BUG_DISARMED_THOUGH_ONE_IS_PUT_BACK
  *   fails short assertion FENCES ENQUEUES=2 BUG_LAZY_WITHOUT_A_TICK
  *   fails short assertion FENCES ENQUEUES=2 BUG_NO_FENCE_BEHIND_THE_BLOCK
@@ -36,7 +44,8 @@
  *   fails short assertion FENCES ENQUEUES=2 FAILS=1 BUG_ARMED_BY_NEWCOMERS_ALONE
  *   fails short assertion FENCES FAILS=1 FILLER ENQUEUES=1 BUG_WHO_RELIED_ON_A_FAILED_ARM_IS_FORGOTTEN
  *   fails short assertion FENCES FAILS=1 FILLER ENQUEUES=1 BUG_TAKEN_BEFORE_A_FAILED_ARM
- * What waits for ever in a stopped queue, for the timer in a drain, or ticks for ever:
+ * What leaves a shutdown or a drain asleep, or ticks for ever:
+ *   fails short assertion FENCES SHUTDOWN HAND_BACK ENQUEUES=1 SLOTS=1 BUG_LAZY_IN_A_HAND_BACK
  *   fails short assertion FENCES DRAIN STANDS_STILL BUG_LAZY_BESIDE_A_DRAIN
  *   fails short assertion FENCES DRAIN STANDS_STILL BUG_DRAIN_FINDS_WHAT_NOBODY_SIGNALLED
  *   fails short assertion FENCES SHUTDOWN ENQUEUES=1 SLOTS=1 BUG_SEALED_TICKS_ON
@@ -60,8 +69,8 @@
 #define WAKE_BLOCKS 2
 #endif
 
-/* cq_producer_t: the open block, what is written there and claimed of that; seq, and what the last tick saw of it; limit:
-   is it up? is it a newcomer, in the list of writers */
+/* cq_producer_t: the open block, what is written there and claimed of that; seq, and what the last tick saw of it;
+   limit: is it up? is it a newcomer, in the list of writers */
 bool is_open[OWNERS], limit[OWNERS], newcomer[OWNERS], writer[OWNERS];
 byte written[OWNERS], claimed[OWNERS];
 bit seq[OWNERS], seen[OWNERS];
@@ -296,7 +305,7 @@ inline look_at_tick()
 #endif
 	early = false;
 	wakes_some = wakes_some || WAITS >= WAKE_BLOCKS;
-#ifndef BUG_LAZY_BESIDE_A_DRAIN
+#if !defined(BUG_LAZY_BESIDE_A_DRAIN) && !defined(BUG_LAZY_IN_A_HAND_BACK)
 	wakes_some = wakes_some || draining;
 #endif
 	skip
@@ -410,7 +419,7 @@ active [OWNERS] proctype owner()
 	:: else
 	fi;
 #endif
-	ended++
+	atomic { FENCE_OF_THE_OWNER; ended++ }
 }
 
 #ifdef FILLER
