@@ -136,7 +136,7 @@ typedef struct cq_task_ops {
 	void (*lost)(void *arg, void *piece);
 	/** Nobody comes for tasks that wait: no worker could be made and none lives; or nobody serves a hosted
 	    pool, as the last thread of the host's leaves it, or the task is signalled; or in a polled pool the task is,
-	    or a run_some ends, which a limit of runs had kept others from. Whoever waits for a task's work then
+	    or a run_some ends that leaves some. Whoever waits for a task's work then
 	    calls cq_pool_wake again. Called before the signal that met it returns, by that thread or another,
 	    with no lock of the pool's held. The task's close waits for it: wake, and return. Of a task CQ_BY_OWNER this
 	    is the wake-up instead (signal says 0): once, and not again before its next run, but now and then for

@@ -66,10 +66,10 @@ static int look(const void *drain)
 	/* Most attempts to make a worker fail here and now, and say why. One that fails later, in
 	   worker_start, is tried once more; after that the next would do the same. */
 	cq_pool_stats(q->pool, &s);
-	wake = cq_task_signal(q->task); /* they may have been left to a tick, or collected by the caller */
-	if (q->by_owner || (s.workers_live == 0 && s.workers_failed > d->failed + 1))
-		wake = EAGAIN;
-	else if (wake == 0 && (wake = cq_pool_wake(q->pool)) == 0)
+	cq_task_note(q->task); /* they may have been left to a tick, or collected by the caller */
+	wake = q->by_owner || (s.workers_live == 0 && s.workers_failed > d->failed + 1) ? EAGAIN :
+	    cq_pool_wake(q->pool);
+	if (wake == 0)
 		return EBUSY;
 	/* What nobody can run may have been run meanwhile. */
 	err = d->ended(d);

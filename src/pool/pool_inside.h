@@ -29,6 +29,10 @@ bool cq_pool_keeps_time(const cq_pool_t *pool);
 /* That time has not come yet. */
 bool cq_task_is_timed(const cq_task_t *task);
 
+/* A signal by who waits for the task's work, and then calls cq_pool_wake: it tells an owner, but nobody else, as that would
+   be the caller itself. */
+void cq_task_note(cq_task_t *task);
+
 /* In a forked child, behind the pool: what runs of the task that go on there have in hand, as `lost` had the others'. */
 void cq_task_kept(const cq_task_t *task);
 

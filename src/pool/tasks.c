@@ -183,6 +183,12 @@ int cq_task_signal(cq_task_t *t)
 	return cq_workers_make(p, true);
 }
 
+void cq_task_note(cq_task_t *t)
+{
+	if (change(t, SIGNAL).pushed && t->parallel == CQ_BY_OWNER)
+		cq_task_tell(t);
+}
+
 /* For so many pieces, or more, so many workers are woken, each of which wakes as many: a tree. For fewer a line is as
    fast, and leaves the waker more time for its own piece. At 2 the last ones wake others for nothing, and 16 blocks of
    sleeping callbacks take 1.15 times as long; a line, without limit, takes half as long again. */
@@ -222,6 +228,13 @@ static void end(cq_run_t *run)
 		/* Pairs with the acquire in cq_pool_stats_sized: an empty run is one of the runs. */
 		cq_u64_store_release(&run->empty_runs, run->empty_runs + 1);
 	cq_run_piece(run, NULL);
+	/* In a polled pool cq_run_more wakes nobody, and the caller of a run_some may not look again. Before the end of the
+	   run, as the task may be closed behind it. The record, then the look at who waits for the task, which pairs
+	   with the fence in cq_sleepers_prepare_wait: without it that could sleep beside a record that nobody takes. */
+	if (run->budget != 0 && cq_pool_is(p, CQ_POOL_POLLED) && is_waiting(cq_u64_load_relaxed(&t->word))) {
+		cq_fence_full();
+		cq_task_tell(t);
+	}
 	cq_ptr_store_relaxed(&run->task, NULL);
 	cq_run_leave(run);
 	c = change(t, END);

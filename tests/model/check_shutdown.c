@@ -300,6 +300,18 @@ static void drain_against_the_last_thread_of_the_host(void)
 	end_calmly();
 }
 
+/* The drain looks while the record is in the runner's hand, and sleeps; the runner has had its piece, and leaves one. */
+static void polled_drain_against_pool_runner(void)
+{
+	begin(POLLED, 1, 1);
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	run_beside(pool_runner_of_1, NULL);
+	drains(0, 4);
+	join_beside();
+	end_calmly();
+}
+
 /* The drain finds the block counted, but not there, and sleeps. */
 static void block_published_against_a_drain_in_an_unserved_pool(void)
 {
@@ -833,6 +845,7 @@ const struct scenario shutdown_scenarios[] = {
 	    block_published_against_a_drain_in_an_unserved_pool, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_two_blocks_published_in_an_unserved_pool",
 	    two_blocks_published_against_a_drain_in_an_unserved_pool, SOME(1, 1), SOME(2, 1) },
+	{ "drain_polled_against_pool_runner", polled_drain_against_pool_runner, SOME(1, 1), SOME(2, 1) },
 	{ "drain_against_a_block_published_for_an_owner",
 	    block_published_against_a_drain_of_an_owners_queue, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_a_block_published_where_making_may_fail",
