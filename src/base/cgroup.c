@@ -15,7 +15,7 @@
 
 struct mount {
 	const char *root;	/* stands in front of all paths */
-	const char *top, *point; /* the cgroup that is mounted, and where */
+	char *top, *point;	/* the cgroup that is mounted, and where */
 	bool v2;
 };
 
@@ -152,11 +152,11 @@ static void decode(char *path)
 /* "35 31 0:32 /top /mount/point rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct" */
 static uint32_t limit_of_mount(struct mount *m, char *line)
 {
-	char *top = NULL, *point = NULL, *type;
+	char *type;
 
 	for (int i = 0; i < 5; i++) {
-		top = point;
-		point = strsep(&line, " ");
+		m->top = m->point;
+		m->point = strsep(&line, " ");
 	}
 	while ((type = strsep(&line, " ")) != NULL && strcmp(type, "-") != 0)
 		;
@@ -167,10 +167,8 @@ static uint32_t limit_of_mount(struct mount *m, char *line)
 	m->v2 = strcmp(type, "cgroup2") == 0;
 	if (!m->v2 && (strcmp(type, "cgroup") != 0 || !lists_cpu(line)))
 		return NO_LIMIT;
-	decode(top);
-	decode(point);
-	m->top = top;
-	m->point = point;
+	decode(m->top);
+	decode(m->point);
 	return least_of_lines(m, "/proc/self/cgroup", limit_of_cgroup);
 }
 
