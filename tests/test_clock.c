@@ -500,10 +500,10 @@ Test(clock, who_polls_beside_it_loses_no_time)
 	open_owners((cq_pool_config_t){ 0 });
 	cr_assert(cq_pool_keeps_time(pool));
 	when_told = let_the_clock_look;
-	park.leave = &leave;
 	time_it(&a, 50);
 	time_it(&b, 60);
 	AWAIT_SLEEP(50);
+	park.leave = &leave;
 	pass_to(50);
 	for (unsigned i = 0; i < 3; i++)
 		(void)polls[i]();
