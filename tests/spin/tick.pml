@@ -2,10 +2,10 @@
 /*
  * The tick and the lazy wake (src/cleanup/producer.c come_in, arm, close_block; collect.c, run.c tick): what is
  * written is published without a flush, a timer is armed only while somebody writes, and a full block that the next
- * tick takes signals nobody. Owners; runs of the task, which is signalled or not; a timer, which is due whenever it is
- * armed; a collector, a drain or a shutdown. How a timer is armed is in clock.pml, how a signalled task gets its worker
- * in pool.pml, who is let go in writers.pml: what the owner stores waits in a buffer as there. With FENCES limit is
- * NULL always. A claim is one step: shutdown.pml.
+ * tick takes signals nobody. Owners; runs of the task, which is signalled or not; a timer, which is due whenever it
+ * is armed; a collector, a drain or a shutdown. How a timer is armed is in clock.pml, how a signalled task gets its
+ * worker in pool.pml, who is let go in writers.pml: what the owner stores waits in a buffer as there. With FENCES
+ * limit is NULL always. A claim is one step: shutdown.pml.
  *
  * FAILS: so often nobody can be made who sees to the timer. Then what is written waits for the next slow path, which
  * comes at last; what is published is taken before. STANDS_STILL: the timer is never due, and the drain ends.
