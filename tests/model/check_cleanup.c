@@ -656,7 +656,7 @@ const struct scenario cleanup_scenarios[] = {
 	{ "cleanup_last_tick_against_who_is_let_go", last_tick_against_who_is_let_go, SOME(2, 2), SOME(4, 3) },
 	{ "cleanup_last_tick_against_a_lazy_block_of_who_is_let_go",
 	    last_tick_against_a_lazy_block_of_who_is_let_go, SOME(2, 2), SOME(3, 3) },
-	{ "cleanup_no_clock_for_a_lazy_block", no_clock_for_a_lazy_block, SOME(2, 1), SOME(3, 2) },
+	{ "cleanup_no_clock_for_a_lazy_block", no_clock_for_a_lazy_block, SOME(1, 1), SOME(2, 2) },
 	{ "cleanup_statistics_against_enqueue", statistics_against_enqueue, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_statistics_against_the_flush_of_a_producer",
 	    statistics_against_the_flush_of_a_producer, SOME(2, 1), SOME(4, 3) },
