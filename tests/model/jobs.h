@@ -71,12 +71,12 @@ void runner(void *unused);
 /* From here on what waits is old: the two stacks change places when they can. */
 void grow_old(void);
 
-/* In a TIMED queue of a CALLED pool: the time of the next tick has come, if one is to be; who polls the pool finds that,
-   and runs what is signalled. */
+/* In a TIMED queue of a CALLED pool: the time of the next tick has come, if one is to be; who polls the pool
+   finds that, and runs what is signalled. */
 void pass_tick(void *unused);
 
-/* Nothing goes on but ticks, until there are none: then all that was accepted has run, and before there was a reason for
-   each block to wait. */
+/* Nothing goes on but ticks, until there are none: then all that was accepted has run, and before there was a
+   reason for each block to wait. */
 void end_of_ticks(void);
 
 /* Another thread of the scenario; and wait for all of these, but not for workers. */
