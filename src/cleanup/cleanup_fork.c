@@ -181,7 +181,7 @@ static void fork_make_up(struct cq_fork_client *client)
 	if (q->fork_wakes)
 		cq_drains_wake(q);
 	q->fork_wakes = false;
-	if (cq_ptr_load_relaxed(&q->newcomers.head) != NULL)
+	if (q->tick_ns != 0 && cq_ptr_load_relaxed(&q->newcomers.head) != NULL)
 		cq_tick_begin(q); /* for who came in a handler */
 }
 
