@@ -179,7 +179,7 @@ static void fork_make_up(struct cq_fork_client *client)
 	cq_cleanup_t *q = cq_node_container(client, offsetof(cq_cleanup_t, fork_client));
 
 	cq_drains_wake(q);
-	if (cq_ptr_load_relaxed(&q->newcomers.head) != NULL)
+	if (q->tick_ns != 0 && cq_ptr_load_relaxed(&q->newcomers.head) != NULL)
 		cq_tick_begin(q); /* for who came in a handler */
 }
 

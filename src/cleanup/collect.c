@@ -312,7 +312,7 @@ static void arm(cq_cleanup_t *q)
 /* A producer may have written, and there is no tick to come. */
 void cq_tick_begin(cq_cleanup_t *q)
 {
-	if (q->tick_ns != 0 && cq_u32_cas_relaxed(&q->ticking, NO_TICK, MADE))
+	if (cq_u32_cas_relaxed(&q->ticking, NO_TICK, MADE))
 		arm(q);
 }
 

@@ -345,6 +345,98 @@ static void block_does_not_wait_for_a_callback_that_hangs(void)
 	end_calmly();
 }
 
+/* ------------------------------------------------------------------------ ticks */
+
+static void enqueuer_of_another(void *arg)
+{
+	enqueue_some(arg, 4, 1);
+}
+
+static void publisher_of_another(void *arg)
+{
+	publish(arg, 4);
+}
+
+/* It was a writer, and is gone: the next tick finds nobody. */
+static void begin_with_the_last_tick(unsigned how)
+{
+	begin(CALLED | how, 0, 2);
+	enqueue_some(producers[0], 0, 1);
+	cq_producer_detach(producers[0]);
+	producers[0] = NULL;
+}
+
+static void last_tick_against(unsigned how, void (*body)(void *))
+{
+	begin_with_the_last_tick(how);
+	run_beside(body, producers[1]);
+	pass_tick(NULL);
+	end_of_ticks();
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void last_tick_against_who_comes(void)
+{
+	last_tick_against(TIMED, enqueuer_of_another);
+}
+
+/* It begins and fills its block meanwhile, and leaves that to a tick. */
+static void last_tick_against_a_lazy_block(void)
+{
+	last_tick_against(LAZY, publisher_of_another);
+}
+
+/* Both find that it is due. */
+static void last_tick_by_two_against_who_comes(void)
+{
+	begin_with_the_last_tick(TIMED);
+	run_beside(enqueuer_of_another, producers[1]);
+	run_beside(runner, NULL);
+	pass_tick(NULL);
+	end_of_ticks();
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+/* Its first one has been taken, and so it is quiet: the tick lets it go, and is the last but for what comes. */
+static void tick_against_its_only_writer(unsigned how, void (*body)(void *))
+{
+	begin(CALLED | how, 0, 1);
+	enqueue_some(producers[0], 0, 1);
+	pass_tick(NULL);
+	CHECK(jobs[0].ran);
+	run_beside(body, producers[0]);
+	pass_tick(NULL);
+	end_of_ticks();
+	end(CQ_SHUTDOWN_DRAIN);
+}
+
+static void last_tick_against_who_is_let_go(void)
+{
+	tick_against_its_only_writer(TIMED | TWO_LINES, enqueuer_of_2_more);
+}
+
+static void enqueuer_of_1_more(void *arg)
+{
+	enqueue_some(arg, 1, 1);
+}
+
+/* The block is full with it. */
+static void last_tick_against_a_lazy_block_of_who_is_let_go(void)
+{
+	tick_against_its_only_writer(LAZY, enqueuer_of_1_more);
+}
+
+/* One has asked for a clock, and can't have it; the other leaves a block to the tick. */
+static void no_clock_for_a_lazy_block(void)
+{
+	begin(LAZY | NO_CLOCK | AWAITED, 1, 2);
+	run_beside(enqueuer_of_another, producers[1]);
+	publish(producers[0], 0);
+	wait_for_jobs(2);
+	join_beside();
+	end_calmly();
+}
+
 /* ------------------------------------------------------------------- statistics */
 
 /* `accepted` jobs have been, before. */
@@ -557,6 +649,14 @@ const struct scenario cleanup_scenarios[] = {
 	    SOME(1, 1), SOME(2, 2) },
 	{ "cleanup_block_does_not_wait_for_a_callback_that_hangs",
 	    block_does_not_wait_for_a_callback_that_hangs, SOME(1, 0), SOME(2, 1) },
+	{ "cleanup_last_tick_against_who_comes", last_tick_against_who_comes, SOME(2, 1), SOME(4, 3) },
+	{ "cleanup_last_tick_against_a_lazy_block", last_tick_against_a_lazy_block, SOME(2, 1), SOME(3, 2) },
+	{ "cleanup_last_tick_by_two_against_who_comes", last_tick_by_two_against_who_comes,
+	    SOME(1, 1), SOME(3, 2) },
+	{ "cleanup_last_tick_against_who_is_let_go", last_tick_against_who_is_let_go, SOME(2, 2), SOME(4, 3) },
+	{ "cleanup_last_tick_against_a_lazy_block_of_who_is_let_go",
+	    last_tick_against_a_lazy_block_of_who_is_let_go, SOME(2, 2), SOME(3, 3) },
+	{ "cleanup_no_clock_for_a_lazy_block", no_clock_for_a_lazy_block, SOME(1, 1), SOME(2, 2) },
 	{ "cleanup_statistics_against_enqueue", statistics_against_enqueue, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_statistics_against_the_flush_of_a_producer",
 	    statistics_against_the_flush_of_a_producer, SOME(2, 1), SOME(4, 3) },

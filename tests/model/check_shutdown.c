@@ -232,6 +232,18 @@ static void drain_against_enqueues_without_a_producer(void)
 	end_calmly();
 }
 
+/* The block is full as the drain begins, and left to a tick that doesn't come. */
+static void drain_against_a_lazy_block(void)
+{
+	begin(HOSTED | LAZY, 0, 1);
+	serve();
+	enqueue_some(producers[0], 0, 1);
+	run_beside(enqueuer_of_the_second, producers[0]);
+	drains(0, 1);
+	join_beside();
+	end_calmly();
+}
+
 /* ---------------------------------------------------------- drain, and nobody serves */
 
 /* It says so, or the other has run all. */
@@ -547,6 +559,38 @@ static void hand_back_against_a_worker(void)
 	end(CQ_SHUTDOWN_HAND_BACK);
 }
 
+static void hand_back_against_a_lazy_block(void)
+{
+	begin(CALLED | LAZY, 0, 1);
+	enqueue_some(producers[0], 0, 1);
+	run_beside(enqueuer_of_another, producers[0]);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
+/* A tick takes what a shutdown has sealed, or is the last. */
+static void shutdown_against_a_tick(cq_shutdown_how_t how)
+{
+	begin(CALLED | TIMED, 0, 1);
+	enqueue_some(producers[0], 0, 1);
+	run_beside(enqueuer_of_another, producers[0]);
+	run_beside(pass_tick, NULL);
+	CHECK(shut_down(how) == 0);
+	join_beside();
+	pass_tick(NULL);
+	CHECK(q->task->at == 0);
+	end(how);
+}
+
+static void shutdown_drain_against_a_tick(void)
+{
+	shutdown_against_a_tick(CQ_SHUTDOWN_DRAIN);
+}
+
+static void hand_back_against_a_tick(void)
+{
+	shutdown_against_a_tick(CQ_SHUTDOWN_HAND_BACK);
+}
+
 /* No signal of theirs says that nobody serves: who hands back is told of a block by who puts it there. */
 static void hand_back_against_enqueue_and_a_worker(void)
 {
@@ -836,6 +880,7 @@ const struct scenario shutdown_scenarios[] = {
 	{ "drain_against_detach", drain_against_detach, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_enqueues_without_a_producer", drain_against_enqueues_without_a_producer,
 	    SOME(1, 1), SOME(3, 2) },
+	{ "drain_against_a_lazy_block", drain_against_a_lazy_block, SOME(1, 1), SOME(3, 2) },
 	{ "drain_against_run_some", drain_against_run_some, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_a_count", drain_against_a_count, SOME(2, 1), SOME(3, 2) },
 	{ "drain_against_the_last_run_some", drain_against_the_last_run_some, SOME(2, 1), SOME(3, 2) },
@@ -879,6 +924,9 @@ const struct scenario shutdown_scenarios[] = {
 	    shutdown_drain_against_the_first_without_a_producer, SOME(2, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_enqueues_without_a_producer",
 	    hand_back_against_enqueues_without_a_producer, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_a_lazy_block", hand_back_against_a_lazy_block, SOME(2, 1), SOME(3, 2) },
+	{ "shutdown_drain_against_a_tick", shutdown_drain_against_a_tick, SOME(1, 1), SOME(3, 2) },
+	{ "shutdown_hand_back_against_a_tick", hand_back_against_a_tick, SOME(1, 1), SOME(3, 2) },
 	{ "shutdown_hand_back_against_enqueue", hand_back_against_enqueue, SOME(2, 2), SOME(4, 3) },
 	{ "shutdown_hand_back_against_one_more", hand_back_against_one_more, SOME(2, 2), SOME(4, 3) },
 	{ "shutdown_hand_back_against_put", hand_back_against_put, SOME(2, 2), SOME(3, 2) },

@@ -43,6 +43,8 @@ static int make_worker(void *host, void (*body)(void *), void *arg)
 	(void)host;
 	if ((made_how & MAY_FAIL) != 0 && choose(2) == 1)
 		return EAGAIN;
+	if ((made_how & NO_CLOCK) != 0 && ((cq_run_t *)arg)->count == 0)
+		return EAGAIN;
 	spawn(body, arg);
 	return 0;
 }
@@ -101,6 +103,22 @@ static const cq_park_ops_t ageing = { now, park, unpark, NULL };
 void grow_old(void)
 {
 	cq_u64_store_relaxed(&passed, UINT64_C(1000000000));
+}
+
+static void run_signalled(void)
+{
+	(void)cq_tasks_run_some(cq_cleanup_pool(q), NULL, SIZE_MAX);
+}
+
+/* As cq_clock_look, without a walk over all tasks. */
+void pass_tick(void *unused)
+{
+	uint64_t at = cq_u64_load_relaxed(&q->task->at);
+
+	(void)unused;
+	if (at != 0 && cq_u64_cas_relaxed(&q->task->at, &at, 0))
+		(void)cq_task_signal(q->task);
+	run_signalled();
 }
 
 /* --------------------------------------------------------------------- jobs */
@@ -242,6 +260,7 @@ void begin(unsigned how, uint32_t max_workers, int n)
 		.parallel = (how & BY_OWNER) != 0 ? CQ_BY_OWNER : (how & SERIAL) != 0,
 		.block_bytes = (how & TWO_LINES) != 0 ?
 		    CQ_BLOCK_BYTES_MIN + 2 * sizeof(cq_callback_t) : CQ_BLOCK_BYTES_MIN,
+		.flush_ns = (how & TIMED) != 0 ? UINT64_C(10000000) : 0,
 		.pool_config = &pool_config
 	};
 
@@ -251,6 +270,8 @@ void begin(unsigned how, uint32_t max_workers, int n)
 		q->maps = true;
 		q->slab_blocks = 3;
 	}
+	if ((how & TIMED) != 0)
+		q->wake_blocks = (how & LAZY) == LAZY ? 3 : 0;
 	for (int i = 0; i < n; i++)
 		CHECK(cq_producer_attach(q, (how & PUTS) != 0 && i == 0 ? run_job : NULL,
 		    &producers[i]) == 0);
@@ -277,6 +298,21 @@ static void check_statistics(void)
 	cq_cleanup_stats(q, &stats);
 	CHECK(stats.queued == accepted && stats.handed_back == given);
 	CHECK(stats.executed == accepted - given && stats.blocks_waiting == 0);
+}
+
+void end_of_ticks(void)
+{
+	join_beside();
+	calm_down();
+	CHECK(q->ticking == 0 || q->task->at != 0);
+	CHECK(cq_blocks_waiting(q) == 0 || q->ticking != 0 || cq_pool_waiting(cq_cleanup_pool(q)) != 0);
+	run_signalled();
+	for (int n = 0; q->ticking != 0; n++) {
+		CHECK(n < 4);
+		pass_tick(NULL);
+	}
+	for (int i = 0; i < JOBS; i++)
+		CHECK(jobs[i].ran == jobs[i].accepted);
 }
 
 void end_of_shut_down(void)

@@ -43,7 +43,10 @@ enum {
 	TWO_LINES = 1 << 13,		/* blocks of four callbacks, on two cache lines */
 	ONE_IS_FEW = PUTS | TWO_LINES,	/* a flush of one of producers[0] joins the partial block */
 	BY_OWNER = 1 << 14,		/* no worker runs anything: threads call run_some */
-	SLABS = 1 << 15			/* blocks come three at a time */
+	SLABS = 1 << 15,		/* blocks come three at a time */
+	TIMED = 1 << 16,		/* published by time, when the scenario says that it has come: see pass_tick */
+	LAZY = TIMED | 1 << 17,		/* and less than three blocks may wait for that, whoever keeps time */
+	NO_CLOCK = 1 << 18		/* the pool can't make one */
 };
 
 /* Makes the queue, with the smallest blocks (but for TWO_LINES), and attaches `n` producers. */
@@ -67,6 +70,14 @@ void runner(void *unused);
 
 /* From here on what waits is old: the two stacks change places when they can. */
 void grow_old(void);
+
+/* In a TIMED queue of a CALLED pool: the time of the next tick has come, if one is to be; who polls the pool
+   finds that, and runs what is signalled. */
+void pass_tick(void *unused);
+
+/* Nothing goes on but ticks, until there are none: then all that was accepted has run, and before there was a
+   reason for each block to wait. */
+void end_of_ticks(void);
 
 /* Another thread of the scenario; and wait for all of these, but not for workers. */
 void run_beside(void (*body)(void *arg), void *arg);
