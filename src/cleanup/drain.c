@@ -70,10 +70,9 @@ static int look(const struct drain *d)
 	/* Most attempts to make a worker fail here and now, and say why. One that fails later, in
 	   worker_start, is tried once more; after that the next would do the same. */
 	cq_pool_stats(q->pool, &s);
-	wake = cq_task_signal(q->task); /* they may have been left to a tick, or collected by the caller */
-	if (q->by_owner || (s.workers_live == 0 && s.workers_failed > d->failed + 1))
-		wake = EAGAIN;
-	else if (wake == 0 && (wake = cq_pool_wake(q->pool)) == 0)
+	wake = q->by_owner || (s.workers_live == 0 && s.workers_failed > d->failed + 1) ? EAGAIN :
+	    cq_pool_wake(q->pool);
+	if (wake == 0)
 		return EBUSY;
 	/* What nobody can run may have been run meanwhile. */
 	err = ended(d);
@@ -88,11 +87,15 @@ static int wait_for(struct drain *d, uint64_t deadline)
 	cq_sleeper_t me;
 	int err;
 
-	cq_pool_stats(q->pool, &s);
-	d->failed = s.workers_failed;
 	cq_u32_add_relaxed(&q->draining, 1);
 	cq_sleeper_init(&me, NULL);
 	cq_sleepers_prepare_wait(&q->drains, &me);
+	/* What waits may have been left to a tick, or collected by the caller. Not at each look: where nobody serves the
+	   pool this wakes the drains, and so this one. */
+	if (cq_blocks_waiting(q) != 0)
+		(void)cq_task_signal(q->task);
+	cq_pool_stats(q->pool, &s);
+	d->failed = s.workers_failed;
 	while ((err = look(d)) == EBUSY && result != CQ_TIMED_OUT) {
 		result = cq_sleepers_commit_wait(&q->drains, &me, deadline);
 		cq_sleepers_prepare_wait(&q->drains, &me);
