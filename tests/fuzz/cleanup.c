@@ -106,6 +106,13 @@ static bool is_few(const struct producer *p)
 	return p->unclaimed * 4 < capacity(p) && !m.forking;
 }
 
+/* A full block that was left to a tick has been signalled; but another thread may be about to push one. */
+static void none_left(void)
+{
+	if (m.points == 0)
+		m.left_until = 0;
+}
+
 /* Is published by the second tick from here on. */
 static void written(unsigned i)
 {
@@ -130,11 +137,10 @@ static void accepted(struct producer *p, unsigned i)
 	p->unclaimed++;
 	if (p->reserved > 0)
 		p->reserved--;
-	if (p->n == capacity(p)) {
+	if (m.tick_ns != 0 && (m.interleaved || p->n == capacity(p)))
+		m.left_until = next_tick();
+	if (p->n == capacity(p))
 		block_gone(p);
-		if (m.tick_ns != 0)
-			m.left_until = next_tick();
-	}
 }
 
 /* Callbacks that are published and have not begun. Those in hand count for the bound as well, until the hand is empty. */
@@ -385,7 +391,7 @@ static void do_flush(void)
 	p->busy = false;
 	note("flush(p%d) = %d", id(p), err);
 	if (!m.forking && err != ENOMEM)
-		m.left_until = 0;
+		none_left();
 	if (m.forking || err == ENOMEM) {
 		EXPECT(err == EDEADLK || (m.block_failures != failures && p->reserved != 0),
 		    "it returns %d", err);
@@ -418,7 +424,7 @@ static void detach(struct producer *p)
 	CALL(cq_producer_detach)(p->p);
 	note("detach p%d", id(p));
 	if (!m.forking)
-		m.left_until = 0;
+		none_left();
 	if (m.block_failures != failures)
 		blocks = 1;
 	check_published(before, blocks);
@@ -462,7 +468,7 @@ static void do_flush_all(void)
 				m.items[i].published = MAYBE;
 	} else {
 		m.uncovered &= units() == 0;
-		m.left_until = 0;
+		none_left();
 		check_woken(err, units() != 0);
 		check_published(before, n);
 		if (m.exact) {
@@ -802,7 +808,7 @@ static void do_drain(void)
 	c.before = m.nitems;
 	collected();
 	m.uncovered = false;
-	m.left_until = 0;
+	none_left();
 	push_context(&c);
 	err = CALL(cq_cleanup_drain)(m.q, c.deadline);
 	pop_context(&c);
