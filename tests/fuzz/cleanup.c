@@ -889,7 +889,7 @@ static void do_shutdown(void)
 
 	if (how == CQ_SHUTDOWN_HAND_BACK && back == NULL)
 		err = EINVAL;
-	else if (within(GIVE_BACK) != 0)
+	else if (within(GIVE_BACK) != 0 && !m.forking)
 		err = EALREADY;
 	else if (in_a_run() || m.forking)
 		err = EDEADLK;
