@@ -73,9 +73,10 @@ void load_work_off(load_t *l)
 		}
 }
 
-/* The queue works: what is enqueued now runs. */
+/* The queue works: what is enqueued now runs; by time, too, if there are those who run it. */
 void load_use(load_t *l)
 {
+	bool by_time = l->keeps_time && (!l->in_child || (l->way != LOAD_OWNED && faults_threads_in_child()));
 	unsigned long long ran = l->ran;
 	cq_producer_t *p;
 
@@ -86,6 +87,8 @@ void load_use(load_t *l)
 		CHECK(err == 0 || (err == ENOBUFS && i < 2 * RING));
 		n += err == 0;
 	}
+	while (by_time && l->ran - ran < USES)
+		sched_yield();
 	cq_producer_detach(p);
 	load_work_off(l);
 	CHECK(l->ran - ran >= USES);
@@ -179,8 +182,9 @@ static void choose(load_t *l)
 	}
 	choose_workers(l);
 	/* A clock that is set back makes no promise; a host's own threads don't look at it. */
-	l->by_time = l->quiet && l->config.flush_ns != 0 && l->config.flush_ns < UINT64_C(1000000000) &&
-	    !load_has(l, FAULT_CLOCK) && (l->pool_config.flags & CQ_POOL_HOSTED) == 0;
+	l->keeps_time = l->config.flush_ns != 0 && l->config.flush_ns < UINT64_C(1000000000) &&
+	    !load_has(l, FAULT_CLOCK) && (l->pool_config.flags & (CQ_POOL_HOSTED | CQ_POOL_POLLED)) == 0;
+	l->by_time = l->quiet && l->keeps_time;
 }
 
 static void add_members(load_t *l)

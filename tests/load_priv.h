@@ -64,7 +64,8 @@ struct load {
 	unsigned number;
 	_Atomic fault_set_t faults;	/* load_close ends them while callbacks look */
 	bool quiet, has_crew;
-	bool by_time;		/* quiet, and what nobody flushes runs all the same */
+	bool keeps_time;	/* what nobody flushes runs all the same */
+	bool by_time;		/* and quiet */
 	bool abrupt;		/* shut down while all goes on */
 	cq_pool_config_t pool_config;
 	cq_cleanup_config_t config;

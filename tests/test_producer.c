@@ -503,6 +503,20 @@ Test(producer, a_flush_and_a_detach_of_few_wake_a_worker)
 	finish(2);
 }
 
+/* A full block is left to a tick that comes in an hour: who flushes has nothing else to publish. */
+Test(producer, who_flushes_or_detaches_does_not_wait_for_a_tick)
+{
+	make_with((cq_cleanup_config_t){ .flush_ns = UINT64_C(3600000000000) }, (cq_pool_config_t){ .park = cq_park_default() });
+	put(p, 0, SLOTS);
+	cr_assert_eq(cq_producer_flush(p), 0);
+	AWAIT(runs == SLOTS);
+	put(p, SLOTS, SLOTS);
+	cq_producer_detach(p);
+	p = NULL;
+	AWAIT(runs == 2 * SLOTS);
+	finish(2 * SLOTS);
+}
+
 /* Its block is open, after a flush of few, and holds nothing that is not published. */
 Test(producer, a_detach_that_leaves_nothing_signals_nobody)
 {

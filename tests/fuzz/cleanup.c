@@ -106,6 +106,22 @@ static bool is_few(const struct producer *p)
 	return p->unclaimed * 4 < capacity(p) && !m.forking;
 }
 
+/* A full block that was left to a tick has been signalled; but another thread may be about to push one. */
+static void none_left(void)
+{
+	if (m.points == 0)
+		m.left_until = 0;
+}
+
+/* Is published by the second tick from here on. */
+static void written(unsigned i)
+{
+	if (m.first_tick == 0)
+		m.first_tick = next_tick();
+	m.items[i].next = next_tick();
+	m.on_time &= !m.forking;
+}
+
 static void accepted(struct producer *p, unsigned i)
 {
 	if (m.items[i].life == IN_FLIGHT) {
@@ -114,11 +130,15 @@ static void accepted(struct producer *p, unsigned i)
 	}
 	m.items[i].accepted = true;
 	m.accepted++;
+	if (m.tick_ns != 0)
+		written(i);
 	p->open = true;
 	p->n++;
 	p->unclaimed++;
 	if (p->reserved > 0)
 		p->reserved--;
+	if (m.tick_ns != 0 && (m.interleaved || p->n == capacity(p)))
+		m.left_until = next_tick();
 	if (p->n == capacity(p))
 		block_gone(p);
 }
@@ -172,9 +192,9 @@ static void check_refusal(const struct producer *p, int err, bool was_closed, un
 /* It is in flight. Pairs have all functions in turn. */
 static unsigned new_item(const struct producer *p)
 {
-	m.items[m.nitems] = (struct item){ IN_FLIGHT, id(p),
-		p->function == PAIRS ? m.nitems % FUNCTIONS : (unsigned)p->function, m.exact ? NO : MAYBE,
-		false };
+	m.items[m.nitems] = (struct item){ .life = IN_FLIGHT, .producer = id(p),
+		.function = p->function == PAIRS ? m.nitems % FUNCTIONS : (unsigned)p->function,
+		.published = m.exact ? NO : MAYBE };
 	return m.nitems++;
 }
 
@@ -370,6 +390,8 @@ static void do_flush(void)
 	err = CALL(cq_producer_flush)(p->p);
 	p->busy = false;
 	note("flush(p%d) = %d", id(p), err);
+	if (!m.forking && err != ENOMEM)
+		none_left();
 	if (m.forking || err == ENOMEM) {
 		EXPECT(err == EDEADLK || (m.block_failures != failures && p->reserved != 0),
 		    "it returns %d", err);
@@ -401,6 +423,8 @@ static void detach(struct producer *p)
 	p->busy = true;
 	CALL(cq_producer_detach)(p->p);
 	note("detach p%d", id(p));
+	if (!m.forking)
+		none_left();
 	if (m.block_failures != failures)
 		blocks = 1;
 	check_published(before, blocks);
@@ -444,6 +468,7 @@ static void do_flush_all(void)
 				m.items[i].published = MAYBE;
 	} else {
 		m.uncovered &= units() == 0;
+		none_left();
 		check_woken(err, units() != 0);
 		check_published(before, n);
 		if (m.exact) {
@@ -455,10 +480,24 @@ static void do_flush_all(void)
 
 /* --------------------------------------------------------------- the pool's calls */
 
+static bool keeps_time(void)
+{
+	return (m.pool_config.flags & (CQ_POOL_POLLED | CQ_POOL_HOSTED)) == 0;
+}
+
+/* Who polls looks whether a tick is due, where there is no clock. */
+static void polls(void)
+{
+	if (!keeps_time() && !m.forking)
+		m.looked = now;
+}
+
 static void do_wake(void)
 {
-	int err = CALL(cq_pool_wake)(m.pool);
+	int err;
 
+	polls();
+	err = CALL(cq_pool_wake)(m.pool);
 	note("wake = %d", err);
 	if (m.forking) {
 		EXPECT_EQ(err, EDEADLK);
@@ -470,8 +509,10 @@ static void do_wake(void)
 
 static void do_questions(void)
 {
-	bool needs = CALL(cq_pool_needs_wake)(m.pool);
+	bool needs;
 
+	polls();
+	needs = CALL(cq_pool_needs_wake)(m.pool);
 	note("needs_wake = %d", needs);
 	EXPECT(CALL(cq_cleanup_pool)(m.q) == m.pool, "another pool");
 	EXPECT(CALL(cq_pool_park)(m.pool) == &model_park, "another park table");
@@ -479,17 +520,55 @@ static void do_questions(void)
 		EXPECT_EQ(CALL(cq_pool_is_current)(m.pool), within(CALLBACK) != 0);
 }
 
+/* A run begins, in which nothing can get into the way of a tick that is due. */
+static bool begin_ticks(void)
+{
+	return m.tick_ns != 0 && m.on_time && !m.interleaved && m.frames == 0 && !m.closed && !m.forking && now < CQ_FOREVER / 2;
+}
+
+/* A run has taken all that waited. Of the callbacks that were there before, those that were written two ticks ago have
+   been published, and so have begun. */
+static void check_ticks(unsigned before)
+{
+	for (unsigned i = 0; i < before; i++) {
+		struct item *item = &m.items[i];
+
+		if (item->life != PENDING || !item->accepted || item->next > m.looked)
+			continue;
+		item->next = next_tick();
+		EXPECT(++item->ticks < 2 || !m.on_time || m.closed, "#%u isn't published by time", i);
+	}
+}
+
+static void do_clock(void)
+{
+	if (m.forking || !clock_may_go()) {
+		m.looked = clock_exists() && !m.forking ? now : m.looked;
+		return;
+	}
+	m.looked = now;
+	clock_goes();
+	if (m.on_time && !m.interleaved && now >= m.left_until)
+		m.left_until = 0;
+}
+
 static void do_pool_run_some(void)
 {
 	struct context c = { .kind = SERVER };
 	size_t pieces = (size_t)PICK(SIZE_MAX, 0, 1, 3), n;
+	unsigned before = m.nitems;
+	bool ticks;
 
 	note("pool_run_some(%zu)", pieces);
+	polls();
+	ticks = !by_owner() && begin_ticks();
 	push_context(&c);
 	n = CALL(cq_pool_run_some)(m.pool, pieces);
 	pop_context(&c);
 	note("it ran %zu", n);
 	EXPECT(n <= pieces, "it exceeds the budget");
+	if (ticks && n < pieces)
+		check_ticks(before);
 }
 
 /*
@@ -597,11 +676,12 @@ static void do_run_some(void)
 {
 	struct context c = { .kind = SOME };
 	size_t budget = (size_t)PICK(SIZE_MAX, 0, 1, 2, 5, 17), n;
-	unsigned failures = m.alloc_failures;
-	bool none = m.forking || (m.stopped && m.points == 0);
+	unsigned failures = m.alloc_failures, before = m.nitems;
+	bool none = m.forking || (m.stopped && m.points == 0), ticks;
 	bool limited = m.config.parallel != 0 && (m.frames != 0 || m.points != 0);
 
 	note("run_some(%zu)", budget);
+	ticks = begin_ticks() && budget != 0;
 	m.owner_knows &= m.forking;
 	push_context(&c);
 	n = CALL(cq_cleanup_run_some)(m.q, budget);
@@ -612,6 +692,8 @@ static void do_run_some(void)
 	EXPECT(!none || n == 0, "it runs what is to be handed back");
 	if (n < budget && !none && !limited && !m.interleaved && !m.stopped && m.alloc_failures == failures)
 		EXPECT_EQ(units(), 0);
+	if (ticks && n < budget && !limited)
+		check_ticks(before);
 }
 
 /* --------------------------------------------------------- drain, shutdown */
@@ -726,6 +808,7 @@ static void do_drain(void)
 	c.before = m.nitems;
 	collected();
 	m.uncovered = false;
+	none_left();
 	push_context(&c);
 	err = CALL(cq_cleanup_drain)(m.q, c.deadline);
 	pop_context(&c);
@@ -752,13 +835,14 @@ static void check_shut_down(int err, const struct context *c, cq_shutdown_how_t 
 	switch (err) {
 	case 0:
 		EXPECT(m.pending == 0 && units() == 0, "%u callbacks are left", m.pending);
+		EXPECT(!m.own_pool || !clock_exists(), "the clock is left");
 		EXPECT(!m.own_pool || count_bodies() + within(WORKER) == 0, "workers are left");
 		m.down = true;
 		break;
 	case ETIMEDOUT:
 		EXPECT(now >= c->deadline && c->deadline != CQ_FOREVER, "too early");
 		EXPECT(m.pending != 0 || m.points != 0 || m.unsure != 0 ||
-		    (m.own_pool && count_bodies() + within(WORKER) != 0), "a time-out with nothing to wait for");
+		    (m.own_pool && (count_bodies() + within(WORKER) != 0 || clock_exists())), "a time-out with nothing to wait for");
 		break;
 	case EAGAIN:
 		EXPECT(how == CQ_SHUTDOWN_DRAIN, "EAGAIN, and there is nothing to run");
@@ -805,7 +889,7 @@ static void do_shutdown(void)
 
 	if (how == CQ_SHUTDOWN_HAND_BACK && back == NULL)
 		err = EINVAL;
-	else if (within(GIVE_BACK) != 0)
+	else if (within(GIVE_BACK) != 0 && !m.forking)
 		err = EALREADY;
 	else if (in_a_run() || m.forking)
 		err = EDEADLK;
@@ -837,6 +921,10 @@ static bool run_a_body(void)
 static void help_waiter(void)
 {
 	EXPECT(m.interleaved || m.closed || m.q == NULL || by_owner() || !nobody_serves(), "a drain sleeps, and nobody serves it");
+	if (clock_may_go()) {
+		clock_goes();
+		return;
+	}
 	if (workers_retire() && run_a_body())
 		return;
 	if (m.q != NULL && CALL(cq_cleanup_run_some)(m.q, SIZE_MAX) != 0)
@@ -990,6 +1078,10 @@ static void fork_child(void)
 	at_point = step_of_another;
 	forget_items();
 	forget_threads(!goes_on);
+	clock_is_lost();
+	m.owner_knows |= m.left_until != 0; /* that it has to look, as the child's owner */
+	m.on_time = false;
+	m.left_until = 0;
 	if (!goes_on)
 		longjmp(only_thread, 1);
 }
@@ -1035,12 +1127,26 @@ static const struct {
 	{ do_run_some, ALWAYS }, { do_pool_run_some, ALWAYS }, { do_work, ALWAYS }, { do_work, ALWAYS },
 	{ do_body, ALWAYS }, { do_body, ALWAYS }, { do_drain, ALWAYS }, { do_drain, ALWAYS },
 	{ do_shutdown, ALWAYS }, { do_trim, ALWAYS }, { do_destroy, ALWAYS }, { do_fork, ALWAYS },
+	/* By time: */
+	{ do_clock, ALWAYS }, { do_clock, ALWAYS }, { do_advance, LOCK_FREE },
 };
+
+/* When there may have been a tick, what is published is that of which it is certain, and what may be. */
+static void look_at_the_time(void)
+{
+	if (!m.exact || m.first_tick == 0 || now < m.first_tick)
+		return;
+	m.exact = false;
+	for (unsigned i = 0; i < m.nitems; i++)
+		if (m.items[i].published == NO)
+			m.items[i].published = MAYBE;
+}
 
 void nested_call(void)
 {
-	unsigned b = below(sizeof(calls) / sizeof(*calls));
+	unsigned b = below(sizeof(calls) / sizeof(*calls) - (m.tick_ns != 0 ? 0 : 3));
 
+	look_at_the_time();
 	if (calls[b].call == NULL || (locked() && calls[b].when != LOCK_FREE))
 		return;
 	calls[b].call();
@@ -1064,7 +1170,7 @@ void callback_body(void)
  */
 static int point_kind(void)
 {
-	if (!is_free(&m.q->drains.lock) || !is_free(&m.pool->idle.lock) || !is_free(&m.pool->closers.lock) ||
+	if (!is_free(&m.pool->clock.lock) || !is_free(&m.q->drains.lock) || !is_free(&m.pool->idle.lock) || !is_free(&m.pool->closers.lock) ||
 	    !is_free(&m.pool->lock))
 		return -1;
 	if (is_free(&m.q->lock) && is_free(&m.q->partial_lock))
@@ -1077,7 +1183,7 @@ static void step_of_another(const char *where)
 	struct context c = { .kind = POINT };
 	int kind;
 
-	if (!m.interleaved || m.forking || depth >= DEPTH_MAX || input_ended() ||
+	if (!m.interleaved || is_clock() || m.forking || depth >= DEPTH_MAX || input_ended() ||
 	    strncmp(where, "stack.", 6) == 0 || strcmp(where, "producer.dummy") == 0)
 		return;
 	if (locked() || (kind = point_kind()) < 0 || byte() % 4 != 3)
@@ -1141,7 +1247,7 @@ static void wake_owner(void *host)
 	m.owner_knows = true;
 }
 
-static void create(void)
+static void create(bool by_time)
 {
 	static const size_t sizes[] = { CQ_BLOCK_BYTES_MIN, 100, 128, 512, 1024 };
 	unsigned b = byte(), size = byte();
@@ -1165,6 +1271,12 @@ static void create(void)
 	m.slots = find_capacity(NULL);
 	EXPECT_EQ(find_capacity(nothing), 2 * m.slots);
 	EXPECT(m.config.max_waiting == 0 || 8 * m.slots <= m.config.max_waiting, "larger than a fourth of the bound");
+	if (by_time) {
+		m.config.flush_ns = PICK(CQ_FLUSH_NS_MIN, 1000000, UINT64_C(3600000000000));
+		m.config.wake_bytes = (size_t)PICK(1, 0, 200);
+		m.tick_ns = m.config.flush_ns / 2;
+		m.on_time = true;
+	}
 	note("create(pool flags %u, %u workers, spawn %d, own %d; flags %u, parallel %u, %u callbacks in a block)%s",
 	    m.pool_config.flags, m.pool_config.workers_max, m.pool_config.spawn != NULL, m.own_pool, m.config.flags,
 	    m.config.parallel, m.slots, m.interleaved ? ", interleaved" : "");
@@ -1211,12 +1323,12 @@ static void end(unsigned how)
 	EXPECT_EQ(m.live_bytes, 0);
 }
 
-void fuzz_cleanup(void)
+void fuzz_cleanup(bool by_time)
 {
 	unsigned how;
 
 	model_begin();
-	create();
+	create(by_time);
 	how = byte() % 2;
 	at_point = step_of_another;
 	if (setjmp(only_thread) != 0)

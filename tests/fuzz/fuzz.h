@@ -80,8 +80,8 @@ extern void (*at_point)(const char *where);
 
 void fuzz_workq(void);
 void fuzz_sleepers(void);
-void fuzz_pool(void);
-void fuzz_cleanup(void);
+void fuzz_pool(bool by_time);
+void fuzz_cleanup(bool by_time);
 void fuzz_refused(void);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -159,10 +159,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *d, size_t n)
 		fuzz_refused();
 		break;
 	case 8:
-		fuzz_pool();
+		fuzz_pool(decoder == 252);
 		break;
 	default:
-		fuzz_cleanup();
+		fuzz_cleanup(decoder >= 200 && decoder < 232);
 	}
 	at_point = NULL;
 	return 0;

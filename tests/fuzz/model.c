@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "cleanup/cleanup_priv.h" /* what is a block */
 #include "model.h"
+#include "pool/pool_priv.h" /* who is the clock */
 
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -107,6 +110,12 @@ bool nobody_serves(void)
 	return m.pool_config.spawn == NULL && within(WORKER) + within(SERVER) == 0;
 }
 
+/* Of the queue's. */
+uint64_t next_tick(void)
+{
+	return (now / m.tick_ns + 1) * m.tick_ns;
+}
+
 /* ---------------------------------------------------------------- callbacks */
 
 void published(int producer, unsigned before)
@@ -195,6 +204,7 @@ static void *some_alloc(void *host, size_t bytes, size_t align)
 	if (m.memory_ended || (m.fail_in != 0 && --m.fail_in == 0) ||
 	    m.live_bytes + bytes > 1000000) {
 		m.alloc_failures++;
+		m.on_time = false;
 		m.block_failures += m.q != NULL && bytes == m.q->block_bytes;
 		return NULL;
 	}
@@ -215,6 +225,95 @@ static void some_free(void *host, void *memory, size_t bytes)
 
 const cq_allocator_t model_allocator = { some_alloc, some_free, &m };
 
+/* -------------------------------------------------------------- the pool's clock */
+
+static struct {
+	pthread_t thread;
+	sem_t go, stops;
+	void (*run)(void *arg);
+	void *arg;
+	cq_parker_t *parker;	/* where it sleeps */
+	uint64_t deadline;
+	bool exists, lost;
+} timer;
+static _Thread_local bool in_timer;
+
+bool is_clock(void) { return in_timer; }
+bool clock_exists(void) { return timer.exists; }
+
+bool clock_may_go(void)
+{
+	return timer.exists && !m.forking && (timer.parker == NULL || now >= timer.deadline ||
+	    cq_parker_granted(timer.parker));
+}
+
+static void wait_for(sem_t *sem)
+{
+	while (sem_wait(sem) != 0)
+		;
+}
+
+void clock_goes(void)
+{
+	note("the clock goes on");
+	sem_post(&timer.go);
+	wait_for(&timer.stops);
+	if (timer.exists)
+		return;
+	pthread_join(timer.thread, NULL);
+	sem_destroy(&timer.go);
+	sem_destroy(&timer.stops);
+}
+
+void clock_is_lost(void)
+{
+	timer.lost = true;
+	if (timer.exists)
+		clock_goes();
+}
+
+static void clock_stops(void)
+{
+	sem_post(&timer.stops);
+	wait_for(&timer.go);
+}
+
+static void *be_clock(void *unused)
+{
+	in_timer = true;
+	wait_for(&timer.go);
+	if (!timer.lost)
+		timer.run(timer.arg);
+	timer.exists = false;
+	sem_post(&timer.stops);
+	return unused;
+}
+
+static void clock_parks(cq_parker_t *parker, uint64_t deadline)
+{
+	timer.parker = parker;
+	timer.deadline = deadline;
+	clock_stops();
+	if (!timer.lost)
+		return;
+	timer.exists = false;
+	sem_post(&timer.stops);
+	pthread_exit(NULL);
+}
+
+static int make_clock(void (*run)(void *arg), void *arg)
+{
+	EXPECT(!timer.exists, "a second clock");
+	memset(&timer, 0, sizeof(timer));
+	sem_init(&timer.go, 0, 0);
+	sem_init(&timer.stops, 0, 0);
+	timer.run = run;
+	timer.arg = arg;
+	timer.exists = true;
+	note("spawn: the clock");
+	return pthread_create(&timer.thread, NULL, be_clock, NULL);
+}
+
 /* -------------------------------------------------------------- the pool's host */
 
 int model_spawn(void *host, void (*run)(void *arg), void *arg)
@@ -222,6 +321,11 @@ int model_spawn(void *host, void (*run)(void *arg), void *arg)
 	unsigned i = 0, fails = m.spawns_fail & 1;
 
 	EXPECT(host == &m, "spawn gets another host");
+	if (((cq_run_t *)arg)->count == 0) {
+		m.spawns_fail >>= 1;
+		m.on_time &= !fails;
+		return fails ? EAGAIN : make_clock(run, arg);
+	}
 	EXPECT(count_bodies() < m.pool_config.workers_max || m.points != 0, "more workers than the maximum");
 	m.spawns_fail >>= 1;
 	while (i < BODIES && m.bodies[i].state != NONE)
@@ -241,6 +345,10 @@ static void some_park(void *host, cq_parker_t *parker, uint64_t deadline)
 {
 	struct context *c = m.top;
 
+	if (in_timer) {
+		clock_parks(parker, deadline);
+		return;
+	}
 	EXPECT(host == &m && c != NULL && (c->kind == WORKER || c->kind == WAITER), "a park of nobody's");
 	if (c->kind == WAITER && m.exact)
 		published(-1, c->before); /* a drain's: it has collected */
@@ -312,7 +420,7 @@ static void check_demand(const cq_cleanup_stats_t *s, const cq_pool_stats_t *w)
 	bool failed = m.interleaved ? m.failed != 0 : m.last_failed;
 	bool could_make = m.pool_config.spawn != NULL && count_bodies() < m.pool_config.workers_max && !failed;
 
-	if (s->blocks_waiting == 0 || polled() || m.stopped || m.uncovered || m.config.parallel != 0)
+	if (s->blocks_waiting == 0 || polled() || m.stopped || m.uncovered || m.config.parallel != 0 || m.left_until != 0)
 		return;
 	EXPECT(w->workers_coming != 0 || (w->workers_idle == 0 && !could_make),
 	    "work waits: %" PRIu64 " blocks, %" PRIu32 " workers idle, %u made", s->blocks_waiting,
@@ -332,7 +440,7 @@ void check(void)
 	EXPECT_EQ(w.workers_created, m.created);
 	m.last_failed |= w.workers_failed != m.failed;
 	m.failed = w.workers_failed;
-	EXPECT(!by_owner() || s.blocks_waiting == 0 || m.owner_knows || within(SOME) != 0 || m.stopped,
+	EXPECT(!by_owner() || s.blocks_waiting == 0 || m.owner_knows || within(SOME) != 0 || m.stopped || m.left_until != 0,
 	    "an owner isn't told");
 	check_callbacks(&s);
 	check_blocks(&s);

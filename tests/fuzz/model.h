@@ -29,6 +29,8 @@ struct item {
 	unsigned function;
 	enum { NO, MAYBE, YES } published;
 	bool accepted;	/* enqueue has returned 0 */
+	unsigned ticks;	/* since then, that have been made for certain */
+	uint64_t next;	/* when the next is to be */
 };
 
 enum { PAIRS = -1 };
@@ -96,6 +98,13 @@ extern struct model {
 	unsigned alloc_failures, block_failures;
 	unsigned spawns_fail;	/* a bit for each spawn to come */
 	uint64_t begun_at;
+
+	/* By time: */
+	uint64_t tick_ns;	/* or 0 */
+	uint64_t first_tick;	/* the earliest that may be; 0: nobody has written */
+	uint64_t looked;	/* at the time: the clock, or who polls */
+	uint64_t left_until;	/* a full block may have been left to the tick at this time; 0: none was */
+	bool on_time;		/* nothing has happened that may cost ticks: no failure, and no fork */
 } m;
 
 void model_begin(void);
@@ -113,6 +122,7 @@ uint64_t units(void);
 bool polled(void);
 bool by_owner(void);
 bool nobody_serves(void);
+uint64_t next_tick(void);
 
 /* Callbacks: of a producer (or all) up to an index are published; one has begun. */
 void published(int producer, unsigned before);
@@ -128,5 +138,12 @@ void callback_body(void);
 extern const cq_park_ops_t model_park;
 extern const cq_allocator_t model_allocator;
 int model_spawn(void *host, void (*body)(void *arg), void *arg);
+
+/* The pool's clock: a thread, which goes on while this one waits, from one sleep to the next. */
+bool clock_exists(void);
+bool clock_may_go(void); /* it sleeps no more */
+void clock_goes(void);
+void clock_is_lost(void); /* in a forked child */
+bool is_clock(void); /* the calling thread */
 
 #endif /* CQ_FUZZ_MODEL_H */

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "fuzz.h"
+#include "pool/pool_inside.h"
 
 enum { TASKS = 4 };
 
@@ -20,6 +21,7 @@ struct task {
 	unsigned pieces, running;
 	bool signalled;		/* at the limit or below it */
 	unsigned told;		/* calls of `stalled` */
+	uint64_t at;		/* when it is to be signalled, or 0 */
 };
 
 /* A run_some or work that goes on. */
@@ -46,6 +48,16 @@ static bool by_owner(const struct task *t) { return t->parallel == CQ_BY_OWNER; 
 static bool at_limit(const struct task *t)
 {
 	return !by_owner(t) && t->parallel != 0 && t->running >= t->parallel;
+}
+
+/* Who polls signals those whose time has come. */
+static void look(void)
+{
+	for (unsigned i = 0; i < TASKS && !forking; i++)
+		if (tasks[i].task != NULL && tasks[i].at != 0 && tasks[i].at <= now) {
+			tasks[i].at = 0;
+			tasks[i].signalled = true;
+		}
 }
 
 /* Records of open tasks that wait for certain, or may. */
@@ -271,7 +283,7 @@ static void do_close(void)
 	struct task *t = some_task();
 	int err;
 
-	if (t == NULL)
+	if (t == NULL || t->at != 0) /* else the record's next task would be signalled for nothing */
 		return;
 	err = CALL(cq_task_close)(t->task, some_deadline());
 	note("task_close(%u) = %d", (unsigned)(t - tasks), err);
@@ -298,6 +310,20 @@ static void do_signal(void)
 	EXPECT_EQ(CALL(cq_task_signal)(t->task), 0);
 	if (by_owner(t))
 		EXPECT_EQ(t->told - before, tells);
+}
+
+static void do_signal_at(void)
+{
+	struct task *t = some_task();
+	uint64_t at = now + PICK(0, 1, 10, 1000);
+
+	if (t == NULL || at < now || at == 0)
+		return;
+	note("signal_at(%u, %" PRIu64 ")", (unsigned)(t - tasks), at);
+	EXPECT_EQ(cq_task_signal_at(t->task, at), forking ? EDEADLK : 0);
+	if (!forking)
+		t->at = at;
+	EXPECT_EQ(cq_task_is_timed(t->task), t->at != 0);
 }
 
 static void do_add(void)
@@ -327,9 +353,11 @@ static void do_run_some(void)
 
 	note("pool_run_some(%zu)", s.budget);
 	if (none) {
+		look();
 		EXPECT_EQ(CALL(cq_pool_run_some)(pool, s.budget), 0);
 		return;
 	}
+	look();
 	begin(&s);
 	n = CALL(cq_pool_run_some)(pool, s.budget);
 	end(&s);
@@ -395,8 +423,10 @@ static void do_work(void)
 
 static void do_wake(void)
 {
-	int err = CALL(cq_pool_wake)(pool);
+	int err;
 
+	look();
+	err = CALL(cq_pool_wake)(pool);
 	note("wake = %d", err);
 	if (forking)
 		EXPECT_EQ(err, EDEADLK);
@@ -408,8 +438,10 @@ static void do_wake(void)
 
 static void do_needs_wake(void)
 {
-	bool needs = CALL(cq_pool_needs_wake)(pool);
+	bool needs;
 
+	look();
+	needs = CALL(cq_pool_needs_wake)(pool);
 	note("needs_wake = %d", needs);
 	EXPECT(!needs || (workers != 0 && waiting(false) + ghosts != 0), "nobody is there to wake");
 	if (!needs || forking)
@@ -503,8 +535,10 @@ static void do_fork(void)
 	if (!child)
 		return;
 	ghosts = 0;
-	for (unsigned i = 0; i < TASKS; i++)
+	for (unsigned i = 0; i < TASKS; i++) {
 		tasks[i].signalled = tasks[i].task != NULL && !by_owner(&tasks[i]);
+		tasks[i].at = 0;
+	}
 }
 
 static void do_advance(void) { advance_by(PICK(0, 1, 9, 1000)); }
@@ -513,18 +547,21 @@ static void (*const calls[])(void) = {
 	NULL, do_signal, do_run_some, do_create, do_task_run_some, do_work, do_close, do_wake,
 	do_needs_wake, do_stats, do_add, do_fork, do_set_workers, do_current, do_destroy, do_advance,
 	do_signal, do_create, do_run_some,
+	do_signal_at, do_advance, /* by time */
 };
+static unsigned ncalls;
 
 static void some_call(void)
 {
-	unsigned i = below(sizeof(calls) / sizeof(*calls));
+	unsigned i = below(ncalls);
 
 	if (calls[i] != NULL)
 		calls[i]();
 }
 
-void fuzz_pool(void)
+void fuzz_pool(bool by_time)
 {
+	ncalls = sizeof(calls) / sizeof(*calls) - (by_time ? 0 : 2);
 	memset(tasks, 0, sizeof(tasks));
 	servers = NULL;
 	workers = 0;

@@ -83,7 +83,7 @@ static bool valid(const cq_cleanup_config_t *c)
 	return (c->flags | CQ_CLEANUP_FORK_DISCARD) == CQ_CLEANUP_FORK_DISCARD && (c->parallel == CQ_BY_OWNER || c->wake_owner == NULL) &&
 	    (c->block_bytes == 0 ||
 	    (c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX)) &&
-	    (c->pool == NULL || c->pool_config == NULL) &&
+	    (c->flush_ns == 0 || c->flush_ns >= CQ_FLUSH_NS_MIN) && (c->pool == NULL || c->pool_config == NULL) &&
 	    (c->allocator == NULL || (c->allocator->alloc != NULL && c->allocator->free != NULL));
 }
 
@@ -122,6 +122,8 @@ static void config(void)
 		EXPECT_EQ(CALL(cq_pool_create_sized)(&hosted, sizeof(hosted), &c.pool), 0);
 	allocated = 0;
 	fail_in = below(3);
+	c.flush_ns = PICK(0, 1, CQ_FLUSH_NS_MIN - 1, CQ_FLUSH_NS_MIN, CQ_FOREVER - 1, CQ_FOREVER);
+	c.wake_bytes = (size_t)PICK(0, 1, SIZE_MAX);
 	good = out != NULL && valid(&c);
 	fails = fail_in == 1 && c.allocator != NULL;
 	err = CALL(cq_cleanup_create_sized)(&c, sizeof(c), out);
