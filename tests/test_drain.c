@@ -632,6 +632,23 @@ Test(drain, asleep_in_a_polled_pool_wakes_a_worker_for_a_block_that_comes)
 	finish(SLOTS);
 }
 
+/* The rest's record is about to be pushed by a caller's run, which has had its piece: nobody comes but for the drain. */
+Test(drain, asleep_in_a_polled_pool_wakes_a_worker_for_what_a_run_some_leaves)
+{
+	pthread_t drains;
+
+	make_with((cq_cleanup_config_t){ 0 },
+	    (cq_pool_config_t){ .flags = CQ_POOL_POLLED, .park = cq_park_default() });
+	put(p, 0, 2 * SLOTS);
+	stop_at("tasks.push", run_one_piece, NULL);
+	drains = start(drain_really, NULL);
+	AWAIT(asleep_in(&q->drains));
+	gate_open(&go_on);
+	join(other);
+	join(drains);
+	finish(2 * SLOTS);
+}
+
 /* What came at the limit of runs is a caller's business, and he looks for no other block. */
 static void a_polled_run_some_leaves_a_block(void *(*body)(void *unused))
 {

@@ -82,6 +82,8 @@ static int wait_for(struct drain *d, uint64_t deadline)
 	cq_pool_stats_t s;
 	int err;
 
+	cq_pool_stats(q->pool, &s);
+	d->failed = s.workers_failed;
 	cq_u32_add_relaxed(&q->draining, 1);
 	err = cq_await(&q->drains, look, d, deadline);
 	cq_u32_add_relaxed(&q->draining, (uint32_t)-1);
