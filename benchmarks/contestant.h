@@ -82,7 +82,7 @@ static inline void bench_no_flush(void *producer)
 void *bench_alloc(unsigned long bytes);
 
 extern const struct contestant contestant_seed;
-extern const struct contestant contestant_cq, contestant_cq_put, contestant_cq_shared, contestant_cq_bind;
+extern const struct contestant contestant_cq, contestant_cq_put, contestant_cq_timed, contestant_cq_shared, contestant_cq_bind;
 extern const struct contestant contestant_cq_huge;
 extern const struct contestant contestant_cq_pool, contestant_cq_sleepers, contestant_cq_condvar;
 extern const struct contestant contestant_mutex_list;

@@ -22,6 +22,7 @@ static const struct {
 	{ &contestant_seed, "seed", NULL },
 	{ &contestant_cq, "cq", NULL },
 	{ &contestant_cq_put, "cq_put", NULL },
+	{ &contestant_cq_timed, "cq_timed", NULL },
 	{ &contestant_cq_shared, "cq_shared", NULL },
 	{ &contestant_cq_bind, "cq_bind", NULL },
 	{ &contestant_cq_huge, "cq_huge", NULL },

@@ -48,6 +48,13 @@ static void *cq_create(unsigned workers)
 	return create_with(&(cq_cleanup_config_t){ .pool_config = &pool });
 }
 
+static void *cq_timed_create(unsigned workers)
+{
+	cq_pool_config_t pool = pool_of(workers);
+
+	return create_with(&(cq_cleanup_config_t){ .pool_config = &pool, .flush_ns = UINT64_C(10000000) });
+}
+
 /* As many workers as processors, or the bound ones would leave some idle. */
 static void *cq_bind_create(unsigned workers)
 {
@@ -227,6 +234,9 @@ static void cq_trim(void *q)
 const struct contestant contestant_cq = { .name = "cq", .create = cq_create, SPANS, REST };
 const struct contestant contestant_cq_put = {
 	.name = "cq_put", .create = cq_create, ONE_FUNCTION, REST
+};
+const struct contestant contestant_cq_timed = {
+	.name = "cq_timed", .create = cq_timed_create, ONE_FUNCTION, REST
 };
 const struct contestant contestant_cq_shared = {
 	.name = "cq_shared", .create = cq_create, QUEUE, .begin = cq_shared_begin,

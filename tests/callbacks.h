@@ -82,7 +82,7 @@ static MAY_BE_UNUSED void out_of_memory(bool yes)
 	mem.fail_in = yes;
 }
 
-/* What a config leaves out: the fake park, the allocator, blocks of SLOTS pairs, nothing by time. */
+/* What a config leaves out: the fake park, the allocator, blocks of SLOTS pairs. */
 static MAY_BE_UNUSED void make_with(cq_cleanup_config_t config, cq_pool_config_t pool_config)
 {
 	if (mem.allocator.alloc == NULL)
@@ -91,8 +91,6 @@ static MAY_BE_UNUSED void make_with(cq_cleanup_config_t config, cq_pool_config_t
 		fake_init(&park);
 	if (config.block_bytes == 0)
 		config.block_bytes = sizeof(cq_block_t) + SLOTS * sizeof(cq_callback_t);
-	if (config.flush_ns == 0)
-		config.flush_ns = CQ_FOREVER;
 	config.allocator = &mem.allocator;
 	if (pool_config.park == NULL)
 		pool_config.park = &park.ops;

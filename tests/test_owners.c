@@ -98,7 +98,6 @@ static void open_queue(owner_t *o, cq_cleanup_config_t config)
 	config.pool = pool;
 	config.allocator = &mem.allocator;
 	config.block_bytes = CQ_BLOCK_BYTES_MIN;
-	config.flush_ns = CQ_FOREVER;
 	o->parallel = config.parallel;
 	CHECK(cq_cleanup_create(&config, &o->q) == 0);
 }

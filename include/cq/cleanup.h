@@ -103,9 +103,8 @@ typedef void cq_callback_fn(void *arg);
 #endif
 #define CQ_BLOCK_BYTES_MAX 65536u
 #define CQ_MAX_WAITING_MIN 16u
-#define CQ_FLUSH_NS UINT64_C(10000000)
-#define CQ_FLUSH_NS_MIN UINT64_C(100000)
-#define CQ_WAKE_BYTES 16384u
+#define CQ_FLUSH_NS_MIN UINT64_C(100000) /* 0.1 ms */
+#define CQ_WAKE_BYTES 32768u
 
 /** Zero in any field is the default. */
 typedef struct cq_cleanup_config {
@@ -135,13 +134,13 @@ typedef struct cq_cleanup_config {
 	    no producer gets a new block: ENOBUFS. What is in open blocks comes on top, a block of each producer at
 	    most, and what is reserved. Blocks are made smaller, so that one is at most a fourth of the bound. */
 	size_t max_waiting;
-	/** What is enqueued is published at the latest so long after, in nanoseconds, though nobody flushes. 0: 10 ms; CQ_FOREVER:
-	    not by time; else CQ_FLUSH_NS_MIN or more. With the first callback the pool makes a thread for it, its clock, and
-	    if that fails the producer's next blocks try again; in a pool that is polled or hosted it is done when
-	    the host polls it, or calls cq_pool_run_some, after that time. While nothing is enqueued no thread wakes. */
+	/** What is enqueued is published at the latest so long after, in nanoseconds, though nobody flushes: CQ_FLUSH_NS_MIN or
+	    more, such as 10 ms. 0, CQ_FOREVER: not by time. With the first callback the pool makes a thread for it, its clock;
+	    if that fails the producer's next block tries again. In a pool that is polled or hosted it is done when the host
+	    polls it, or calls cq_pool_run_some, after that time. While nothing is enqueued no thread wakes. */
 	uint64_t flush_ns;
 	/** With a clock: while fewer bytes of full blocks wait, who publishes another one wakes nobody, as flush_ns sees to
-	    them: so producers at a pace cost few wake-ups. 0: 16 KiB; 1: each block wakes. */
+	    them: so producers at a pace cost few wake-ups. 0: 32 KiB; 1: each block wakes. */
 	size_t wake_bytes;
 } cq_cleanup_config_t;
 

@@ -18,13 +18,13 @@ static bool complete(cq_cleanup_config_t *c)
 		c->allocator = c->pool_config->allocator;
 	if (c->allocator == NULL)
 		c->allocator = &cq_default_allocator;
-	if (c->flush_ns == 0)
-		c->flush_ns = CQ_FLUSH_NS;
+	if (c->flush_ns == CQ_FOREVER)
+		c->flush_ns = 0;
 	if (c->wake_bytes == 0)
 		c->wake_bytes = CQ_WAKE_BYTES;
 	return (c->flags & ~CQ_CLEANUP_FORK_DISCARD) == 0 && (c->parallel == CQ_BY_OWNER || c->wake_owner == NULL) &&
 	    c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX &&
-	    c->flush_ns >= CQ_FLUSH_NS_MIN && (c->max_waiting == 0 || c->max_waiting >= CQ_MAX_WAITING_MIN) &&
+	    (c->flush_ns == 0 || c->flush_ns >= CQ_FLUSH_NS_MIN) && (c->max_waiting == 0 || c->max_waiting >= CQ_MAX_WAITING_MIN) &&
 	    (c->pool == NULL || c->pool_config == NULL) &&
 	    c->allocator->alloc != NULL && c->allocator->free != NULL;
 }
@@ -41,7 +41,7 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	q->discards = (c->flags & CQ_CLEANUP_FORK_DISCARD) != 0;
 	q->slots = (uint32_t)((c->block_bytes - sizeof(cq_block_t)) / sizeof(cq_callback_t));
 	q->max_waiting = c->max_waiting;
-	q->tick_ns = c->flush_ns != CQ_FOREVER ? c->flush_ns / 2 : 0;
+	q->tick_ns = c->flush_ns / 2;
 	/* A fourth of the bound, also where there are two arguments to a slot. */
 	if (c->max_waiting != 0 && q->slots > c->max_waiting / 8)
 		q->slots = (uint32_t)(c->max_waiting / 8);

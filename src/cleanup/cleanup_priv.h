@@ -96,6 +96,9 @@ static inline uint32_t state_claimed(uint64_t s) { return (uint32_t)(s & (STATE_
 
 enum { UNLISTED, NEWCOMER, WRITER };
 
+/* MADE: a tick, or the next one is being armed. */
+enum { NO_TICK, ARMED, MADE };
+
 /* Words that different threads write are on different cache lines. */
 struct cq_cleanup {
 	/* Read by all, written at create. */
@@ -116,7 +119,7 @@ struct cq_cleanup {
 	uint64_t tick_ns;		/* from one tick to the next; 0: nothing is published by time */
 	uint64_t wake_blocks;		/* while fewer wait, a tick may come for them */
 	/* Written by shutdown, by drains, and when producers begin to write and have ceased to. */
-	uint32_t ticking;		/* the task is timed, or about to be: each writer is looked at by then */
+	uint32_t ticking;		/* NO_TICK or, while there may be writers, ARMED or MADE */
 	uint32_t closed;		/* enqueue refuses */
 	uint32_t stop;			/* runs take no more: what is left is handed back */
 	uint32_t draining;		/* drains that wait, for room as well: a reason to flip, and to wake them */

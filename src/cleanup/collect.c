@@ -302,8 +302,9 @@ static void arm(cq_cleanup_t *q)
 {
 	uint64_t now = q->park->now(q->park->host);
 
+	cq_u32_store_relaxed(&q->ticking, ARMED); /* before the signal, whose run looks at it */
 	if (cq_task_signal_at(q->task, (now / q->tick_ns + 1) * q->tick_ns) != 0) {
-		cq_u32_store_relaxed(&q->ticking, 0); /* the next slow path of a producer tries again */
+		cq_u32_store_relaxed(&q->ticking, NO_TICK); /* the next slow path of a producer tries again */
 		/* For blocks that were to wait for the tick. Its full fence pairs with the one in waits_for_tick. */
 		(void)cq_blocks_signal(q);
 	}
@@ -312,13 +313,13 @@ static void arm(cq_cleanup_t *q)
 /* A producer may have written, and there is no tick to come. */
 void cq_tick_begin(cq_cleanup_t *q)
 {
-	if (cq_u32_cas_relaxed(&q->ticking, 0, 1))
+	if (cq_u32_cas_relaxed(&q->ticking, NO_TICK, MADE))
 		arm(q);
 }
 
 bool cq_tick_is_due(const cq_cleanup_t *q)
 {
-	return cq_u32_load_relaxed(&q->ticking) != 0 && !cq_task_is_timed(q->task);
+	return cq_u32_load_relaxed(&q->ticking) == ARMED && !cq_task_is_timed(q->task);
 }
 
 /* By a run, before it takes blocks. There are ticks until one finds no writer: so what was written is published in the
@@ -326,21 +327,25 @@ bool cq_tick_is_due(const cq_cleanup_t *q)
 void cq_tick(cq_cleanup_t *q)
 {
 	cq_block_t *empty;
+	bool more;
 
+	if (!cq_u32_cas_relaxed(&q->ticking, ARMED, MADE))
+		return; /* another run was faster */
 	pthread_mutex_lock(&q->lock);
 	(void)cq_collect(q, true, &empty); /* without memory: in the next one */
-	if (q->sealed || q->writers == NULL) {
-		cq_u32_store_relaxed(&q->ticking, 0);
+	more = q->writers != NULL && !q->sealed;
+	if (!more) {
+		cq_u32_store_relaxed(&q->ticking, NO_TICK);
 		/* Pairs with the fence of come_in (producer.c): either that producer is found here, or it sees that
 		   there is no tick. And with that in waits_for_tick: so is a block that nobody was woken for by the
 		   run, or its producer sees that. Without it there would be no tick, and work. */
 		cq_fence_full();
-		if (!q->sealed && cq_ptr_load_relaxed(&q->newcomers.head) != NULL)
-			cq_u32_store_relaxed(&q->ticking, 1);
+		more = !q->sealed && cq_ptr_load_relaxed(&q->newcomers.head) != NULL &&
+		    cq_u32_cas_relaxed(&q->ticking, NO_TICK, MADE);
 	}
 	pthread_mutex_unlock(&q->lock);
 	if (empty != NULL)
 		(void)cq_block_give_up(q, empty);
-	if (cq_u32_load_relaxed(&q->ticking) != 0)
+	if (more)
 		arm(q);
 }

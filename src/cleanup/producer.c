@@ -55,7 +55,7 @@ static bool set_limit(cq_producer_t *p)
 	closed = cq_u32_load_relaxed(&q->closed) != 0;
 	if (closed)
 		cq_ptr_store_relaxed(&p->limit, NULL);
-	else if (q->tick_ns != 0 && cq_u32_load_relaxed(&q->ticking) == 0)
+	else if (q->tick_ns != 0 && cq_u32_load_relaxed(&q->ticking) == NO_TICK)
 		cq_tick_begin(q);
 	return closed;
 }
@@ -118,7 +118,7 @@ static bool waits_for_tick(const cq_cleanup_t *q)
 	   fence in cq_sleepers_prepare_wait of wait_for (drain.c), which sees the block, or is seen. Without it a block
 	   could be left to a tick, or to a drain, that doesn't come. */
 	cq_fence_full();
-	return cq_u32_load_relaxed(&q->ticking) != 0 && cq_u32_load_relaxed(&q->draining) == 0 &&
+	return cq_u32_load_relaxed(&q->ticking) != NO_TICK && cq_u32_load_relaxed(&q->draining) == 0 &&
 	    cq_blocks_waiting(q) < q->wake_blocks;
 }
 

@@ -1102,7 +1102,7 @@ static unsigned find_capacity(cq_callback_fn *fn)
 {
 	cq_pool_config_t pool = { .flags = CQ_POOL_POLLED | CQ_POOL_HOSTED | CQ_POOL_NO_ATFORK };
 	cq_cleanup_config_t config = { .block_bytes = m.config.block_bytes, .max_waiting = m.config.max_waiting,
-		.flush_ns = CQ_FOREVER, .pool_config = &pool };
+		.pool_config = &pool };
 	unsigned n = 0;
 	cq_cleanup_t *q;
 	cq_producer_t *p;

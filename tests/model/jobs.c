@@ -242,7 +242,6 @@ void begin(unsigned how, uint32_t max_workers, int n)
 		.parallel = (how & BY_OWNER) != 0 ? CQ_BY_OWNER : (how & SERIAL) != 0,
 		.block_bytes = (how & TWO_LINES) != 0 ?
 		    CQ_BLOCK_BYTES_MIN + 2 * sizeof(cq_callback_t) : CQ_BLOCK_BYTES_MIN,
-		.flush_ns = CQ_FOREVER,
 		.pool_config = &pool_config
 	};
 
