@@ -13,6 +13,8 @@
  *   a worker being made, idle, woken   is none, nor is there a clock
  *   timed                              is not, as it is signalled
  */
+#include <errno.h>
+
 #include "pool_inside.h"
 #include "pool_priv.h"
 
@@ -64,7 +66,8 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 	/* It is forking still: what `lost` signals wakes nobody. */
 	cq_tasks_fork_child(p);
 	settle_members(p);
-	p->failed = p->telling = 0;
+	p->telling = 0;
+	p->failed = counts_live(p->counts) != 0 ? EAGAIN : 0; /* who was idle isn't there: the next signal makes one */
 	p->has_clock = 0;
 	p->fork_wakes = false;
 }

@@ -60,6 +60,16 @@ static void look(void)
 		}
 }
 
+/* Somebody may have. */
+static void looked(void)
+{
+	for (unsigned i = 0; i < TASKS && !forking; i++)
+		if (tasks[i].task != NULL && tasks[i].at != 0 && tasks[i].at <= now && !cq_task_is_timed(tasks[i].task)) {
+			tasks[i].at = 0;
+			tasks[i].signalled = true;
+		}
+}
+
 /* Records of open tasks that wait for certain, or may. */
 static unsigned waiting(bool certain)
 {
@@ -532,8 +542,10 @@ static void do_fork(void)
 	forking = outer;
 	note("fork: %s", child ? "child" : "parent");
 	CALL(cq_fork)(child ? CQ_FORK_CHILD : CQ_FORK_PARENT);
-	if (!child)
+	if (!child) {
+		looked(); /* if a handler has woken the pool */
 		return;
+	}
 	ghosts = 0;
 	for (unsigned i = 0; i < TASKS; i++) {
 		tasks[i].signalled = tasks[i].task != NULL && !by_owner(&tasks[i]);
