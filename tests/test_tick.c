@@ -749,15 +749,15 @@ Test(tick, with_wake_bytes_of_1_each_block_wakes)
 	finish(3 * SLOTS);
 }
 
-Test(tick, by_default_16_kib_wait)
+Test(tick, by_default_32_kib_wait)
 {
 	make_timed((cq_cleanup_config_t){ .block_bytes = CQ_BLOCK_BYTES }, (cq_pool_config_t){ .workers_max = 1 });
-	put(p, 0, 3 * p->slots);
-	cr_assert_eq(waiting(), 3);
+	put(p, 0, 7 * p->slots);
+	cr_assert_eq(waiting(), 7);
 	cr_assert(!is_signalled());
-	put(p, 3 * p->slots, p->slots);
-	AWAIT(runs == 4 * p->slots);
-	finish(4 * p->slots);
+	put(p, 7 * p->slots, p->slots);
+	AWAIT(runs == 8 * p->slots);
+	finish(8 * p->slots);
 }
 
 /* Without ticks nobody would come. */
