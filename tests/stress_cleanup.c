@@ -589,6 +589,7 @@ static void read_stats(rng_t *chance)
 	struct queue *q = &r->queues[rng_below(chance, r->nqueues)];
 	cq_cleanup_stats_t s, last = { 0 };
 	cq_pool_stats_t w;
+	int err;
 
 	while (!r->closed) {
 		cq_cleanup_stats(q->q, &s);
@@ -599,6 +600,8 @@ static void read_stats(rng_t *chance)
 		CHECK(s.queued >= last.queued || r->closing);
 		CHECK(w.empty_runs <= w.runs && w.workers_retired <= w.workers_created + 2);
 		last = s;
+		err = cq_cleanup_trim(q->q, NULL);
+		CHECK(err == 0 || err == EBUSY);
 		if (r->failures && rng_below(chance, 4) == 0)
 			r->alloc.fail_in = 1 + (long)rng_below(chance, 4);
 		for (uint64_t n = rng_below(chance, 20); n > 0; n--)

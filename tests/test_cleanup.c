@@ -6,6 +6,7 @@
 #include <criterion/criterion.h>
 
 #include "callbacks.h"
+#include "workq/stack.h"
 
 TestSuite(cleanup, .timeout = 60);
 
@@ -925,6 +926,58 @@ Test(cleanup, trim_is_refused_while_a_run_looks_for_a_block, .init = make)
 	run_all(NULL);
 	cr_assert(tried);
 	finish(SLOTS);
+}
+
+static void trim_frees_nothing(void *tried)
+{
+	size_t freed = 1;
+
+	*(bool *)tried = true;
+	CHECK(cq_cleanup_trim(q, &freed) == EBUSY);
+	CHECK(freed == 1 && stats().blocks_made == 3);
+}
+
+/* It has read the head of the free stack. Where pops have a lock, it would hold that. */
+Test(cleanup, trim_frees_nothing_while_an_owner_looks_for_a_block, .init = make)
+{
+	bool tried = false;
+
+	put(p, 0, 3 * SLOTS);
+	run_all(NULL);
+	if (strcmp(cq_pop_kind, "dwcas") == 0) {
+		at_point("stack.walked", trim_frees_nothing, &tried);
+		put(p, 3 * SLOTS, 1);
+		cr_assert(tried);
+	} else {
+		put(p, 3 * SLOTS, 1);
+	}
+	/* What was taken away for the moment is used again. */
+	put(p, 3 * SLOTS + 1, 3 * SLOTS - 1);
+	cr_assert_eq(stats().blocks_made, 3);
+	finish(6 * SLOTS);
+}
+
+static void put_one_more(void *tried)
+{
+	*(bool *)tried = true;
+	put(p, 3 * SLOTS, 1);
+}
+
+/* All free blocks are in its hand. */
+Test(cleanup, a_block_that_is_made_while_trim_frees_others_stays, .init = make)
+{
+	bool tried = false;
+	size_t freed;
+
+	put(p, 0, 3 * SLOTS);
+	run_all(NULL);
+	at_point("trim.taken", put_one_more, &tried);
+	cr_assert_eq(cq_cleanup_trim(q, &freed), 0);
+	cr_assert(tried);
+	cr_assert_eq(freed, 3 * q->block_bytes);
+	cr_assert_eq(stats().blocks_made, 1);
+	put(p, 3 * SLOTS + 1, 2 * SLOTS);
+	finish(5 * SLOTS + 1);
 }
 
 Test(cleanup, trim_goes_on_beside_parked_workers)

@@ -69,12 +69,12 @@ static void shut_down(void)
 	CHECK(s.executed + s.handed_back == s.queued && s.blocks_waiting == 0);
 }
 
-/* And no run is left, and no block forgotten. */
+/* And no run is left, and no block forgotten, but for one that was with a thread which a child doesn't have. */
 static void end_queue(void)
 {
 	shut_down();
 	AWAIT(cq_cleanup_trim(q, NULL) == 0); /* a worker may have yet to find that nothing is left */
-	CHECK(stats().blocks_made == 0);
+	CHECK(stats().blocks_made <= (child == 0));
 	CHECK(cq_cleanup_destroy(q) == 0);
 }
 
@@ -636,7 +636,7 @@ static void produce(cq_producer_t *to, unsigned room)
 	cq_producer_detach(to);			/* all is claimed */
 }
 
-static const char *const of_a_producer[] = { "producer.dummy", "producer.stored", "producer.closed",
+static const char *const of_a_producer[] = { "producer.dummy", "producer.gets", "producer.stored", "producer.closed",
 	"producer.counted", "workq.link", "workq.linked", NULL };
 
 static void produce_pairs(void) { produce(attached(NULL), SLOTS); }
@@ -652,6 +652,23 @@ Test(fork, while_a_producer_of_one_function_is_at_any_point, .init = make_polled
 {
 	put_some(p, 2);
 	cut_all_along(produce_arguments, of_a_producer);
+}
+
+static void fork_and_trim(void *unused)
+{
+	(void)unused;
+	if (!forked())
+		return;
+	CHECK(cq_cleanup_trim(q, NULL) == 0);
+	_exit(0);
+}
+
+Test(fork, while_a_producer_gets_a_block_the_child_may_trim, .init = make_polled)
+{
+	at_point("producer.gets", fork_and_trim, NULL);
+	put_some(p, 1);
+	cr_assert(child_ended());
+	end_with(1);
 }
 
 /* Two blocks are full, of the first of which a part is claimed. */

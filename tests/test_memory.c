@@ -185,6 +185,33 @@ Test(memory, a_queue_that_holds_nothing_is_trimmed_to_nothing)
 	end();
 }
 
+static void put_one(void *other)
+{
+	put(other, 0, 1);
+}
+
+/* Trim has the list of slabs, of which one stays. */
+Test(memory, a_slab_that_is_mapped_while_trim_gives_others_back_stays)
+{
+	cq_producer_t *other;
+
+	if (!made())
+		return;
+	CHECK(cq_producer_attach(q, NULL, &other) == 0);
+	fill(p, 4);
+	put(p, 0, 1);
+	run_all(NULL);
+	at_point("trim.taken", put_one, other);
+	cr_assert_eq(cq_cleanup_trim(q, NULL), 0);
+	note_slabs();
+	cr_assert_eq(noted.n, 2);
+	cr_assert_eq(slabs_mapped(), 2);
+	cr_assert_eq(stats().blocks_made, 2);
+	cq_producer_detach(other);
+	end();
+	cr_assert_eq(slabs_mapped(), 0);
+}
+
 /* Blocks of other sizes: as many as fit a slab, each on lines of its own; the largest alone. */
 Test(memory, blocks_of_any_size_come_in_slabs)
 {

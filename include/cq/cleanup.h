@@ -15,11 +15,9 @@
  *
  * CALLS THAT MAY RUN TOGETHER, on one queue (- free, X the caller excludes it):
  *
- *                        destroy  trim  producers'  flush, drain,  run_some  the
- *                                       calls       shutdown                 others
- *     destroy               X      X        X            X            X        X
- *     trim                  X      X        X            X            X        -
- *     all the others        X      X        -            -            -        -
+ *                        destroy  all the others
+ *     destroy               X            X
+ *     all the others        X            -
  *
  * MEMORY ORDER: all that a thread did before enqueue happens before the callback runs. All that a
  * callback did happens before the return of the drain or shutdown that waited for it.
@@ -241,8 +239,9 @@ CQ_API size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t callbacks);
 
 /**
  * Frees the blocks that nobody uses, without an allocator of yours by slabs of 64 KiB, to the system: one at most
- * stays for each block that is open or reserved. *freed_bytes, if not NULL: how many bytes. EBUSY: a block waits,
- * or its callbacks run or are being given back; EDEADLK: from a fork handler.
+ * stays for each block that is open or reserved. *freed_bytes, if not NULL: how many bytes. Others go on meanwhile; who
+ * needs a block then asks for new memory. EBUSY, and none was freed: a block waits, or its callbacks run or
+ * are being given back, or a producer is just about to get one; EDEADLK: from a fork handler.
  */
 CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
 

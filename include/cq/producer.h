@@ -9,7 +9,7 @@
  *
  * CALLS THAT MAY RUN TOGETHER: one producer is used by one thread at a time, and may pass from
  * thread to thread if the program orders the passing. All calls are free of those on other
- * producers and of all calls on the queue but trim and destroy.
+ * producers and of all calls on the queue but destroy.
  *
  * MEMORY ORDER: all that a thread did before enqueue happens before the callback runs.
  *

@@ -51,8 +51,8 @@ cq_block_t *cq_block_get(cq_cleanup_t *q)
 		made->next_slab = slab;
 		made->carved = 1;
 		/* Pairs with the acquire above, and that in cq_cleanup_stats_sized: the fields before the link.
-		   The other walkers (trim, fork, destroy) run when no slab is being made. Without it they could
-		   follow a link that isn't written. */
+		   The other walkers (fork, destroy) run when no slab is being made, or (trim) behind a heavy barrier.
+		   Without it they could follow a link that isn't written. */
 		cq_fence_release();
 		if (cq_ptr_cas_relaxed(&q->slabs, &slab, made))
 			return made;
@@ -245,7 +245,7 @@ void cq_block_found(void *q, void *b)
 bool cq_blocks_all_finished(const cq_cleanup_t *q)
 {
 	/* Pairs with the release in cq_block_give_up: what the callbacks did, and all that was done with
-	   blocks and stacks. The last fence is that of both. */
+	   blocks and stacks. The last fence is that of both, and of somebody_reads (trim.c). */
 	return cq_u64_load_relaxed(&q->unfinished[0]) == 0 && cq_u64_load_acquire(&q->unfinished[1]) == 0;
 }
 

@@ -141,61 +141,6 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 	return 0;
 }
 
-/* --------------------------------------------------------------------------- trimming */
-
-/* False: none of its blocks is kept. Else the others are free again. */
-static bool keep_slab(cq_cleanup_t *q, cq_block_t *slab)
-{
-	bool keep = false;
-
-	for (uint32_t i = 0; i < slab->carved; i++)
-		keep |= cq_block_at(q, slab, i)->kept;
-	for (uint32_t i = 0; keep && i < slab->carved; i++) {
-		cq_block_t *b = cq_block_at(q, slab, i);
-
-		if (!b->kept)
-			cq_block_put(q, b);
-		b->kept = false;
-	}
-	return keep;
-}
-
-int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
-{
-	uint64_t freed = 0;
-
-	if (cq_forking())
-		return EDEADLK;
-	pthread_mutex_lock(&q->lock);
-	/* Whoever pops a block, or has one in hand, has one that is not finished. A block that is finished is
-	   free, or a producer's. */
-	if (!cq_blocks_all_finished(q)) {
-		pthread_mutex_unlock(&q->lock);
-		return EBUSY;
-	}
-	cq_shared_trim(q);
-	for (cq_producer_t *p = q->producers; p != NULL; p = p->next) {
-		if (p->block != NULL)
-			p->block->kept = true;
-		for (cq_node_t *n = p->spares; n != NULL; n = n->next)
-			cq_block_of(n)->kept = true;
-	}
-	q->free = (cq_stack_t){ NULL, NULL };
-	for (cq_block_t **link = &q->slabs, *slab; (slab = *link) != NULL;) {
-		if (keep_slab(q, slab)) {
-			link = &slab->next_slab;
-			continue;
-		}
-		*link = slab->next_slab;
-		freed += slab->carved;
-		cq_slab_free(q, slab);
-	}
-	pthread_mutex_unlock(&q->lock);
-	if (freed_bytes != NULL)
-		*freed_bytes = (size_t)freed * q->block_bytes;
-	return 0;
-}
-
 /* ------------------------------------------------------------------------- statistics */
 
 void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t bytes)

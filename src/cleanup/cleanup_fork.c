@@ -18,7 +18,7 @@
  *     callback or in give_back
  *   else, with some left                         waits
  *   else, found                                  is free
- *   else: on its way to or from the free stack   is nowhere, until trim: one for each lost thread at most
+ *   else: on its way to or from the free stack   is nowhere, until destroy: one for each lost thread at most
  *
  * The work is in proportion to what is queued: the child goes to where blocks are that hold something. A
  * thread that is lost between two such places has a block that is in none; and `unfinished`, which counts
@@ -68,6 +68,7 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p)
 	}
 	q->executed += p->total;
 	p->taken = 0;
+	p->getting = 0;
 	p->listed = p->block != NULL ? WRITER : UNLISTED;
 	p->writer_link = NULL;
 	if (p->block != NULL)

@@ -35,7 +35,7 @@
 typedef struct cq_block {
 	cq_node_t node;
 	/* Of the first block of a slab: */
-	struct cq_block *next_slab;	/* of those that are not trimmed; written once */
+	struct cq_block *next_slab;	/* of those that are not trimmed; once it is in the list, by trim */
 	cq_callback_fn *fn;		/* of all; NULL: each callback has its own */
 	const void *holder;		/* whose hand it is in: cq_thread_mark, or NULL */
 	uint32_t carved;		/* of the first one: so many blocks of the slab have been used, itself too */
@@ -44,7 +44,7 @@ typedef struct cq_block {
 	uint16_t begin, end;
 	uint16_t first;			/* begin, when a run took it */
 	uint8_t parity;			/* which of unfinished[] counts it */
-	bool kept;			/* by trim, under the lock: it is not its to take */
+	bool popped;			/* by trim, under the lock: it is free */
 	cq_callback_t callbacks[] CQ_ALIGNED(16); /* or arguments alone: block_args */
 } cq_block_t;
 CQ_NODE_CONTAINER(cq_block_t, node, cq_block_of)
@@ -70,6 +70,7 @@ struct cq_producer {
 	uint64_t total;		/* and up to the last close, written before it */
 	uint32_t slots, slot_shift; /* how many callbacks a block has room for, of 1 << shift bytes. Written once */
 	uint32_t taken;		/* a shared one: it has an owner at the moment (shared.c) */
+	uint32_t getting;	/* by the owner: it may be in cq_block_get, so trim frees nothing */
 
 	/* Owner only: */
 	uint64_t reserved_until; /* the count of accepted callbacks up to which an enqueue cannot fail */
@@ -230,6 +231,24 @@ static inline uint32_t cq_producer_written(const cq_producer_t *p)
 	return cq_slots_below(p, p->block, p->write);
 }
 
+/* The owner is about to get blocks. Until it has them, trim frees none that it may read. */
+static inline void cq_producer_gets(cq_producer_t *p)
+{
+	cq_u32_store_relaxed(&p->getting, 1);
+	/* Program order between that store and the loads in cq_block_get is one half of the asymmetric barrier; see
+	   cq_blocks_give_back (trim.c). Without such a barrier, this: a block could be freed that a pop reads. */
+	if (p->q->fences)
+		cq_fence_full();
+	CQ_POINT("producer.gets");
+}
+
+static inline void cq_producer_has_got(cq_producer_t *p)
+{
+	/* Pairs with the acquire in cq_blocks_all_finished (blocks.c), behind trim's look. Without it what a pop
+	   reads could be freed. */
+	cq_u32_store_release(&p->getting, 0);
+}
+
 /* From one block of a slab to the next: no two share a line. */
 static inline size_t cq_block_stride(const cq_cleanup_t *q)
 {
@@ -278,10 +297,13 @@ void cq_tick(cq_cleanup_t *q);
 /* producer.c */
 cq_producer_t *cq_producer_make(cq_cleanup_t *q, cq_callback_fn *fn);
 
-/* shared.c: producers of the queue's own, for callers without one */
+/* shared.c: producers of the queue's own, for callers without one. The first with the lock held. */
 void cq_shared_trim(cq_cleanup_t *q);
 bool cq_shared_hold_some(const cq_cleanup_t *q);
 void cq_shared_free(cq_cleanup_t *q);
+
+/* trim.c */
+int cq_blocks_give_back(cq_cleanup_t *q, uint64_t *freed);
 
 /* run.c: the queue as a task: running blocks */
 extern const cq_task_ops_t cq_cleanup_task_ops;

@@ -226,8 +226,11 @@ static int join(struct flush *f, cq_producer_t *p, uint64_t until)
 bool cq_collect_own(cq_producer_t *p)
 {
 	struct flush f = { NULL, false };
-	int err = join(&f, p, UINT64_MAX);
+	int err;
 
+	cq_producer_gets(p);
+	err = join(&f, p, UINT64_MAX);
+	cq_producer_has_got(p);
 	if (f.next != NULL)
 		(void)cq_block_give_up(p->q, f.next);
 	return err == 0;

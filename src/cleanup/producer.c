@@ -91,8 +91,12 @@ static int open_block(cq_producer_t *p)
 	if (p->spares != NULL) {
 		b = cq_block_of(p->spares);
 		p->spares = p->spares->next;
-	} else if ((b = cq_block_get(p->q)) == NULL) {
-		return ENOMEM;
+	} else {
+		cq_producer_gets(p);
+		b = cq_block_get(p->q);
+		cq_producer_has_got(p);
+		if (b == NULL)
+			return ENOMEM;
 	}
 	b->fn = p->fn;
 	cq_u64_store_relaxed(&p->base, p->total);
@@ -323,9 +327,11 @@ static int ensure_spares(cq_producer_t *p, uint64_t n)
 		return EINVAL;
 	for (; need != 0 && *end != NULL; need--)
 		end = &(*end)->next;
+	cq_producer_gets(p);
 	for (link = end; need != 0 && (b = cq_block_get(p->q)) != NULL; need--, link = &b->node.next)
 		/* Relaxed, not plain: a pop of the free stack that lost may be reading it. */
 		cq_ptr_store_relaxed(link, &b->node);
+	cq_producer_has_got(p);
 	if (need != 0 || link == end)
 		free_spares(p, end); /* too few, or too many */
 	return need == 0 ? 0 : ENOMEM;

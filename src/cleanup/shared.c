@@ -104,19 +104,24 @@ static bool holds_some(const cq_producer_t *p)
 	return p->block != NULL && cq_producer_written(p) != state_claimed(p->state);
 }
 
-/* They let go of blocks that hold nothing. With the lock held, and the queue otherwise idle. */
+/* They let go of blocks that hold nothing, unless they are taken. With the lock held. */
 void cq_shared_trim(cq_cleanup_t *q)
 {
 	for (uint32_t i = 0; q->shared != NULL && i < SHARED; i++) {
 		cq_producer_t *p = q->shared[i];
 
-		if (p == NULL || p->block == NULL || holds_some(p))
+		if (p == NULL || !take_shared(p))
 			continue;
-		p->total = p->base + cq_producer_written(p);
-		p->state &= ~STATE_OPEN;
-		p->block = NULL;
-		p->write = &p->dummy;
-		p->limit = NULL;
+		if (p->block != NULL && !holds_some(p)) {
+			p->total = p->base + cq_producer_written(p);
+			p->state &= ~STATE_OPEN;
+			cq_block_put(q, p->block);
+			p->block = NULL;
+			p->write = &p->dummy;
+			p->limit = NULL;
+		}
+		/* Pairs with the acquire in take_shared: the producer has no block. */
+		cq_u32_store_release(&p->taken, 0);
 	}
 }
 

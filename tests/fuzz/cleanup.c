@@ -1184,7 +1184,8 @@ static void step_of_another(const char *where)
 	int kind;
 
 	if (!m.interleaved || is_clock() || m.forking || depth >= DEPTH_MAX || input_ended() ||
-	    strncmp(where, "stack.", 6) == 0 || strcmp(where, "producer.dummy") == 0)
+	    strncmp(where, "stack.", 6) == 0 || strcmp(where, "producer.dummy") == 0 ||
+	    strcmp(where, "producer.gets") == 0)
 		return;
 	if (locked() || (kind = point_kind()) < 0 || byte() % 4 != 3)
 		return;

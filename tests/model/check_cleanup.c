@@ -551,6 +551,88 @@ static void trim_of_two_epochs(void)
 	end_calmly();
 }
 
+static void opener(void *arg)
+{
+	enqueue_some(arg, arg == producers[0] ? 4 : 5, 1);
+}
+
+/* Two blocks are free. An owner reads the next of one that trim takes, and frees. */
+static void trim_against_an_owner(void)
+{
+	begin(CALLED, 0, 2);
+	publish(producers[0], 0);
+	publish(producers[1], 2);
+	runner(NULL);
+	run_beside(opener, producers[0]);
+	trim();
+	opener(producers[1]);
+	join_beside();
+	end_calmly();
+}
+
+/* A slab has a free block, and two that were never used: one owner takes that, the other carves. */
+static void trim_against_the_carving_of_a_slab(void)
+{
+	begin(CALLED | SLABS, 0, 2);
+	publish(producers[0], 0);
+	runner(NULL);
+	opener(producers[0]);
+	run_beside(opener, producers[1]);
+	trim();
+	join_beside();
+	end_calmly();
+}
+
+/* Nothing of it is in use. */
+static void trim_against_the_first_of_a_slab(void)
+{
+	begin(CALLED | SLABS, 0, 2);
+	publish(producers[0], 0);
+	runner(NULL);
+	run_beside(opener, producers[0]);
+	trim();
+	opener(producers[1]);
+	join_beside();
+	end_calmly();
+}
+
+static void publisher_and_runner(void *arg)
+{
+	publish(arg, 0);
+	publish(arg, 2);
+	runner(NULL);
+}
+
+/* Nothing waits when trim looks for the first time. */
+static void trim_against_new_blocks_and_their_runs(void)
+{
+	begin(CALLED, 0, 1);
+	run_beside(publisher_and_runner, producers[0]);
+	run_beside(runner, NULL);
+	trim();
+	join_beside();
+	end_calmly();
+}
+
+static void sharer(void *unused)
+{
+	(void)unused;
+	enqueue_some(NULL, 4, 1);
+}
+
+/* A shared producer has a block that holds nothing. */
+static void trim_against_an_enqueue_without_a_producer(void)
+{
+	begin(CALLED, 0, 0);
+	enqueue_some(NULL, 0, 1);
+	CHECK(cq_cleanup_flush(q) == 0);
+	runner(NULL);
+	run_beside(sharer, NULL);
+	trim();
+	join_beside();
+	end_calmly();
+}
+
 static void publisher_of_2(void *arg)
 {
 	publish(arg, arg == producers[0] ? 0 : 2);
@@ -665,6 +747,13 @@ const struct scenario cleanup_scenarios[] = {
 	{ "cleanup_trim_against_a_worker", trim_against_a_worker, SOME(1, 2), SOME(3, 2) },
 	{ "cleanup_trim_against_pops", trim_against_pops, SOME(1, 2), SOME(3, 2) },
 	{ "cleanup_trim_of_two_epochs", trim_of_two_epochs, SOME(1, 2), SOME(3, 2) },
+	{ "cleanup_trim_against_an_owner", trim_against_an_owner, SOME(2, 2), SOME(4, 3) },
+	{ "cleanup_trim_against_the_carving_of_a_slab", trim_against_the_carving_of_a_slab, SOME(2, 2), SOME(4, 3) },
+	{ "cleanup_trim_against_the_first_of_a_slab", trim_against_the_first_of_a_slab, SOME(2, 2), SOME(4, 3) },
+	{ "cleanup_trim_against_new_blocks_and_their_runs", trim_against_new_blocks_and_their_runs,
+	    SOME(2, 0), SOME(3, 2) },
+	{ "cleanup_trim_against_an_enqueue_without_a_producer", trim_against_an_enqueue_without_a_producer,
+	    SOME(2, 2), SOME(4, 3) },
 	{ "cleanup_trim_against_statistics", trim_against_statistics, SOME(2, 2), SOME(4, 3) },
 	{ "cleanup_producers_carve_a_slab", producers_carve_a_slab, SOME(2, 1), SOME(3, 2) },
 	{ "cleanup_producers_share_a_slab", producers_share_a_slab, SOME(2, 2), SOME(4, 3) },

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Memory goes back while all others go on. A block that is free, or a slab, may be read by who has just found it: an
+ * owner within `getting`; a collector, which has the lock; a run that pops what waits, and has the unit of a block
+ * that is not finished. So all free blocks and the list of slabs are taken away; then, behind a heavy
+ * barrier, is there anybody who may have found them before? If not, they are this thread's alone.
+ */
+#include <errno.h>
+
+#include "base/barrier.h"
+#include "cleanup_priv.h"
+#include "workq/stack.h"
+
+static bool somebody_reads(const cq_cleanup_t *q)
+{
+	for (const cq_producer_t *p = q->producers; p != NULL; p = p->next)
+		if (cq_u32_load_relaxed(&p->getting) != 0)
+			return true;
+	/* The acquire in this is also that of the loads above: what an owner read, before it is freed. */
+	return !cq_blocks_all_finished(q);
+}
+
+/* All its blocks were popped, and may go. Else these are free again. */
+static bool slab_goes(cq_cleanup_t *q, cq_block_t *slab, bool may_go)
+{
+	uint32_t carved = cq_u32_load_relaxed(&slab->carved);
+
+	for (uint32_t i = 0; i < carved; i++)
+		may_go &= cq_block_at(q, slab, i)->popped;
+	for (uint32_t i = 0; !may_go && i < carved; i++) {
+		cq_block_t *b = cq_block_at(q, slab, i);
+
+		if (b->popped) {
+			b->popped = false;
+			cq_block_put(q, b);
+		}
+	}
+	return may_go;
+}
+
+/* With the lock held. *freed: so many blocks. EBUSY: as trim. */
+int cq_blocks_give_back(cq_cleanup_t *q, uint64_t *freed)
+{
+	cq_block_t *slabs, *slab, *newer, **link = &slabs;
+	cq_node_t *node;
+	bool alone;
+
+	*freed = 0;
+	/* A look only: while work goes on its blocks are not taken away. */
+	if (!cq_blocks_all_finished(q))
+		return EBUSY;
+	cq_shared_trim(q);
+	/* 1. Nobody finds them any more. */
+	slabs = cq_ptr_exchange_relaxed(&q->slabs, NULL);
+	while ((node = cq_stack_pop_n(&q->free, 1)) != NULL)
+		cq_block_of(node)->popped = true;
+	CQ_POINT("trim.taken");
+	/* 2. Pairs with the store of `getting`, then the loads of cq_block_get, in cq_producer_gets: who has found one is
+	   seen below. Without it a block could be freed under a pop. */
+	cq_barrier_heavy();
+	alone = !somebody_reads(q);
+	/* 3. */
+	while ((slab = *link) != NULL) {
+		if (slab_goes(q, slab, alone)) {
+			*link = slab->next_slab;
+			*freed += slab->carved;
+			cq_slab_free(q, slab);
+		} else {
+			link = &slab->next_slab;
+		}
+	}
+	/* What is unused of those made meanwhile stays so, until they go. */
+	newer = cq_ptr_load_relaxed(&q->slabs);
+	do {
+		*link = newer;
+		/* Pairs with the acquire in cq_block_get, as there. */
+		cq_fence_release();
+	} while (link != &slabs && !cq_ptr_cas_relaxed(&q->slabs, &newer, slabs));
+	return alone ? 0 : EBUSY;
+}
+
+int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
+{
+	uint64_t freed;
+	int err;
+
+	if (cq_forking())
+		return EDEADLK;
+	pthread_mutex_lock(&q->lock);
+	err = cq_blocks_give_back(q, &freed);
+	pthread_mutex_unlock(&q->lock);
+	if (err == 0 && freed_bytes != NULL)
+		*freed_bytes = (size_t)freed * q->block_bytes;
+	return err;
+}
