@@ -70,9 +70,9 @@ static int look(const struct drain *d)
 	/* Most attempts to make a worker fail here and now, and say why. One that fails later, in
 	   worker_start, is tried once more; after that the next would do the same. */
 	cq_pool_stats(q->pool, &s);
-	wake = s.workers_live == 0 && s.workers_failed > d->failed + 1 ? EAGAIN :
-	    cq_task_signal(q->task); /* they may have been left to a tick; and an owner is told */
-	if (wake == 0 && (wake = q->by_owner ? EAGAIN : cq_pool_wake(q->pool)) == 0)
+	wake = q->by_owner || (s.workers_live == 0 && s.workers_failed > d->failed + 1) ? EAGAIN :
+	    cq_pool_wake(q->pool);
+	if (wake == 0)
 		return EBUSY;
 	/* What nobody can run may have been run meanwhile. */
 	err = ended(d);
@@ -87,11 +87,15 @@ static int wait_for(struct drain *d, uint64_t deadline)
 	cq_sleeper_t me;
 	int err;
 
-	cq_pool_stats(q->pool, &s);
-	d->failed = s.workers_failed;
 	cq_u32_add_relaxed(&q->draining, 1);
 	cq_sleeper_init(&me, NULL);
 	cq_sleepers_prepare_wait(&q->drains, &me);
+	/* What a drain has collected, or was left to a tick; whoever publishes behind that fence sees `draining`. Once: where
+	   nobody serves, the signal wakes this drain. */
+	if (d->stopped == 0 && cq_blocks_waiting(q) != 0)
+		(void)cq_task_signal(q->task);
+	cq_pool_stats(q->pool, &s);
+	d->failed = s.workers_failed;
 	while ((err = look(d)) == EBUSY && result != CQ_TIMED_OUT) {
 		result = cq_sleepers_commit_wait(&q->drains, &me, deadline);
 		cq_sleepers_prepare_wait(&q->drains, &me);

@@ -28,7 +28,7 @@ static CQ_RARE void come_in(cq_producer_t *p)
 	if (!cq_u32_cas_relaxed(&p->listed, UNLISTED, NEWCOMER))
 		return; /* a collector was faster */
 	CQ_POINT("producer.coming");
-	cq_u64_store_relaxed(&p->seen, p->state);
+	cq_u64_store_relaxed(&p->seen, cq_u64_load_relaxed(&p->state));
 	cq_stack_push(&p->q->newcomers, &p->newcomer);
 	/* Without an asymmetric barrier: pairs with cq_barrier_heavy in cq_producers_see (collect.c). Either the
 	   collection behind that barrier finds this producer, or the closed queue is seen behind this. And, with one
