@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "cleanup_priv.h"
+#include "pool/pool_inside.h"
 #include "workq/stack.h"
 
 /* ------------------------------------------------------------------ the open block */
@@ -55,7 +56,7 @@ static bool set_limit(cq_producer_t *p)
 	closed = cq_u32_load_relaxed(&q->closed) != 0;
 	if (closed)
 		cq_ptr_store_relaxed(&p->limit, NULL);
-	else if (q->tick_ns != 0 && cq_u32_load_relaxed(&q->ticking) == NO_TICK)
+	else if (q->tick_ns != 0 && (cq_u32_load_relaxed(&q->ticking) == NO_TICK || cq_tick_is_due(q)))
 		cq_tick_begin(q);
 	return closed;
 }
@@ -116,10 +117,11 @@ static bool waits_for_tick(const cq_cleanup_t *q)
 		return false;
 	/* The block, before the look at `ticking`: see cq_tick (collect.c). And before that at `draining`: pairs with the
 	   fence in cq_sleepers_prepare_wait of wait_for (drain.c), which sees the block, or is seen. Without it a block
-	   could be left to a tick, or to a drain, that doesn't come. */
+	   could be left to a tick, or to a drain, that doesn't come. Nor to a tick that is due, as no worker may have been
+	   made for it. */
 	cq_fence_full();
-	return cq_u32_load_relaxed(&q->ticking) != NO_TICK && cq_u32_load_relaxed(&q->draining) == 0 &&
-	    cq_blocks_waiting(q) < q->wake_blocks;
+	return cq_u32_load_relaxed(&q->ticking) != NO_TICK && cq_task_is_timed(q->task) &&
+	    cq_u32_load_relaxed(&q->draining) == 0 && cq_blocks_waiting(q) < q->wake_blocks;
 }
 
 /* Ends the open block and publishes what is not claimed; it is then the workers'. 0 or STALLED. */
