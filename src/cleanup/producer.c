@@ -117,11 +117,10 @@ static bool waits_for_tick(const cq_cleanup_t *q)
 		return false;
 	/* The block, before the look at `ticking`: see cq_tick (collect.c). And before that at `draining`: pairs with the
 	   fence in cq_sleepers_prepare_wait of wait_for (drain.c), which sees the block, or is seen. Without it a block
-	   could be left to a tick, or to a drain, that doesn't come. Nor to a tick that is due, as no worker may have been
-	   made for it. */
+	   could be left to a tick, or to a drain, that doesn't come. */
 	cq_fence_full();
-	return cq_u32_load_relaxed(&q->ticking) != NO_TICK && cq_task_is_timed(q->task) &&
-	    cq_u32_load_relaxed(&q->draining) == 0 && cq_blocks_waiting(q) < q->wake_blocks;
+	return cq_u32_load_relaxed(&q->ticking) != NO_TICK && cq_u32_load_relaxed(&q->draining) == 0 &&
+	    cq_blocks_waiting(q) < q->wake_blocks;
 }
 
 /* Ends the open block and publishes what is not claimed; it is then the workers'. 0 or STALLED. */
