@@ -207,6 +207,25 @@ Test(faults, the_next_publication_tries_again)
 	finish_spawned(SLOTS + 2);
 }
 
+/* By a producer that has something to write. */
+Test(faults, a_tick_that_found_no_worker_is_asked_for_anew)
+{
+	cq_producer_t *other;
+
+	make_with((cq_cleanup_config_t){ .flush_ns = 2 * CQ_FLUSH_NS_MIN }, (cq_pool_config_t){ .workers_max = 3, .spawn = spawn });
+	put(p, 0, 1);
+	fake_wait_blocked(&park, 1); /* the clock */
+	host.err = EAGAIN;
+	fake_advance(&park, CQ_FLUSH_NS_MIN);
+	AWAIT(pool_stats().workers_failed == 1);
+	host.err = 0;
+	cr_assert_eq(cq_producer_attach(q, NULL, &other), 0);
+	put(other, 1, 1);
+	AWAIT(runs == 2);
+	cq_producer_detach(other);
+	finish_spawned(2);
+}
+
 static unsigned said_so_far;
 
 /* All the calls that may say it do. */

@@ -312,16 +312,18 @@ static void arm(cq_cleanup_t *q)
 	}
 }
 
-/* A producer may have written, and there is no tick to come. */
+bool cq_tick_is_due(const cq_cleanup_t *q)
+{
+	return cq_u32_load_relaxed(&q->ticking) == ARMED && !cq_task_is_timed(q->task);
+}
+
+/* A producer may have written, and there is no tick to come; or it is due, and no worker may have been made for it. */
 void cq_tick_begin(cq_cleanup_t *q)
 {
 	if (cq_u32_cas_relaxed(&q->ticking, NO_TICK, MADE))
 		arm(q);
-}
-
-bool cq_tick_is_due(const cq_cleanup_t *q)
-{
-	return cq_u32_load_relaxed(&q->ticking) == ARMED && !cq_task_is_timed(q->task);
+	else if (cq_tick_is_due(q))
+		(void)cq_task_signal(q->task);
 }
 
 /* By a run, before it takes blocks. There are ticks until one finds no writer: so what was written is published in the

@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "cleanup_priv.h"
+#include "pool/pool_inside.h"
 #include "workq/stack.h"
 
 /* ------------------------------------------------------------------ the open block */
@@ -55,7 +56,7 @@ static bool set_limit(cq_producer_t *p)
 	closed = cq_u32_load_relaxed(&q->closed) != 0;
 	if (closed)
 		cq_ptr_store_relaxed(&p->limit, NULL);
-	else if (q->tick_ns != 0 && cq_u32_load_relaxed(&q->ticking) == NO_TICK)
+	else if (q->tick_ns != 0 && (cq_u32_load_relaxed(&q->ticking) == NO_TICK || cq_tick_is_due(q)))
 		cq_tick_begin(q);
 	return closed;
 }
