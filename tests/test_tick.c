@@ -979,7 +979,7 @@ static void make_spawned(void)
 Test(tick, without_a_clock_callbacks_are_accepted_and_each_block_tries_again, .init = make_spawned)
 {
 	put_one(0);
-	cr_assert_eq(clocks_tried, 1);
+	cr_assert_eq(clocks_tried, q->fences ? 2 : 1, "where each enqueue looks: as the block is opened, and then");
 	cr_assert(!is_armed());
 	put(p, 1, SLOTS - 1);
 	cr_assert_gt(clocks_tried, 1);
@@ -1015,7 +1015,7 @@ Test(tick, blocks_that_were_left_to_a_tick_are_signalled_if_there_is_no_clock)
 	    (cq_pool_config_t){ .workers_max = 1, .spawn = spawn_beside, .host = &other });
 	cr_assert_eq(cq_producer_attach(q, NULL, &other), 0);
 	put_one(SLOTS);
-	cr_assert_eq(clocks_tried, 1);
+	cr_assert_geq(clocks_tried, 1);
 	AWAIT(runs == SLOTS);
 	cq_producer_detach(other);
 	finish(SLOTS + 1);
