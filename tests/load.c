@@ -405,11 +405,13 @@ void load_dump(load_t *l)
 	fprintf(stderr, "%s load, round %u:%s%s%s%s%s%s, pool flags %u, workers %" PRIu32 " to %" PRIu32 ", idle %"
 	    PRIu64 " ns, spawn %d; flags %u, parallel %" PRIu32 ", block %zu, flush %" PRIu64 " ns, wake %zu; faults 0x%"
 	    PRIx64 "\n",
-	    ways[l->way], l->number, l->by_time ? " quiet, by time," : l->quiet ? " quiet" : " busy", l->given != NULL ? ", given pool" : "",
+	    ways[l->way], l->number, l->by_time ? " quiet, by time," : l->quiet ? " quiet" : " busy",
+	    l->given != NULL ? ", given pool" : "",
 	    l->has_crew ? " crew" : "", l->abrupt ? " abrupt" : "", l->stopping ? " stopping" : "",
 	    l->closing ? " closing" : "", l->pool_config.flags, l->pool_config.workers_min,
 	    l->pool_config.workers_max, l->pool_config.idle_ns, l->pool_config.spawn != NULL, l->config.flags,
-	    l->config.parallel, l->config.block_bytes, l->config.flush_ns, l->config.wake_bytes, l->faults);
+	    l->config.parallel, l->config.block_bytes, l->config.flush_ns,
+	    l->config.wake_bytes, l->faults);
 	for (unsigned i = 0; i < OWNERS; i++)
 		fprintf(stderr, "owner %u waits for %d\n", i, l->owners[i].left);
 	if (l->q == NULL)

@@ -115,11 +115,13 @@ static void dump(void)
 
 		cq_cleanup_stats(q->q, &s);
 		cq_pool_stats(cq_cleanup_pool(q->q), &w);
-		fprintf(stderr, "queue %u: parallel %" PRIu32 ", block %zu, flush %" PRIu64 " ns, wake %zu, closed %d, queued %" PRIu64
+		fprintf(stderr, "queue %u: parallel %" PRIu32 ", block %zu, flush %" PRIu64 " ns, wake %zu, closed %d, queued %"
+		    PRIu64
 		    ", executed %" PRIu64 ", back %" PRIu64 ", blocks waiting %" PRIu64 "\nits pool: live %"
 		    PRIu32 ", coming %" PRIu32 ", idle %" PRIu32 ", running %" PRIu32 ", tasks waiting %" PRIu64
 		    ", created %" PRIu64 ", retired %" PRIu64 ", failed %" PRIu64 "\n", i, q->config.parallel,
-		    q->config.block_bytes, q->config.flush_ns, q->config.wake_bytes, q->closed, s.queued, s.executed, s.handed_back, s.blocks_waiting,
+		    q->config.block_bytes, q->config.flush_ns, q->config.wake_bytes, q->closed,
+		    s.queued, s.executed, s.handed_back, s.blocks_waiting,
 		    w.workers_live, w.workers_coming, w.workers_idle, w.workers_running, w.tasks_waiting,
 		    w.workers_created, w.workers_retired, w.workers_failed);
 	}

@@ -317,7 +317,7 @@ bool cq_tick_is_due(const cq_cleanup_t *q)
 	return cq_u32_load_relaxed(&q->ticking) == ARMED && !cq_task_is_timed(q->task);
 }
 
-/* A producer may have written, and there is no tick to come; or it is due, and no worker may have been made for it. */
+/* A producer has written, and there is no tick to come; or one is due, and no worker may have been made for it. */
 void cq_tick_begin(cq_cleanup_t *q)
 {
 	if (cq_u32_cas_relaxed(&q->ticking, NO_TICK, MADE))

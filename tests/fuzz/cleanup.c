@@ -523,11 +523,12 @@ static void do_questions(void)
 /* A run begins, in which nothing can get into the way of a tick that is due. */
 static bool begin_ticks(void)
 {
-	return m.tick_ns != 0 && m.on_time && !m.interleaved && m.frames == 0 && !m.closed && !m.forking && now < CQ_FOREVER / 2;
+	return m.tick_ns != 0 && m.on_time && !m.interleaved && m.frames == 0 && !m.closed && !m.forking &&
+	    now < CQ_FOREVER / 2;
 }
 
-/* A run has taken all that waited. Of the callbacks that were there before, those that were written two ticks ago have
-   been published, and so have begun. */
+/* A run has taken all that waited. Of the callbacks that were there before, those that were written two ticks ago
+   have been published, and so have begun. */
 static void check_ticks(unsigned before)
 {
 	for (unsigned i = 0; i < before; i++) {
@@ -842,7 +843,8 @@ static void check_shut_down(int err, const struct context *c, cq_shutdown_how_t 
 	case ETIMEDOUT:
 		EXPECT(now >= c->deadline && c->deadline != CQ_FOREVER, "too early");
 		EXPECT(m.pending != 0 || m.points != 0 || m.unsure != 0 ||
-		    (m.own_pool && (count_bodies() + within(WORKER) != 0 || clock_exists())), "a time-out with nothing to wait for");
+		    (m.own_pool && (count_bodies() + within(WORKER) != 0 || clock_exists())),
+		    "a time-out with nothing to wait for");
 		break;
 	case EAGAIN:
 		EXPECT(how == CQ_SHUTDOWN_DRAIN, "EAGAIN, and there is nothing to run");
@@ -1170,7 +1172,8 @@ void callback_body(void)
  */
 static int point_kind(void)
 {
-	if (!is_free(&m.pool->clock.lock) || !is_free(&m.q->drains.lock) || !is_free(&m.pool->idle.lock) || !is_free(&m.pool->closers.lock) ||
+	if (!is_free(&m.pool->clock.lock) || !is_free(&m.q->drains.lock) || !is_free(&m.pool->idle.lock) ||
+	    !is_free(&m.pool->closers.lock) ||
 	    !is_free(&m.pool->lock))
 		return -1;
 	if (is_free(&m.q->lock) && is_free(&m.q->partial_lock))
