@@ -134,8 +134,8 @@ typedef struct cq_cleanup_config {
 	size_t max_waiting;
 	/** What is enqueued is published at the latest so long after, in nanoseconds, though nobody flushes: CQ_FLUSH_NS_MIN or
 	    more, such as 10 ms. 0, CQ_FOREVER: not by time. With the first callback the pool makes a thread for it, its clock;
-	    if that fails the producer's next block tries again. In a pool that is polled or hosted it is done when the host
-	    polls it, or calls cq_pool_run_some, after that time. While nothing is enqueued no thread wakes. */
+	    if that fails the producer's next block tries again. In a pool that is polled or hosted the host does it: it
+	    polls, or calls cq_pool_run_some, each half of that time. While nothing is enqueued no thread wakes. */
 	uint64_t flush_ns;
 	/** With a clock: while fewer bytes of full blocks wait, who publishes another one wakes nobody, as flush_ns sees to
 	    them: so producers at a pace cost few wake-ups. 0: 32 KiB; 1: each block wakes. */
