@@ -185,6 +185,59 @@ Test(memory, a_queue_that_holds_nothing_is_trimmed_to_nothing)
 	end();
 }
 
+/* A worker parks when it has run all, and retires after IDLE_NS. */
+enum { IDLE_NS = 1000 };
+
+static void make_served(const cq_allocator_t *allocator)
+{
+	cq_pool_config_t pool_config = { .workers_max = 1, .idle_ns = IDLE_NS, .park = &park.ops };
+
+	fake_init(&park);
+	CHECK(cq_cleanup_create(&(cq_cleanup_config_t){ .pool_config = &pool_config, .allocator = allocator }, &q) == 0);
+	CHECK(cq_producer_attach(q, NULL, &p) == 0);
+	fill(p, 2);
+	fake_wait_blocked(&park, 1);
+	cr_assert_geq(stats().blocks_made, 1);
+}
+
+static uint32_t workers_live(void)
+{
+	cq_pool_stats_t s;
+
+	cq_pool_stats(cq_cleanup_pool(q), &s);
+	return s.workers_live;
+}
+
+Test(memory, a_worker_that_was_idle_gives_it_back)
+{
+	make_served(NULL);
+	if (q->maps) {
+		note_slabs();
+		fake_advance(&park, IDLE_NS - 1);
+		cr_assert_eq(slabs_mapped(), noted.n);
+		fake_advance(&park, 1);
+		AWAIT(workers_live() == 0);
+		cr_assert_eq(slabs_mapped(), 0);
+		cr_assert_eq(stats().blocks_made, 0);
+		fill(p, 1);
+	}
+	end();
+}
+
+/* That may be bounded, and refuse a block while others are given back. */
+Test(memory, a_worker_that_was_idle_leaves_what_is_of_a_hosts_allocator)
+{
+	uint64_t blocks;
+
+	test_alloc_init(&mem);
+	make_served(&mem.allocator);
+	blocks = stats().blocks_made;
+	fake_advance(&park, IDLE_NS);
+	AWAIT(workers_live() == 0);
+	cr_assert_eq(stats().blocks_made, blocks);
+	end();
+}
+
 static void put_one(void *other)
 {
 	put(other, 0, 1);

@@ -238,10 +238,10 @@ CQ_API int cq_cleanup_shutdown(cq_cleanup_t *q, cq_shutdown_how_t how, uint64_t 
 CQ_API size_t cq_cleanup_run_some(cq_cleanup_t *q, size_t callbacks);
 
 /**
- * Frees the blocks that nobody uses, without an allocator of yours by slabs of 64 KiB, to the system: one at most
- * stays for each block that is open or reserved. *freed_bytes, if not NULL: how many bytes. Others go on meanwhile; who
- * needs a block then asks for new memory. EBUSY, and none was freed: a block waits, or its callbacks run or
- * are being given back, or a producer is just about to get one; EDEADLK: from a fork handler.
+ * Frees the blocks that nobody uses: without an allocator of yours by slabs of 64 KiB, to the system, of which one at most
+ * stays for each block that is open or reserved; and then a worker does it too before it retires (idle_ns). *freed_bytes, if
+ * not NULL: how many bytes. Others go on meanwhile; who needs a block then asks for new memory. EBUSY, none was freed: a block
+ * waits, or its callbacks run or are being given back, or a producer is about to get one; EDEADLK: from a fork handler.
  */
 CQ_API int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes);
 

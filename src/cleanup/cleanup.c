@@ -29,6 +29,15 @@ static bool complete(cq_cleanup_config_t *c)
 	    c->allocator->alloc != NULL && c->allocator->free != NULL;
 }
 
+/* Not to a host's allocator: if that is bounded it could refuse a block while others are in the hand of trim. */
+static void idle(void *arg)
+{
+	cq_cleanup_t *q = arg;
+
+	if (q->maps)
+		(void)cq_cleanup_trim(q, NULL);
+}
+
 static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 {
 	cq_pool_config_t own = { 0 };
@@ -69,7 +78,7 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	if ((err = pthread_mutex_init(&q->lock, NULL)) == 0 &&
 	    (err = pthread_mutex_init(&q->partial_lock, NULL)) == 0 &&
 	    (err = cq_sleepers_init(&q->drains, q->park, 0)) == 0 &&
-	    (err = cq_task_create(q->pool, &cq_cleanup_task_ops, q, c->parallel, &q->task)) == 0)
+	    (err = cq_task_create_idle(q->pool, &cq_cleanup_task_ops, idle, q, c->parallel, &q->task)) == 0)
 		/* The pool has the process's handlers, if it wants them. Not refused, as the task was not. */
 		err = cq_fork_register(&q->fork_client, &cq_cleanup_fork_ops, false);
 	if (err != 0 && q->own_pool)

@@ -49,6 +49,8 @@ int cq_blocks_give_back(cq_cleanup_t *q, uint64_t *freed)
 	/* A look only: while work goes on its blocks are not taken away. */
 	if (!cq_blocks_all_finished(q))
 		return EBUSY;
+	if (cq_ptr_load_relaxed(&q->slabs) == NULL)
+		return 0;
 	cq_shared_trim(q);
 	/* 1. Nobody finds them any more. */
 	slabs = cq_ptr_exchange_relaxed(&q->slabs, NULL);

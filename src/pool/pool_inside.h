@@ -17,6 +17,11 @@ int cq_await(cq_sleepers_t *set, int (*look)(const void *), const void *arg, uin
 /* cq_run_piece, of a piece that was there at that time, and is so many to the task. */
 void cq_run_piece_since(cq_run_t *run, void *piece, uint64_t since, uint64_t parts);
 
+/* As cq_task_create. A worker that has found nothing for idle_ns calls idle(arg), with no lock held, so that the task gives
+   back what it doesn't need; a close waits for that. */
+int cq_task_create_idle(cq_pool_t *pool, const cq_task_ops_t *ops, void (*idle)(void *arg), void *arg,
+    uint32_t parallel, cq_task_t **out);
+
 /* The task is signalled once, at that time (not 0) or soon after it, in place of what was asked for before; if it is
    closed by then, nothing happens. In a pool that is polled or hosted: when somebody polls or calls run_some. Takes the
    pool's lock. The error with which no thread could be made for that, and then it is not signalled; EDEADLK: in a

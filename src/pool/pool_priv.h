@@ -41,6 +41,7 @@ struct cq_task {
 	/* Written while no one else has the record, before the word is 0: */
 	const cq_task_ops_t *ops;
 	void *arg;
+	void (*idle)(void *arg);	/* or NULL: see cq_task_create_idle */
 	uint32_t parallel;
 	uint64_t at CQ_ALIGNED(8);	/* when it is to be signalled, or 0 */
 };
@@ -48,7 +49,7 @@ CQ_NODE_CONTAINER(struct cq_task, node, cq_task_of)
 
 static inline bool cq_task_is_open(const cq_task_t *t)
 {
-	/* Pairs with the release in cq_task_create: ops and arg. Without it they could be those of the task that
+	/* Pairs with the release in cq_task_create_idle: ops and arg. Without it they could be those of the task that
 	   had the record before. */
 	return (cq_u64_load_acquire(&t->word) & TASK_CLOSED) == 0;
 }

@@ -374,6 +374,12 @@ size_t cq_task_run_some(cq_task_t *t, size_t pieces)
 
 int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t parallel, cq_task_t **out)
 {
+	return cq_task_create_idle(p, ops, NULL, arg, parallel, out);
+}
+
+int cq_task_create_idle(cq_pool_t *p, const cq_task_ops_t *ops, void (*idle)(void *arg), void *arg,
+    uint32_t parallel, cq_task_t **out)
+{
 	cq_node_t *node;
 	cq_task_t *t;
 
@@ -394,6 +400,7 @@ int cq_task_create(cq_pool_t *p, const cq_task_ops_t *ops, void *arg, uint32_t p
 	}
 	t->ops = ops;
 	t->arg = arg;
+	t->idle = idle;
 	t->parallel = parallel;
 	if (cq_pool_stopped(p)) { /* see cq_pool_end */
 		cq_stack_push(&p->free, &t->node);

@@ -93,6 +93,15 @@ static void is_ended(void *run)
 	}
 }
 
+/* Before it retires: others may stay at work, or it may. */
+static void tell_idle(cq_pool_t *p)
+{
+	for (cq_task_t *t = cq_workers_telling(p); t != NULL; t = t->all_next)
+		if (cq_task_is_open(t) && t->idle != NULL)
+			t->idle(t->arg);
+	cq_workers_told(p);
+}
+
 static void live(cq_run_t *w)
 {
 	const cq_pool_config_t *c = &w->pool->config;
@@ -108,8 +117,11 @@ static void live(cq_run_t *w)
 	if (err == 0) {
 		cq_sleeper_init(&me, NULL);
 		cq_workers_arrive(w);
-		while (!cq_pool_serve(w, &me, 0) && !cq_workers_retire(w))
-			;
+		while (!cq_pool_serve(w, &me, 0)) {
+			tell_idle(w->pool);
+			if (cq_workers_retire(w))
+				break;
+		}
 	}
 	leave(w, err);
 }
