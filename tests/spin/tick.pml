@@ -5,7 +5,9 @@
  * tick takes signals nobody. Owners; runs of the task, which is signalled or not; a timer, which is due whenever it
  * is armed; a collector, a drain or a shutdown. How a timer is armed is in clock.pml, how a signalled task gets its
  * worker in pool.pml, who is let go in writers.pml: what the owner stores waits in a buffer as there. With FENCES
- * limit is NULL always. A claim is one step: shutdown.pml.
+ * limit is NULL always. A claim is one step: shutdown.pml. The sources have a third value of ticking, MADE, by which
+ * one of several runs ticks, and none while an owner arms; here each does that finds a tick due: all that they may do,
+ * and more.
  *
  * FAILS: so often nobody can be made who sees to the timer. Then what is written waits for the next slow path, which
  * comes at last; what is published is taken before. STANDS_STILL: the timer is never due, and the drain ends.
