@@ -649,7 +649,8 @@ Test(drain, asleep_in_a_polled_pool_wakes_a_worker_for_what_a_run_some_leaves)
 	finish(2 * SLOTS);
 }
 
-/* What came at the limit of runs is a caller's business, and he looks for no other block. */
+/* What came at the limit of runs is a caller's business, and he looks for no other block. The drain, which the block before
+   has woken, looks before its record is there. */
 static void a_polled_run_some_leaves_a_block(void *(*body)(void *unused))
 {
 	pthread_t drains;
@@ -663,7 +664,12 @@ static void a_polled_run_some_leaves_a_block(void *(*body)(void *unused))
 	put(p, 1, SLOTS);
 	drains = start(drain_really, NULL);
 	AWAIT(asleep_in(&q->drains) && pool_stats().tasks_waiting == 0);
-	let_end(0);
+	at_point("tasks.push", hold, NULL);
+	gate_open(&stuck[0].may_end);
+	gate_wait(&stopped);
+	AWAIT(asleep_in(&q->drains));
+	gate_open(&go_on);
+	join(stuck[0].thread);
 	join(drains);
 	finish(SLOTS + 1);
 }

@@ -760,6 +760,17 @@ Test(tick, by_default_32_kib_wait)
 	finish(8 * p->slots);
 }
 
+Test(tick, with_a_bound_a_worker_is_woken_long_before_it)
+{
+	unsigned n;
+
+	make_timed((cq_cleanup_config_t){ .wake_bytes = SIZE_MAX, .max_waiting = 64 }, (cq_pool_config_t){ .workers_max = 1 });
+	n = 64 / 4 / p->slots * p->slots;
+	put(p, 0, n);
+	AWAIT(runs == n);
+	finish(n);
+}
+
 /* Without ticks nobody would come. */
 Test(tick, without_ticks_each_block_wakes)
 {
@@ -912,6 +923,7 @@ static void make_lazy_and_bounded(void)
 {
 	make_timed((cq_cleanup_config_t){ .max_waiting = 8 * SLOTS, .wake_bytes = SIZE_MAX },
 	    (cq_pool_config_t){ .workers_max = 1 });
+	q->wake_blocks = UINT64_MAX; /* create sees to it that the bound comes later */
 }
 
 /* Or, at the bound, it could wait for flush_ns again and again. */

@@ -123,7 +123,7 @@ typedef struct cq_cleanup_config {
 	const cq_pool_config_t *pool_config;
 	/** Of handles and each block; copied. NULL: pool_config's, or else malloc's family, and mmap for blocks. */
 	const cq_allocator_t *allocator;
-	/** With CQ_BY_OWNER, or NULL: callbacks wait. Called by who published them, no lock held, to post an event that
+	/** With CQ_BY_OWNER, or NULL: callbacks wait. Called by who published them, or the clock, no lock held, to post an event that
 	    wakes the owner's loop: once, and not again before the next run_some. So that takes the event, then calls
 	    run_some until it returns less than it was asked for. Now and then for nothing. */
 	void (*wake_owner)(void *host);
@@ -132,10 +132,10 @@ typedef struct cq_cleanup_config {
 	    no producer gets a new block: ENOBUFS. What is in open blocks comes on top, a block of each producer at
 	    most, and what is reserved. Blocks are made smaller, so that one is at most a fourth of the bound. */
 	size_t max_waiting;
-	/** What is enqueued is published at the latest so long after, in nanoseconds, though nobody flushes: CQ_FLUSH_NS_MIN or
-	    more, such as 10 ms. 0, CQ_FOREVER: not by time. With the first callback the pool makes a thread for it, its clock;
-	    if that fails the producer's next block tries again. In a pool that is polled or hosted the host does it: it
-	    polls, or calls cq_pool_run_some, each half of that time. While nothing is enqueued no thread wakes. */
+	/** What is enqueued is published at the latest so long after, in nanoseconds, though nobody flushes, or as soon as a worker
+	    is free: CQ_FLUSH_NS_MIN or more, such as 10 ms. 0, CQ_FOREVER: not by time. With the first callback (in a forked child,
+	    its first) the pool makes a thread for it, its clock; if that fails the next block tries again. One that is polled or
+	    hosted has none: each half of flush_ns call cq_pool_needs_wake, _wake or _run_some; nothing else looks at the time. */
 	uint64_t flush_ns;
 	/** With a clock: while fewer bytes of full blocks wait, who publishes another one wakes nobody, as flush_ns sees to
 	    them: so producers at a pace cost few wake-ups. 0: 32 KiB; 1: each block wakes. */

@@ -21,7 +21,7 @@ typedef struct cq_cleanup_statistics {
 	uint64_t executed;	/**< callbacks run, counted as their block ends; in a forked child it begins
 				   as queued less what the child still holds */
 	uint64_t handed_back;	/**< callbacks given back by shutdown */
-	uint64_t flushes;	/**< of all producers, that moved something */
+	uint64_t flushes;	/**< of all producers, and by time, that moved something */
 	uint64_t blocks_waiting; /**< published and not taken */
 	uint64_t blocks_made;	/**< allocated and not trimmed */
 	uint64_t block_bytes;	/**< the memory of one */

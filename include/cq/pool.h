@@ -77,8 +77,8 @@ typedef struct cq_task cq_task_t;
 typedef struct cq_run cq_run_t;	/* one call of a task's function, until it returns */
 
 /**
- * How the host makes a worker: run body(arg) on a thread (or green thread) of its own, soon, once,
- * and not from within spawn: it returns when the worker retires or the pool ends. Returns 0, and
+ * How the host makes a worker (for flush_ns, first a clock, beyond workers_max: its body returns as the pool ends): run
+ * body(arg) on a thread (or green thread) of its own, soon, once, and not from within spawn. Returns 0, and
  * then body must run even if the pool is being destroyed, which waits for it; or an error, and then
  * body isn't run. Called with no lock held by whoever signals, or by a worker. When destroy returns,
  * body may still be in its last instructions, which don't touch the pool: join it before dlclose.
@@ -134,9 +134,9 @@ typedef struct cq_task_ops {
 	    the task's own as they were at the fork, no call of the library but signal). NULL: nothing
 	    is done. */
 	void (*lost)(void *arg, void *piece);
-	/** Nobody comes for tasks that wait: no worker could be made and none lives; or nobody serves a hosted
-	    pool, as the last thread of the host's leaves it, or the task is signalled; or in a polled pool the task is,
-	    or a run_some ends that leaves some. Whoever waits for a task's work then
+	/** Nobody comes for tasks that wait: no worker could be made and none lives; or nobody serves a hosted pool, as
+	    the last thread of the host's leaves it, or the task is signalled; or in a polled pool, at each signal of the
+	    task, and as a run_some ends that leaves some. Whoever waits for a task's work then
 	    calls cq_pool_wake again. Called before the signal that met it returns, by that thread or another,
 	    with no lock of the pool's held. The task's close waits for it: wake, and return. Of a task CQ_BY_OWNER this
 	    is the wake-up instead (signal says 0): once, and not again before its next run, but now and then for
@@ -185,7 +185,7 @@ CQ_API size_t cq_pool_run_some(cq_pool_t *pool, size_t pieces);
 
 /**
  * For a host that polls: does a task wait that nobody is on the way for, and would a wake change
- * that? A few loads while no task waits, else a fence or two and a few more.
+ * that? A few loads while no task waits, else a fence or two and a few more; with flush_ns it may signal (cq/cleanup.h).
  */
 CQ_API bool cq_pool_needs_wake(cq_pool_t *pool);
 

@@ -5,7 +5,7 @@
  *
  * A producer has a block of its own and writes callbacks into it: two stores and a count, no
  * lock, no atomic read-modify-write. A full block is published at once, a partial one by a
- * flush. Publishing wakes or makes a worker if nobody is on the way.
+ * flush or by time. Publishing wakes or makes a worker if nobody is on the way (but see wake_bytes).
  *
  * CALLS THAT MAY RUN TOGETHER: one producer is used by one thread at a time, and may pass from
  * thread to thread if the program orders the passing. All calls are free of those on other
@@ -13,8 +13,8 @@
  *
  * MEMORY ORDER: all that a thread did before enqueue happens before the callback runs.
  *
- * BLOCKING: enqueue takes no lock and allocates at most one block, as a flush may. When it fills one it may wake
- * or make a worker, and so call pthread_create, which calls malloc: not for use within an allocator
+ * BLOCKING: enqueue takes no lock and allocates at most one block, as a flush may. When it fills one, or with flush_ns opens
+ * one, it may wake or make a worker, or the clock, and so take their locks and call pthread_create, which calls malloc: not for use within an allocator
  * or with its locks held. There: a pool that is CQ_POOL_POLLED, and reserve.
  *
  * ERRORS are errno's values, returned; errno is kept. A call that fails has done nothing, unless its
@@ -57,7 +57,7 @@ CQ_API CQ_MUST_CHECK int cq_producer_attach(cq_cleanup_t *q, cq_callback_fn *fn,
 CQ_API void cq_producer_detach(cq_producer_t *p);
 
 /**
- * Enqueues fn(arg). 0: accepted; workers see it when the block is full, or at the next flush.
+ * Enqueues fn(arg). 0: accepted; workers see it when the block is full, at the next flush, or by flush_ns.
  * EINVAL: fn is NULL, or the producer has a function of its own; ENOMEM: a block was needed and could
  * not be had; ENOBUFS: likewise, since the queue's bound is reached (cq_cleanup_wait_for_room); ESHUTDOWN; EDEADLK:
  * likewise, in a fork handler. Also 0 if no worker can be made for a full block: flush says that.

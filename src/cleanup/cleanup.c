@@ -71,6 +71,9 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	q->park = cq_pool_park(q->pool);
 	if (q->tick_ns != 0 && cq_pool_keeps_time(q->pool))
 		q->wake_blocks = c->wake_bytes / q->block_bytes;
+	/* Half of the bound, where there are two arguments to a slot: else its refusal would be what wakes a worker. */
+	if (c->max_waiting != 0 && q->wake_blocks > c->max_waiting / q->slots / 4)
+		q->wake_blocks = c->max_waiting / q->slots / 4;
 	q->by_owner = c->parallel == CQ_BY_OWNER;
 	q->wake_owner = c->wake_owner;
 	q->host = c->host;

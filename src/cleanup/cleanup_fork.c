@@ -179,9 +179,15 @@ static void fork_make_up(struct cq_fork_client *client)
 {
 	cq_cleanup_t *q = cq_node_container(client, offsetof(cq_cleanup_t, fork_client));
 
+	bool wrote;
+
 	cq_drains_wake(q);
-	if (q->tick_ns != 0 && cq_ptr_load_relaxed(&q->newcomers.head) != NULL)
-		cq_tick_begin(q); /* for who came in a handler */
+	/* Who came in a handler found that it couldn't arm a tick. */
+	pthread_mutex_lock(&q->lock);
+	wrote = q->writers != NULL || cq_ptr_load_relaxed(&q->newcomers.head) != NULL;
+	pthread_mutex_unlock(&q->lock);
+	if (q->tick_ns != 0 && wrote)
+		cq_tick_begin(q);
 }
 
 const struct cq_fork_ops cq_cleanup_fork_ops = { fork_phase, fork_make_up };

@@ -74,6 +74,12 @@ static void look_ahead(cq_producer_t *p)
 		cq_fetch_to_write((char *)p->block + p->fetched);
 }
 
+/* Full blocks may have been left to a tick, which is too late for who flushes, or finds no room. 0, or STALLED. */
+static int signal_left(cq_cleanup_t *q)
+{
+	return q->wake_blocks != 0 && cq_blocks_waiting(q) != 0 ? cq_blocks_signal(q) : 0;
+}
+
 /* open 0 -> 1, with an empty block. ENOBUFS, ENOMEM, ESHUTDOWN, EDEADLK. */
 static int open_block(cq_producer_t *p)
 {
@@ -86,7 +92,7 @@ static int open_block(cq_producer_t *p)
 		return EDEADLK;
 	/* The bound, looked at nowhere else: what is in open blocks comes on top of it, and what is reserved. */
 	if (p->total >= p->reserved_until && !cq_blocks_have_room(p->q)) {
-		(void)cq_task_signal(p->q->task); /* some may wait for a tick */
+		(void)signal_left(p->q);
 		return ENOBUFS;
 	}
 	if (p->spares != NULL) {
@@ -365,12 +371,6 @@ static bool flush_few(cq_producer_t *p)
 	uint32_t n = cq_producer_written(p) - state_claimed(cq_u64_load_relaxed(&p->state));
 
 	return n != 0 && n * FEW < p->slots && !cq_forking() && cq_collect_own(p);
-}
-
-/* Full blocks may have been left to a tick, for which who flushes doesn't wait. 0, or STALLED. */
-static int signal_left(cq_cleanup_t *q)
-{
-	return q->wake_blocks != 0 && cq_blocks_waiting(q) != 0 ? cq_blocks_signal(q) : 0;
 }
 
 int cq_producer_flush(cq_producer_t *p)

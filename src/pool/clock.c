@@ -102,7 +102,9 @@ int cq_task_signal_at(cq_task_t *t, uint64_t at)
 
 	if (cq_forking())
 		return EDEADLK;
-	cq_u64_store_relaxed(&t->at, at);
+	/* Pairs with the look at it, and the fence in change (tasks.c): what the caller wrote before is seen by the run that
+	   this time causes. Without it that could find that the tick was not yet armed, and leave it. */
+	cq_u64_store_release(&t->at, at);
 	/* Pairs with the one in cq_workers_telling: see expire. */
 	cq_fence_full();
 	if (cq_pool_keeps_time(p) && cq_u32_cas_relaxed(&p->has_clock, 0, 1) && (err = make_clock(p)) != 0) {

@@ -69,7 +69,7 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 	p->telling = 0;
 	p->failed = counts_live(p->counts) != 0 ? EAGAIN : 0; /* who was idle isn't there: the next signal makes one */
 	p->has_clock = 0;
-	p->fork_wakes = false;
+	p->fork_wakes = p->fork_tells = false;
 }
 
 /* For what handlers of others signalled while this thread held the locks. Else a host's spawn, which may take
@@ -77,11 +77,13 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 static void fork_make_up(struct cq_fork_client *client)
 {
 	cq_pool_t *p = cq_node_container(client, offsetof(cq_pool_t, fork_client));
-	bool wakes = p->fork_wakes;
+	bool wakes = p->fork_wakes, tells = p->fork_tells;
 
-	p->fork_wakes = false;
+	p->fork_wakes = p->fork_tells = false;
 	if (wakes)
 		(void)cq_pool_wake(p);
+	if (tells && (cq_pool_is(p, CQ_POOL_POLLED) || cq_pool_unserved(p)))
+		cq_tasks_tell(p);
 }
 
 const struct cq_fork_ops cq_pool_fork_ops = { fork_phase, fork_make_up };

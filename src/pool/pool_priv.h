@@ -143,7 +143,7 @@ struct cq_pool {
 	uint32_t open;			/* tasks */
 	uint64_t runs, empty_runs;	/* of members that are gone */
 
-	bool fork_wakes;		/* what handlers signalled is to be made up for */
+	bool fork_wakes, fork_tells;	/* what handlers signalled is to be made up for */
 	struct cq_fork_client fork_client;
 	struct cq_threads threads;
 };
@@ -181,6 +181,7 @@ void cq_member_leave(cq_run_t *m);
 void cq_task_tell(const cq_task_t *t);
 cq_task_t *cq_workers_telling(cq_pool_t *p);
 void cq_workers_told(cq_pool_t *p);
+void cq_tasks_tell(cq_pool_t *p);
 int cq_worker_begin(cq_run_t *w);
 bool cq_workers_surplus(const cq_run_t *w);
 bool cq_workers_missed(cq_pool_t *p, uint64_t counts);

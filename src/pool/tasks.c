@@ -163,6 +163,11 @@ int cq_task_signal(cq_task_t *t)
 		cq_task_tell(t);
 	if (t->parallel == CQ_BY_OWNER || !is_waiting(c.word))
 		return 0;
+	if (cq_forking()) {
+		p->fork_tells = true;
+		p->fork_wakes |= !cq_pool_is(p, CQ_POOL_POLLED);
+		return 0;
+	}
 	if (cq_pool_is(p, CQ_POOL_POLLED | CQ_POOL_HOSTED)) {
 		/* Nobody may be woken here. Pairs with the fence in cq_sleepers_prepare_wait of whoever waits
 		   for the task, and then wakes the pool: either that finds the record, or the caller sees
@@ -175,10 +180,6 @@ int cq_task_signal(cq_task_t *t)
 	}
 	if (cq_pool_is(p, CQ_POOL_POLLED))
 		return 0;
-	if (cq_forking()) {
-		p->fork_wakes = true;
-		return 0;
-	}
 	cq_sleepers_ensure(&p->idle, 1);
 	return cq_workers_make(p, true);
 }
@@ -408,7 +409,7 @@ int cq_task_create_idle(cq_pool_t *p, const cq_task_ops_t *ops, void (*idle)(voi
 		return ESHUTDOWN;
 	}
 	p->open++;
-	/* Pairs with the acquire in tell_stalled (workers.c): ops and arg. */
+	/* Pairs with the acquire in cq_tasks_tell (workers.c): ops and arg. */
 	cq_u64_store_release(&t->word, 0);
 	pthread_mutex_unlock(&p->lock);
 	*out = t;
@@ -457,7 +458,7 @@ int cq_task_close(cq_task_t *t, uint64_t deadline)
 	word = cq_u64_add_relaxed(&t->word, TASK_RELEASED);
 	pthread_mutex_unlock(&p->lock);
 	/* Pairs with the release in change, of all that the runs did, and of who popped it; and with that in
-	   tell_stalled (workers.c). Without it that pop could still write into the record of a new task. */
+	   cq_tasks_tell (workers.c). Without it that pop could still write into the record of a new task. */
 	cq_fence_acquire();
 	if ((word & TASK_IN) == 0 || by_owner)
 		cq_stack_push(&p->free, &t->node);

@@ -118,7 +118,8 @@ static void live(cq_run_t *w)
 		cq_sleeper_init(&me, NULL);
 		cq_workers_arrive(w);
 		while (!cq_pool_serve(w, &me, 0)) {
-			tell_idle(w->pool);
+			if (!cq_workers_surplus(w))
+				tell_idle(w->pool);
 			if (cq_workers_retire(w))
 				break;
 		}

@@ -125,7 +125,7 @@ void cq_workers_told(cq_pool_t *p)
 }
 
 /* All tasks are told. With no lock held, as it wakes threads. */
-static void tell_stalled(cq_pool_t *p)
+void cq_tasks_tell(cq_pool_t *p)
 {
 	for (cq_task_t *t = cq_workers_telling(p); t != NULL; t = t->all_next)
 		if (cq_task_is_open(t))
@@ -216,7 +216,7 @@ void cq_workers_not_made(cq_pool_t *p, uint64_t count, int err)
 		if (counts_live(counts) != 0)
 			cq_sleepers_ensure(&p->idle, 1);
 		else
-			tell_stalled(p);
+			cq_tasks_tell(p);
 	}
 	cq_sleepers_wake(&p->closers, UINT32_MAX); /* create may wait */
 }
@@ -325,7 +325,7 @@ void cq_workers_left_waiting(cq_pool_t *p)
 	}
 	/* Behind the fence of ensure, which pairs with the one in lower. */
 	if (cq_pool_is(p, CQ_POOL_POLLED) || cq_pool_unserved(p))
-		tell_stalled(p);
+		cq_tasks_tell(p);
 }
 
 /* ---------------------------------------------------------------------- leaving */
@@ -353,7 +353,7 @@ void cq_workers_host_leaves(cq_run_t *run)
 			(void)cq_workers_make(p, false);
 		}
 		if (!cq_pool_stopped(p) && cq_pool_unserved(p) && cq_pool_waiting(p) != 0)
-			tell_stalled(p);
+			cq_tasks_tell(p);
 	}
 	cq_member_leave(run);
 }

@@ -208,7 +208,7 @@ end:	do
 		do
 		:: leaves -> break
 		:: else ->
-			/* 1. Those that are due; as in tell_stalled a close waits, or is seen. */
+			/* 1. Those that are due; as in cq_tasks_tell a close waits, or is seen. */
 #ifdef BUG_CLOSED_READ_BEFORE_TELLING
 			early = closed[0];
 #endif
