@@ -304,7 +304,8 @@ void end_of_ticks(void)
 {
 	join_beside();
 	calm_down();
-	CHECK(q->ticking == 0 || q->task->at != 0);
+	/* None, or it is to come; or it is due, and signalled: a run that looked before it saw that has told who waits. */
+	CHECK(q->ticking == 0 || q->task->at != 0 || cq_pool_waiting(cq_cleanup_pool(q)) != 0);
 	CHECK(cq_blocks_waiting(q) == 0 || q->ticking != 0 || cq_pool_waiting(cq_cleanup_pool(q)) != 0);
 	run_signalled();
 	for (int n = 0; q->ticking != 0; n++) {
