@@ -15,6 +15,7 @@ static void step_of_another(const char *where);
 
 static jmp_buf only_thread;	/* where a forked child begins, unless in a callback */
 static uint64_t made_before_trim;
+static unsigned fell_in;	/* calls of others that fell between two steps, so far */
 
 static struct producer *some_producer(void)
 {
@@ -967,6 +968,7 @@ static void do_trim(void)
 	size_t freed = 0, *out = below(2) ? &freed : NULL;
 	bool busy = units() != 0 || m.frames != 0;
 	cq_cleanup_stats_t before;
+	unsigned others;
 	int err;
 
 	if (m.forking) {
@@ -978,6 +980,7 @@ static void do_trim(void)
 		return;
 	CALL(cq_cleanup_stats_sized)(m.q, &before, sizeof(before));
 	made_before_trim = before.blocks_made;
+	others = fell_in;
 	err = CALL(cq_cleanup_trim)(m.q, out);
 	note("trim = %d, %zu bytes", err, freed);
 	/* What a shutdown gives back out of an open block is in no block that is unfinished. */
@@ -987,7 +990,7 @@ static void do_trim(void)
 		return;
 	if (m.producers[PRODUCERS].unclaimed == 0)
 		block_gone(&m.producers[PRODUCERS]);
-	if (out != NULL)
+	if (out != NULL && others == fell_in) /* who may have made some */
 		check_trimmed(freed);
 }
 
@@ -1195,6 +1198,7 @@ static void step_of_another(const char *where)
 	c.kind = kind == POINT ? POINT : LOCKED_POINT;
 	c.has_memory = strcmp(where, "workers.making") == 0;
 	note("at %s:", where);
+	fell_in++;
 	push_context(&c);
 	nested_call();
 	pop_context(&c);
