@@ -703,6 +703,31 @@ static void timed_in_a_polled_pool(void)
 	end();
 }
 
+static void told_with_its_letter(void *arg)
+{
+	CHECK(((struct work *)arg)->letter == 42);
+	told_at_its_time(arg);
+}
+
+/* Who looks came for another's time. */
+static void what_was_before_its_time_is_seen(void)
+{
+	static const cq_task_ops_t letter_ops = { run_work, NULL, told_with_its_letter };
+
+	begin(POLLED, 0, 1);
+	for (int i = 0; i < 2; i++)
+		CHECK(cq_task_create(pool, &letter_ops, &works[i], CQ_BY_OWNER, &works[i].task) == 0);
+	works[0].letter = 42;
+	time_work(&works[0], PAST);
+	run_beside(poll, NULL);
+	works[1].letter = 42;
+	time_work(&works[1], PAST);
+	join_beside();
+	poll(NULL);
+	CHECK(works[0].told && works[1].told);
+	end();
+}
+
 /* The clock may look while the poller signals the one, and still waits for the other. */
 static void who_polls_beside_the_clock(void)
 {
@@ -1079,6 +1104,7 @@ const struct scenario pool_scenarios[] = {
 	{ "pool_who_relies_on_a_clock_that_is_not_made_is_told",
 	    who_relies_on_a_clock_that_is_not_made_is_told, SOME(2, 1), SOME(2, 2) },
 	{ "pool_timed_in_a_polled_pool", timed_in_a_polled_pool, SOME(2, 1), SOME(3, 2) },
+	{ "pool_what_was_before_its_time_is_seen", what_was_before_its_time_is_seen, SOME(2, 1), SOME(3, 2) },
 	{ "pool_who_polls_beside_the_clock", who_polls_beside_the_clock, SOME(2, 1), SOME(3, 2) },
 	{ "pool_close_against_the_clock", close_against_the_clock, SOME(2, 1), SOME(3, 2) },
 	{ "pool_close_against_a_run", close_against_a_run,
