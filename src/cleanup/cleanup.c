@@ -24,7 +24,8 @@ static bool complete(cq_cleanup_config_t *c)
 		c->wake_bytes = CQ_WAKE_BYTES;
 	return (c->flags & ~CQ_CLEANUP_FORK_DISCARD) == 0 && (c->parallel == CQ_BY_OWNER || c->wake_owner == NULL) &&
 	    c->block_bytes >= CQ_BLOCK_BYTES_MIN && c->block_bytes <= CQ_BLOCK_BYTES_MAX &&
-	    (c->flush_ns == 0 || c->flush_ns >= CQ_FLUSH_NS_MIN) && (c->max_waiting == 0 || c->max_waiting >= CQ_MAX_WAITING_MIN) &&
+	    (c->flush_ns == 0 || c->flush_ns >= CQ_FLUSH_NS_MIN) &&
+	    (c->max_waiting == 0 || c->max_waiting >= CQ_MAX_WAITING_MIN) &&
 	    (c->pool == NULL || c->pool_config == NULL) &&
 	    c->allocator->alloc != NULL && c->allocator->free != NULL;
 }

@@ -145,7 +145,8 @@ static void in_child(cq_cleanup_t *q)
 	}
 	q->partial = NULL; /* it waits, as others do */
 	q->page = q->epoch = 0;
-	q->draining = q->ticking = 0;
+	q->draining = 0;
+	q->ticking = NO_TICK;
 	q->pending = 0;
 	for (cq_node_t *node = q->found; node != NULL; node = next) {
 		next = node->next;
@@ -178,15 +179,16 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 static void fork_make_up(struct cq_fork_client *client)
 {
 	cq_cleanup_t *q = cq_node_container(client, offsetof(cq_cleanup_t, fork_client));
-
 	bool wrote;
 
 	cq_drains_wake(q);
+	if (q->tick_ns == 0)
+		return;
 	/* Who came in a handler found that it couldn't arm a tick. */
 	pthread_mutex_lock(&q->lock);
 	wrote = q->writers != NULL || cq_ptr_load_relaxed(&q->newcomers.head) != NULL;
 	pthread_mutex_unlock(&q->lock);
-	if (q->tick_ns != 0 && wrote)
+	if (wrote)
 		cq_tick_begin(q);
 }
 

@@ -236,7 +236,7 @@ static inline void cq_producer_gets(cq_producer_t *p)
 {
 	cq_u32_store_relaxed(&p->getting, 1);
 	/* Program order between that store and the loads in cq_block_get is one half of the asymmetric barrier; see
-	   cq_blocks_give_back (trim.c). Without such a barrier, this: a block could be freed that a pop reads. */
+	   give_back (trim.c). Without such a barrier, this: a block could be freed that a pop reads. */
 	if (p->q->fences)
 		cq_fence_full();
 	CQ_POINT("producer.gets");
@@ -281,7 +281,7 @@ void cq_drains_wake(cq_cleanup_t *q);
 #define CQ_QUIET 64
 
 /* collect.c: what other threads do with producers; flush; ticks. With the lock held, those from cq_writer_list to
-   cq_collect_some. */
+   cq_collect_one. */
 uint64_t cq_producer_accepted(const cq_producer_t *p);
 void cq_producers_see(cq_cleanup_t *q);
 bool cq_collect_own(cq_producer_t *p);
@@ -302,13 +302,11 @@ void cq_shared_trim(cq_cleanup_t *q);
 bool cq_shared_hold_some(const cq_cleanup_t *q);
 void cq_shared_free(cq_cleanup_t *q);
 
-/* trim.c */
-int cq_blocks_give_back(cq_cleanup_t *q, uint64_t *freed);
-
 /* run.c: the queue as a task: running blocks */
 extern const cq_task_ops_t cq_cleanup_task_ops;
 
-/* cleanup_fork.c. In producer.c: what owners do; in drain.c: drain, shutdown; in cleanup.c: all else. */
+/* cleanup_fork.c. In producer.c: what owners do; in drain.c: drain, shutdown; in trim.c: trim; in
+   cleanup.c: all else. */
 extern const struct cq_fork_ops cq_cleanup_fork_ops;
 
 #endif /* CQ_CLEANUP_PRIV_H */

@@ -39,7 +39,7 @@ static bool slab_goes(cq_cleanup_t *q, cq_block_t *slab, bool may_go)
 }
 
 /* With the lock held. *freed: so many blocks. EBUSY: as trim. */
-int cq_blocks_give_back(cq_cleanup_t *q, uint64_t *freed)
+static int give_back(cq_cleanup_t *q, uint64_t *freed)
 {
 	cq_block_t *slabs, *slab, *newer, **link = &slabs;
 	cq_node_t *node;
@@ -89,7 +89,7 @@ int cq_cleanup_trim(cq_cleanup_t *q, size_t *freed_bytes)
 	if (cq_forking())
 		return EDEADLK;
 	pthread_mutex_lock(&q->lock);
-	err = cq_blocks_give_back(q, &freed);
+	err = give_back(q, &freed);
 	pthread_mutex_unlock(&q->lock);
 	if (err == 0 && freed_bytes != NULL)
 		*freed_bytes = (size_t)freed * q->block_bytes;

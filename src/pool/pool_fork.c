@@ -11,7 +11,7 @@
  *   CLOSED, its closer lost            stays closed; close it again
  *   RELEASED                           free
  *   a worker being made, idle, woken   is none, nor is there a clock
- *   timed                              is not, as it is signalled
+ *   timed                              is not
  */
 #include <errno.h>
 

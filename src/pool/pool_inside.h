@@ -23,12 +23,12 @@ int cq_task_create_idle(cq_pool_t *pool, const cq_task_ops_t *ops, void (*idle)(
     uint32_t parallel, cq_task_t **out);
 
 /* The task is signalled once, at that time (not 0) or soon after it, in place of what was asked for before; if it is
-   closed by then, nothing happens. In a pool that is polled or hosted: when somebody polls or calls run_some. Takes the
-   pool's lock. The error with which no thread could be made for that, and then it is not signalled; EDEADLK: in a
+   closed by then, nothing happens. In a pool that is polled or hosted: when somebody polls or calls run_some. May take
+   the pool's lock, and make a thread. The error with which no thread could be made for that, and then it is not signalled; EDEADLK: in a
    fork. */
 int cq_task_signal_at(cq_task_t *task, uint64_t at);
 
-/* It is neither. */
+/* It is neither polled nor hosted, and so has a clock for that. */
 bool cq_pool_keeps_time(const cq_pool_t *pool);
 
 /* That time has not come yet. */

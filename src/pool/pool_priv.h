@@ -49,7 +49,7 @@ CQ_NODE_CONTAINER(struct cq_task, node, cq_task_of)
 
 static inline bool cq_task_is_open(const cq_task_t *t)
 {
-	/* Pairs with the release in cq_task_create_idle: ops and arg. Without it they could be those of the task that
+	/* Pairs with the release in cq_task_create_idle: ops, arg and idle. Without it they could be those of the task that
 	   had the record before. */
 	return (cq_u64_load_acquire(&t->word) & TASK_CLOSED) == 0;
 }

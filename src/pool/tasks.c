@@ -409,7 +409,7 @@ int cq_task_create_idle(cq_pool_t *p, const cq_task_ops_t *ops, void (*idle)(voi
 		return ESHUTDOWN;
 	}
 	p->open++;
-	/* Pairs with the acquire in cq_tasks_tell (workers.c): ops and arg. */
+	/* Pairs with the acquire in cq_task_is_open: ops, arg and idle. */
 	cq_u64_store_release(&t->word, 0);
 	pthread_mutex_unlock(&p->lock);
 	*out = t;
@@ -458,7 +458,7 @@ int cq_task_close(cq_task_t *t, uint64_t deadline)
 	word = cq_u64_add_relaxed(&t->word, TASK_RELEASED);
 	pthread_mutex_unlock(&p->lock);
 	/* Pairs with the release in change, of all that the runs did, and of who popped it; and with that in
-	   cq_tasks_tell (workers.c). Without it that pop could still write into the record of a new task. */
+	   cq_workers_told (workers.c). Without it that pop could still write into the record of a new task. */
 	cq_fence_acquire();
 	if ((word & TASK_IN) == 0 || by_owner)
 		cq_stack_push(&p->free, &t->node);

@@ -614,12 +614,6 @@ static void trim_against_new_blocks_and_their_runs(void)
 	end_calmly();
 }
 
-static void sharer(void *unused)
-{
-	(void)unused;
-	enqueue_some(NULL, 4, 1);
-}
-
 /* A shared producer has a block that holds nothing. */
 static void trim_against_an_enqueue_without_a_producer(void)
 {
@@ -627,7 +621,7 @@ static void trim_against_an_enqueue_without_a_producer(void)
 	enqueue_some(NULL, 0, 1);
 	CHECK(cq_cleanup_flush(q) == 0);
 	runner(NULL);
-	run_beside(sharer, NULL);
+	run_beside(sharer_of_1, NULL);
 	trim();
 	join_beside();
 	end_calmly();

@@ -169,7 +169,7 @@ inline look_for_readers()
 #endif
 }
 
-/* cq_blocks_give_back: one at a time, as it has the lock */
+/* give_back: one at a time, as it has the lock */
 active proctype trim()
 {
 	byte b, n, i;
