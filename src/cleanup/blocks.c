@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Blocks: their memory, those that wait for a worker, and the count of those that are unfinished. */
+/* Blocks that wait for a worker, and the count of those that are unfinished. */
 #include "cleanup_priv.h"
 #include "workq/stack.h"
 
@@ -8,90 +8,25 @@
    the stacks change places whenever they can; without limit, the oldest waits for as long as more comes. */
 #define AGE_NS UINT64_C(10000000)
 
-/* ------------------------------------------------------------------------- memory */
-
-/* NULL: no memory. Its pages are had at once, but for the first: a queue that needs no more has few blocks. */
-static cq_block_t *make_slab(cq_cleanup_t *q, bool first)
-{
-	cq_block_t *slab;
-
-	if (q->maps)
-		return cq_slab_map(q->slab_blocks * cq_block_stride(q), !first);
-	if ((slab = cq_allocate(&q->allocator, q->block_bytes)) != NULL)
-		*slab = (cq_block_t){ .node = { NULL } };
-	return slab;
-}
-
-void cq_slab_free(cq_cleanup_t *q, cq_block_t *slab)
-{
-	if (q->maps)
-		cq_slab_unmap(slab, q->slab_blocks * cq_block_stride(q));
-	else
-		cq_release(&q->allocator, slab, q->block_bytes);
-}
-
-/* An empty block: a free one, one that was never used, or the first of a new slab. NULL: no memory. */
-cq_block_t *cq_block_get(cq_cleanup_t *q)
-{
-	cq_node_t *node = cq_stack_pop_n(&q->free, 1);
-	cq_block_t *slab, *made;
-	uint32_t n;
-
-	if (node != NULL)
-		return cq_block_of(node);
-	for (;;) {
-		/* Pairs with the release below: the slab as it was made. Without it its count could be read from
-		   before. */
-		slab = cq_ptr_load_acquire(&q->slabs);
-		while (slab != NULL && (n = cq_u32_load_relaxed(&slab->carved)) < q->slab_blocks)
-			if (cq_u32_cas_relaxed(&slab->carved, n, n + 1))
-				return cq_block_at(q, slab, n);
-		if ((made = make_slab(q, slab == NULL)) == NULL)
-			return NULL;
-		made->next_slab = slab;
-		made->carved = 1;
-		/* Pairs with the acquire above, and that in cq_cleanup_stats_sized: the fields before the link.
-		   The other walkers (fork, destroy) run when no slab is being made, or (trim) behind a heavy barrier.
-		   Without it they could follow a link that isn't written. */
-		cq_fence_release();
-		if (cq_ptr_cas_relaxed(&q->slabs, &slab, made))
-			return made;
-		cq_slab_free(q, made); /* another was faster, and shares */
-	}
-}
-
-/* Forgets its callbacks, which have begun or are claimed. */
-void cq_block_put(cq_cleanup_t *q, cq_block_t *b)
-{
-	b->end = 0;
-	/* Pairs with the copy that a fork takes: end first, as at no instant may a child see [0, end)
-	   again. */
-	cq_fence_compiler();
-	b->begin = b->first = 0;
-	cq_stack_push(&q->free, &b->node);
-}
-
-/* ------------------------------------------------------------------------ waiting */
-
 static bool has_partial(const cq_cleanup_t *q)
 {
 	return cq_ptr_load_relaxed(&q->partial) != NULL;
 }
 
-/* A block is about to wait. The oldest came when the stack was last empty, and there was no partial block. */
-static void set_since(cq_cleanup_t *q, unsigned newer)
+static uint64_t now(const cq_cleanup_t *q)
 {
-	if (cq_workq_units(&q->waiting[newer].queue) == 0 && !has_partial(q))
-		cq_u64_store_relaxed(&q->waiting[newer].since, q->park->now(q->park->host));
+	return q->park->now(q->park->host);
 }
 
 /* One that is counted. */
 void cq_blocks_push(cq_cleanup_t *q, cq_block_t *b)
 {
 	unsigned newer = cq_u64_load_relaxed(&q->page) & 1;
+	cq_shard_t *s = cq_shard_at(q, b->home);
 
-	set_since(q, newer);
-	cq_workq_push(&q->waiting[newer].queue, &b->node);
+	if (cq_workq_units(&s->waiting[newer].queue) == 0)
+		cq_u64_store_relaxed(&s->waiting[newer].since, now(q));
+	cq_workq_push(&s->waiting[newer].queue, &b->node);
 }
 
 /* Under its lock: b, or none, is the partial block, and the one that was waits with the others. */
@@ -101,13 +36,17 @@ void cq_blocks_set_partial(cq_cleanup_t *q, cq_block_t *b)
 	if (q->partial != NULL)
 		cq_blocks_push(q, q->partial);
 	else
-		set_since(q, cq_u64_load_relaxed(&q->page) & 1);
+		cq_u64_store_relaxed(&q->partial_since, now(q));
 	cq_ptr_store_relaxed(&q->partial, b);
 }
 
-uint64_t cq_blocks_waiting(const cq_cleanup_t *q)
+uint64_t cq_blocks_waiting(cq_cleanup_t *q)
 {
-	return cq_workq_units(&q->waiting[0].queue) + cq_workq_units(&q->waiting[1].queue) + has_partial(q);
+	uint64_t n = has_partial(q);
+
+	for (uint32_t i = 0; i < 2 * cq_shards(q); i++)
+		n += cq_workq_units(&cq_shard_at(q, i / 2)->waiting[i & 1].queue);
+	return n;
 }
 
 /*
@@ -127,11 +66,16 @@ int cq_blocks_signal(cq_cleanup_t *q)
 
 /* Is there a reason for the newer stack to become the older, which is empty? Not for one block alone; but for the
    partial one, as whatever comes between this look and the pop would be taken before it. */
-static bool wants_flip(const cq_cleanup_t *q, unsigned newer)
+static bool wants_flip(cq_cleanup_t *q, uint32_t mine, unsigned newer)
 {
-	return (cq_workq_units(&q->waiting[newer].queue) > 1 || has_partial(q)) &&
-	    (cq_u32_load_relaxed(&q->draining) != 0 ||
-	    q->park->now(q->park->host) - cq_u64_load_relaxed(&q->waiting[newer].since) > AGE_NS);
+	cq_shard_t *s = cq_shard_at(q, mine);
+	bool several = cq_workq_units(&s->waiting[newer].queue) > 1, partial = has_partial(q);
+
+	if (!several && !partial)
+		return false;
+	return cq_u32_load_relaxed(&q->draining) != 0 ||
+	    (several && now(q) - cq_u64_load_relaxed(&s->waiting[newer].since) > AGE_NS) ||
+	    (partial && now(q) - cq_u64_load_relaxed(&q->partial_since) > AGE_NS);
 }
 
 /* What was the partial block, or NULL: the caller's, or pushed. */
@@ -151,26 +95,94 @@ static cq_block_t *end_partial(cq_cleanup_t *q, bool push)
 	return b;
 }
 
-/* One that waits, which is in the caller's hand then; or NULL. *since: it was published then or later. Its
-   stack's time, as a look at the clock is a quarter of what a block of one callback costs. */
-cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since)
+/* So many at most a thief takes by one swap. The others wait with its own shard then. At 1 each block of a shard whose
+   own threads run none is a swap on its line; many are looked for where they were. */
+#define STOLEN 4
+
+/* A worker whose own shard always has a block looks elsewhere first once in so many times: else what waits there, and is
+   too little for a flip, could wait for ever. */
+#define HOME_TURNS 64
+
+/* Out of one stack of the ith shard; the caller's is `mine`. NULL, or *since: it was published then or later; *left: so many
+   more were there. */
+static cq_block_t *take_of(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigned stack, uint64_t *since, uint64_t *left)
 {
-	uint64_t page = cq_u64_load_relaxed(&q->page);
-	unsigned newer = page & 1, older = newer ^ 1;
-	cq_node_t *node;
+	cq_shard_t *from = cq_shard_at(q, i), *to = cq_shard_at(q, mine);
+	uint64_t before = cq_workq_units(&from->waiting[stack].queue), n = 1;
+	cq_node_t *first, *last;
+
+	if (before == 0)
+		return NULL;
+	*since = cq_u64_load_relaxed(&from->waiting[stack].since);
+	if (i != mine && before > 2)
+		n = before / 2 < STOLEN ? before / 2 : STOLEN;
+	before = cq_workq_take(&from->waiting[stack].queue, n);
+	if (before == 0)
+		return NULL;
+	first = cq_workq_pop_taken_n(&from->waiting[stack].queue, before < n ? before : n);
+	*left = before - 1;
+	if ((last = first->next) != NULL) {
+		for (n = 1; last->next != NULL; n++)
+			last = last->next;
+		CQ_POINT("blocks.stolen");
+		/* As old as they were. Whether the stack is empty is a look, as in cq_blocks_push. */
+		if (cq_workq_units(&to->waiting[stack].queue) == 0)
+			cq_u64_store_relaxed(&to->waiting[stack].since, *since);
+		cq_workq_push_chain(&to->waiting[stack].queue, first->next, last, n);
+	}
+	return cq_block_of(first);
+}
+
+static cq_block_t *take_from(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigned older, uint64_t *since, uint64_t *left)
+{
+	cq_block_t *b = take_of(q, i, mine, older, since, left);
+
+	return b != NULL ? b : take_of(q, i, mine, older ^ 1, since, left);
+}
+
+/* Out of another shard than `mine`: the last in which this thread found one, or all, from any of them on. */
+static cq_block_t *steal(cq_cleanup_t *q, uint32_t mine, unsigned older, uint64_t *since, uint64_t *left)
+{
+	uint32_t n = cq_shards(q);
 	cq_block_t *b;
 
-	if (cq_workq_units(&q->waiting[older].queue) == 0 && wants_flip(q, newer)) {
-		(void)end_partial(q, true);
-		if (cq_u64_cas_relaxed(&q->page, &page, page + 1))
-			older = newer;
-	}
-	if ((node = cq_workq_try_pop(&q->waiting[older].queue)) != NULL ||
-	    (node = cq_workq_try_pop(&q->waiting[older ^= 1].queue)) != NULL)
-		b = cq_block_of(node);
-	else if ((b = end_partial(q, false)) == NULL)
+	if (n == 1)
 		return NULL;
-	*since = cq_u64_load_relaxed(&q->waiting[older].since); /* the partial block's is that of the newer */
+	for (uint32_t k = 1; k < n; k++)
+		if ((b = take_from(q, mine ^ k, mine, older, since, left)) != NULL)
+			return b;
+	return NULL;
+}
+
+/* One that waits, which is in the caller's hand then; or NULL. *since: it was published then or later. Its
+   stack's time, as a look at the clock is a quarter of what a block of one callback costs. *left: at least so many more
+   wait; what was stolen with it among them, so that the caller signals those. */
+cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since, uint64_t *left)
+{
+	static __thread uint32_t turns;
+	uint64_t page = cq_u64_load_relaxed(&q->page);
+	unsigned newer = page & 1, older = newer ^ 1;
+	uint32_t mine = cq_shard_mine(q);
+	cq_block_t *b = NULL;
+
+	*left = 0;
+	if (cq_workq_units(&cq_shard_at(q, mine)->waiting[older].queue) == 0 && wants_flip(q, mine, newer)) {
+		for (uint32_t i = 0; b == NULL && i < cq_shards(q); i++)
+			b = take_of(q, i, mine, older, since, left);
+		if (b == NULL) {
+			(void)end_partial(q, true);
+			if (cq_u64_cas_relaxed(&q->page, &page, page + 1))
+				older = newer;
+		}
+	}
+	if (b == NULL && ++turns % HOME_TURNS == 0)
+		b = steal(q, mine, older, since, left);
+	if (b == NULL && (b = take_from(q, mine, mine, older, since, left)) == NULL &&
+	    (b = steal(q, mine, older, since, left)) == NULL) {
+		*since = cq_u64_load_relaxed(&q->partial_since);
+		if ((b = end_partial(q, false)) == NULL)
+			return NULL;
+	}
 	b->first = b->begin;
 	b->holder = cq_thread_mark();
 	return b;
@@ -207,13 +219,14 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 {
 	uint32_t ran = (uint32_t)(b->begin - b->first);
 	unsigned parity = b->parity;
+	cq_shard_t *s = cq_shard_at(q, b->home);
 
 	if (ran != 0) {
 		make_room(q, ran);
 		/* Pairs with the first acquire in look (collect.c), of statistics: what has run was queued. Without
 		   it more could be executed than queued. */
 		cq_fence_release();
-		cq_u64_add_relaxed(&q->executed, ran);
+		cq_u64_add_relaxed(&s->executed, ran);
 	}
 	b->holder = NULL;
 	if (b->begin == b->end) {
@@ -221,7 +234,7 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 		/* Pairs with the acquires in cq_blocks_all_finished and drained (drain.c): what the callbacks
 		   did. Without it a drain could return before that is seen. */
 		cq_fence_release();
-		if (cq_u64_add_relaxed(&q->unfinished[parity], (uint64_t)-1) == 1)
+		if (cq_u64_add_relaxed(&s->unfinished[parity], (uint64_t)-1) == 1)
 			cq_drains_wake(q);
 		return 0;
 	}
@@ -242,11 +255,19 @@ void cq_block_found(void *q, void *b)
 
 /* --------------------------------------------------------------------- unfinished */
 
-bool cq_blocks_all_finished(const cq_cleanup_t *q)
+bool cq_blocks_finished(cq_cleanup_t *q, unsigned parity)
 {
 	/* Pairs with the release in cq_block_give_up: what the callbacks did, and all that was done with
 	   blocks and stacks. The last fence is that of both, and of somebody_reads (trim.c). */
-	return cq_u64_load_relaxed(&q->unfinished[0]) == 0 && cq_u64_load_acquire(&q->unfinished[1]) == 0;
+	for (uint32_t i = 0; i < cq_shards(q); i++)
+		if (cq_u64_load_acquire(&cq_shard_at(q, i)->unfinished[parity]) != 0)
+			return false;
+	return true;
+}
+
+bool cq_blocks_all_finished(cq_cleanup_t *q)
+{
+	return cq_blocks_finished(q, 0) && cq_blocks_finished(q, 1);
 }
 
 /* Whoever waits in drain, shutdown or for room looks again; in a fork when it is over. Begins with a full fence. */

@@ -45,7 +45,7 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p)
 		if (q->discards)
 			p->state += (n - claimed) * STATE_CLAIMED;
 		else
-			q->executed -= n - claimed;
+			q->first.executed -= n - claimed;
 		p->fetched = SIZE_MAX;
 		p->limit = NULL; /* for the child's first tick, too */
 	} else {
@@ -57,7 +57,7 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p)
 			if (n == claimed) {
 				cq_block_put(q, b);
 			} else {
-				q->unfinished[0] += open;
+				cq_shard_at(q, b->home)->unfinished[0] += open;
 				cq_block_found(q, b);
 			}
 		}
@@ -66,7 +66,7 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p)
 		p->write = &p->dummy;
 		p->limit = NULL;
 	}
-	q->executed += p->total;
+	q->first.executed += p->total;
 	p->taken = 0;
 	p->getting = 0;
 	p->listed = p->block != NULL ? WRITER : UNLISTED;
@@ -79,9 +79,10 @@ static void settle_producer(cq_cleanup_t *q, cq_producer_t *p)
 static void find_blocks(cq_cleanup_t *q)
 {
 	cq_node_t *node, *next;
+	uint64_t counted = 0;
 
-	for (int i = 0; i < 2; i++)
-		for (node = q->waiting[i].queue.stack.head; node != NULL; node = next) {
+	for (uint32_t i = 0; i < 2 * cq_shards(q); i++)
+		for (node = cq_shard_at(q, i / 2)->waiting[i & 1].queue.stack.head; node != NULL; node = next) {
 			next = node->next;
 			cq_block_found(q, cq_block_of(node));
 		}
@@ -90,13 +91,16 @@ static void find_blocks(cq_cleanup_t *q)
 	if (q->giving != NULL)
 		cq_block_found(q, q->giving);
 	cq_task_kept(q->task);
-	if (q->nfound == q->unfinished[0] + q->unfinished[1])
+	for (uint32_t i = 0; i < 2 * cq_shards(q); i++)
+		counted += cq_shard_at(q, i / 2)->unfinished[i & 1];
+	if (q->nfound == counted)
 		return;
 	q->found = NULL;
 	for (cq_block_t *slab = q->slabs; slab != NULL; slab = slab->next_slab)
-		for (uint32_t i = 0; i < slab->carved; i++) {
+		for (uint32_t i = 0, more; i < slab->carved; i += more) {
 			cq_block_t *b = cq_block_at(q, slab, i);
 
+			more = cq_block_length(b);
 			if (b->begin != b->end || b->holder == cq_thread_mark())
 				cq_block_found(q, b);
 		}
@@ -118,10 +122,10 @@ static void settle_block(cq_cleanup_t *q, cq_block_t *b)
 			return;
 		}
 	}
-	q->executed -= (uint64_t)(b->end - b->begin);
+	q->first.executed -= (uint64_t)(b->end - b->begin);
 	q->pending += (uint64_t)(b->end - b->begin);
 	b->parity = 0;
-	q->unfinished[0]++;
+	cq_shard_at(q, b->home)->unfinished[0]++;
 	if (!mine)
 		cq_blocks_push(q, b);
 }
@@ -132,16 +136,17 @@ static void in_child(cq_cleanup_t *q)
 
 	if (q->shutting_down != cq_thread_mark())
 		q->shutting_down = NULL;
-	q->free = (cq_stack_t){ q->free.head, NULL }; /* a lost thread may have had the lock of stack_locked.c */
+	for (uint32_t i = 0; i < 2 * cq_shards(q); i++)
+		cq_shard_at(q, i / 2)->free[i & 1].generation = NULL; /* a lost thread may have had the lock of stack_locked.c */
 	q->newcomers = (cq_stack_t){ NULL, NULL };
 	q->writers = NULL;
-	q->executed = q->queued - q->handed_back;
+	q->first.executed = q->queued - q->handed_back;
 	for (cq_producer_t *p = q->producers; p != NULL; p = p->next)
 		settle_producer(q, p);
 	find_blocks(q);
-	for (int i = 0; i < 2; i++) {
-		q->waiting[i].queue = (cq_workq_t)CQ_WORKQ_INITIALIZER;
-		q->unfinished[i] = 0;
+	for (uint32_t i = 0; i < 2 * cq_shards(q); i++) {
+		cq_shard_at(q, i / 2)->waiting[i & 1].queue = (cq_workq_t)CQ_WORKQ_INITIALIZER;
+		cq_shard_at(q, i / 2)->unfinished[i & 1] = 0;
 	}
 	q->partial = NULL; /* it waits, as others do */
 	q->page = q->epoch = 0;

@@ -45,6 +45,8 @@ typedef struct cq_block {
 	uint16_t first;			/* begin, when a run took it */
 	uint8_t parity;			/* which of unfinished[] counts it */
 	bool popped;			/* by trim, under the lock: it is free */
+	bool large;			/* CQ_LARGE times as much memory. Written once */
+	uint16_t home;			/* the shard where it is counted, waits, and is free again */
 	cq_callback_t callbacks[] CQ_ALIGNED(16); /* or arguments alone: block_args */
 } cq_block_t;
 CQ_NODE_CONTAINER(cq_block_t, node, cq_block_of)
@@ -68,13 +70,15 @@ struct cq_producer {
 	cq_callback_t dummy;	/* the slot where enqueue writes when none is open */
 	uint64_t base CQ_ALIGNED(8);	/* callbacks accepted before the open block */
 	uint64_t total;		/* and up to the last close, written before it */
-	uint32_t slots, slot_shift; /* how many callbacks a block has room for, of 1 << shift bytes. Written once */
+	uint32_t slot_shift;	/* a callback has 1 << shift bytes. Written once */
+	uint32_t slots;		/* so many the open block has room for, or the last. By the owner, before the block */
 	uint32_t taken;		/* a shared one: it has an owner at the moment (shared.c) */
 	uint32_t getting;	/* by the owner: it may be in cq_block_get, so trim frees nothing */
 
 	/* Owner only: */
 	uint64_t reserved_until; /* the count of accepted callbacks up to which an enqueue cannot fail */
 	cq_node_t *spares;	/* blocks for that */
+	uint32_t filled;	/* blocks in a row, without a flush */
 	cq_callback_t *span;	/* write, when the last span was given */
 	size_t fetched;		/* bytes of the block, or of the next, that are in the cache or needn't be */
 
@@ -100,6 +104,34 @@ enum { UNLISTED, NEWCOMER, WRITER };
 /* MADE: a tick, or the next one is being armed. */
 enum { NO_TICK, ARMED, MADE };
 
+/* A large block is as long as so many, and takes their place in a slab. For producers that fill one block after the other: of
+   what a hand-over costs, each callback pays so much less. */
+#define CQ_LARGE 4
+
+/* So many shards at most, as a power of two; and so many processors have one in common. */
+#define CQ_SHARD_BITS 6
+#define CQ_SHARD_CPUS 4
+
+/* What the threads of a few processors use of a queue: two lines. */
+typedef struct cq_shard {
+	/* Two stacks. waiting[page & 1] gets the blocks; the other, older, is emptied first. They change
+	   places when the older is empty in all shards and the newer has waited for too long, or a drain waits: so what
+	   waits is taken in the end, however much comes after it. Page and epoch are independent. */
+	struct {
+		cq_workq_t queue;
+		uint64_t since CQ_ALIGNED(8); /* when units last rose from 0, without a partial block. Approximate */
+	} waiting[2] CQ_ALIGNED(CQ_LINE);
+	/* Empty blocks. On one line with the counts: most often who writes the one writes the other next. */
+	cq_stack_t free[2] CQ_ALIGNED(CQ_LINE); /* the second: large ones */
+	/* Blocks that are counted and not finished. + 1 by the publisher before its closing step, or by who
+	   makes the next partial block before the first claim into it: so a drain that finds nothing to collect
+	   finds the count. - 1 when the last callback has returned. Too high for a moment: a drain waits that long. */
+	uint64_t unfinished[2] CQ_ALIGNED(8);
+	uint64_t executed;		/* callbacks. Beside what is written as they end */
+	uint32_t group;			/* which of the processors' was here last. Approximate, as the next */
+	uint32_t heat;			/* of swaps for free blocks: how often they failed lately. Approximate */
+} cq_shard_t;
+
 /* Words that different threads write are on different cache lines. */
 struct cq_cleanup {
 	/* Read by all, written at create. */
@@ -110,7 +142,8 @@ struct cq_cleanup {
 	bool own_pool, discards;
 	bool by_owner;			/* no worker comes: owner's run_some */
 	bool fences;			/* no asymmetric barrier: each enqueue has a fence */
-	uint32_t slots;			/* callbacks per block, each with its function */
+	uint32_t slots[2];		/* callbacks per block, or large block, each with its function */
+	bool grows;			/* there are large ones */
 	size_t block_bytes;
 	/* Blocks come in slabs: of the system's, or, from an allocator of the host's, of one block. */
 	uint32_t slab_blocks;
@@ -125,31 +158,22 @@ struct cq_cleanup {
 	uint32_t draining;		/* drains that wait, for room as well: a reason to flip, and to wake them */
 	uint64_t epoch CQ_ALIGNED(8);	/* unfinished[epoch & 1] counts the blocks that are closed now */
 
-	/* Two stacks. waiting[page & 1] gets the blocks; the other, older, is emptied first. They change
-	   places when the older is empty and the newer has waited for too long, or a drain waits: so what
-	   waits is taken in the end, however much comes after it. Page and epoch are independent. */
-	struct {
-		cq_workq_t queue CQ_ALIGNED(CQ_LINE);
-		uint64_t since;		/* when units last rose from 0, without a partial block. Approximate */
-	} waiting[2];
 	uint64_t page CQ_ALIGNED(CQ_LINE);
 	cq_producer_t **shared;		/* SHARED of them, or NULL each. Written once, under the lock: so on a
 					   line that hardly ever changes, as the next */
 	void (*wake_owner)(void *host);	/* of the config, and host */
 	void *host;
+	/* Shard 0 is `first`; [1 << k, 2 << k) are more[k]. Grows where swaps fail. */
+	uint32_t added;			/* shards beyond the first */
+	cq_shard_t *more[CQ_SHARD_BITS];
+
+	cq_shard_t first;
 
 	cq_stack_t newcomers CQ_ALIGNED(CQ_LINE); /* writers that nobody has walked yet. Popped under the lock */
 
-	/* Empty blocks. On one line with the counts: most often who writes the one writes the other next. */
-	cq_stack_t free CQ_ALIGNED(CQ_LINE);
-	/* Blocks that are counted and not finished. + 1 by the publisher before its closing step, or by who
-	   makes the next partial block before the first claim into it: so a drain that finds nothing to collect
-	   finds the count. - 1 when the last callback has returned. Too high for a moment: a drain waits that long. */
-	uint64_t unfinished[2] CQ_ALIGNED(8);
-	uint64_t executed;		/* callbacks. Beside what is written as they end */
 	/* Where there is a bound: callbacks that are published and not run; those of a block in hand are until it
 	   is given up. + by the publisher, before it can be taken. */
-	uint64_t pending CQ_ALIGNED(8);
+	uint64_t pending CQ_ALIGNED(CQ_LINE);
 	cq_sleepers_t drains CQ_ALIGNED(CQ_LINE); /* who waits for unfinished blocks, or for room */
 
 	cq_block_t *slabs CQ_ALIGNED(CQ_LINE);	/* all, by next_slab. The first alone has blocks that were never used */
@@ -162,6 +186,7 @@ struct cq_cleanup {
 	 */
 	pthread_mutex_t partial_lock CQ_ALIGNED(CQ_LINE);
 	cq_block_t *partial;
+	uint64_t partial_since CQ_ALIGNED(8);	/* when it came, or rather its first one */
 
 	pthread_mutex_t lock CQ_ALIGNED(CQ_LINE);
 	/* Under it: */
@@ -219,6 +244,12 @@ static inline uint32_t cq_slots_below(const cq_producer_t *p, const cq_block_t *
 	return (uint32_t)(bytes >> p->slot_shift);
 }
 
+/* How many callbacks of p's a block has room for. */
+static inline uint32_t cq_producer_slots(const cq_producer_t *p, bool large)
+{
+	return p->q->slots[large] * (uint32_t)(sizeof(cq_callback_t) >> p->slot_shift);
+}
+
 /* Where the nth is, or would be. */
 static inline void *cq_producer_slot(const cq_producer_t *p, cq_block_t *b, uint32_t n)
 {
@@ -260,20 +291,50 @@ static inline cq_block_t *cq_block_at(const cq_cleanup_t *q, cq_block_t *slab, u
 	return (cq_block_t *)(void *)((char *)slab + n * cq_block_stride(q));
 }
 
-/* blocks.c: memory of blocks, those that wait, the count of unfinished ones */
-cq_block_t *cq_block_get(cq_cleanup_t *q);
+static inline cq_shard_t *cq_shard_at(cq_cleanup_t *q, uint32_t i)
+{
+	unsigned level;
+
+	if (i == 0)
+		return &q->first;
+	level = 31 - (unsigned)__builtin_clz(i);
+	return &q->more[level][i - (1u << level)];
+}
+
+/* Each i of them; also those that are being added. */
+static inline uint32_t cq_shards(const cq_cleanup_t *q)
+{
+	return cq_u32_load_acquire(&q->added) + 1;
+}
+
+/* shards.c */
+uint32_t cq_shard_mine(const cq_cleanup_t *q);
+uint32_t cq_shard_any(const cq_cleanup_t *q);
+void cq_shard_swapped(cq_cleanup_t *q, cq_shard_t *s, uint32_t failed);
+
+/* As many as it takes the place of, in its slab. */
+static inline uint32_t cq_block_length(const cq_block_t *b)
+{
+	return b->large ? CQ_LARGE : 1;
+}
+
+/* block_memory.c */
+cq_block_t *cq_block_get(cq_cleanup_t *q, bool large);
 void cq_slab_free(cq_cleanup_t *q, cq_block_t *slab);
 void cq_block_put(cq_cleanup_t *q, cq_block_t *b);
+
+/* blocks.c: those that wait, the count of unfinished ones */
 void cq_blocks_push(cq_cleanup_t *q, cq_block_t *b);
 void cq_blocks_set_partial(cq_cleanup_t *q, cq_block_t *b);
 int cq_blocks_signal(cq_cleanup_t *q);
-cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since);
-uint64_t cq_blocks_waiting(const cq_cleanup_t *q);
+cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since, uint64_t *left);
+uint64_t cq_blocks_waiting(cq_cleanup_t *q);
+bool cq_blocks_finished(cq_cleanup_t *q, unsigned parity);
 int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b);
 void cq_blocks_pend(cq_cleanup_t *q, uint32_t callbacks);
 bool cq_blocks_have_room(const cq_cleanup_t *q);
 void cq_block_found(void *q, void *b);
-bool cq_blocks_all_finished(const cq_cleanup_t *q);
+bool cq_blocks_all_finished(cq_cleanup_t *q);
 void cq_drains_wake(cq_cleanup_t *q);
 
 /* From so many producers on that have nothing to collect, a heavy barrier costs less than to look at them each time. At 1

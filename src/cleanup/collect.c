@@ -30,7 +30,7 @@ static bool look(const cq_producer_t *p, struct view *v)
 		v->first = cq_u64_load_relaxed(&p->base) + state_claimed(v->state);
 		written = cq_slots_below(p, v->from, cq_ptr_load_relaxed(&p->write));
 		/* Claimed callbacks are accepted, though a retract may be about to find that out. */
-		if (v->from != NULL && written <= p->slots && written > state_claimed(v->state))
+		if (v->from != NULL && written <= cq_u32_load_relaxed(&p->slots) && written > state_claimed(v->state))
 			v->n = written - state_claimed(v->state);
 	} else {
 		v->first = cq_u64_load_relaxed(&p->total); /* the owner publishes what was in it */
@@ -172,11 +172,11 @@ static void let_go(cq_producer_t *quiet)
 /* NULL: no memory. */
 static cq_block_t *counted_block(cq_cleanup_t *q)
 {
-	cq_block_t *b = cq_block_get(q);
+	cq_block_t *b = cq_block_get(q, false);
 
 	if (b != NULL) {
 		b->parity = (uint8_t)(cq_u64_load_relaxed(&q->epoch) & 1);
-		cq_u64_add_relaxed(&q->unfinished[b->parity], 1);
+		cq_u64_add_relaxed(&cq_shard_at(q, b->home)->unfinished[b->parity], 1);
 		b->fn = NULL;
 	}
 	return b;
@@ -202,9 +202,9 @@ static int join(struct flush *f, cq_producer_t *p, uint64_t until)
 		cq_block_t *to;
 
 		pthread_mutex_lock(&q->partial_lock);
-		to = q->partial != NULL && q->partial->end < q->slots ? q->partial : f->next;
+		to = q->partial != NULL && q->partial->end < q->slots[0] ? q->partial : f->next;
 		if (to != NULL) {
-			n = claim(p, &v, to->callbacks + to->end, min_u32(n, q->slots - to->end));
+			n = claim(p, &v, to->callbacks + to->end, min_u32(n, q->slots[0] - to->end));
 			CQ_POINT("collect.claimed");
 			to->end = (uint16_t)(to->end + n);
 			f->moved |= n != 0;

@@ -30,12 +30,12 @@ static int drained(const struct drain *d)
 	bool done;
 
 	pthread_mutex_lock(&q->lock);
-	if (q->epoch == e && cq_u64_load_relaxed(&q->unfinished[(e + 1) & 1]) == 0)
+	if (q->epoch == e && cq_blocks_finished(q, (e + 1) & 1))
 		cq_u64_store_relaxed(&q->epoch, e + 1);
 	/* Pairs with the release in cq_block_give_up: what the callbacks did. Its fence is also that of the
 	   load before, since whoever advances the epoch comes here. */
 	done = q->epoch >= e + 2 ||
-	    (q->epoch == e + 1 && cq_u64_load_acquire(&q->unfinished[e & 1]) == 0);
+	    (q->epoch == e + 1 && cq_blocks_finished(q, e & 1));
 	pthread_mutex_unlock(&q->lock);
 	/* What was handed back counts as finished. Read behind that acquire or the lock: stop came before. */
 	if (cq_u32_load_relaxed(&q->stop) != d->stopped)
@@ -159,12 +159,12 @@ static int hand_back(cq_cleanup_t *q, uint64_t deadline, cq_give_back_fn *give_b
 {
 	struct drain d = { .q = q, .ended = drained, .stopped = 1 };
 	int saved = errno, err;
-	uint64_t since; /* of no interest */
+	uint64_t since, left; /* of no interest */
 	cq_callback_t c;
 	cq_block_t *b;
 
 	do {
-		while ((b = cq_blocks_take(q, &since)) != NULL) {
+		while ((b = cq_blocks_take(q, &since, &left)) != NULL) {
 			cq_ptr_store_relaxed(&q->giving, b); /* for a fork: as the piece of a run */
 			while (cq_block_next(b, &c)) {
 				/* Before the call, as a child that is forked in it doesn't give it again. */

@@ -15,12 +15,16 @@
 /* `fetched` of a new block whose producer is not known to fill it: nothing at first. */
 #define FETCH_LATER (sizeof(cq_block_t) + 2 * FETCH_BYTES)
 
+/* Where the open block ends, in bytes from its beginning. */
+static size_t block_end(const cq_producer_t *p)
+{
+	return offsetof(cq_block_t, callbacks) + ((size_t)p->slots << p->slot_shift);
+}
+
 /* Where the next lines are to be fetched, or the end of the block. */
 static char *prefetch_limit(const cq_producer_t *p)
 {
-	size_t end = p->q->block_bytes;
-
-	return (char *)p->block + (p->fetched < end ? p->fetched - FETCH_BYTES : end);
+	return p->fetched < block_end(p) ? (char *)p->block + p->fetched - FETCH_BYTES : cq_producer_slot(p, p->block, p->slots);
 }
 
 /* It is not listed: it writes for the first time, or a collector has found nothing of its. */
@@ -68,8 +72,8 @@ static void look_ahead(cq_producer_t *p)
 {
 	size_t until = (size_t)((char *)p->write - (char *)p->block) + 2 * FETCH_BYTES;
 
-	if (until > p->q->block_bytes)
-		until = p->q->block_bytes;
+	if (until > block_end(p))
+		until = block_end(p);
 	for (; p->fetched < until; p->fetched += CQ_LINE)
 		cq_fetch_to_write((char *)p->block + p->fetched);
 }
@@ -79,6 +83,10 @@ static int signal_left(cq_cleanup_t *q)
 {
 	return q->wake_blocks != 0 && cq_blocks_waiting(q) != 0 ? cq_blocks_signal(q) : 0;
 }
+
+/* Blocks that are filled in a row, after which they are large. At 0 who writes little has memory for much; without limit
+   none are. */
+#define FILLED 4
 
 /* open 0 -> 1, with an empty block. ENOBUFS, ENOMEM, ESHUTDOWN, EDEADLK. */
 static int open_block(cq_producer_t *p)
@@ -100,12 +108,13 @@ static int open_block(cq_producer_t *p)
 		p->spares = p->spares->next;
 	} else {
 		cq_producer_gets(p);
-		b = cq_block_get(p->q);
+		b = cq_block_get(p->q, p->q->grows && p->filled >= FILLED);
 		cq_producer_has_got(p);
 		if (b == NULL)
 			return ENOMEM;
 	}
 	b->fn = p->fn;
+	cq_u32_store_relaxed(&p->slots, cq_producer_slots(p, b->large));
 	cq_u64_store_relaxed(&p->base, p->total);
 	cq_ptr_store_relaxed(&p->write, cq_producer_slot(p, b, 0));
 	/* Pairs with the copy that a fork takes: a child that has the block has a write within it. */
@@ -121,7 +130,7 @@ static int open_block(cq_producer_t *p)
 }
 
 /* So few blocks wait that the next tick may come for them, and nobody waits for what they hold. */
-static bool waits_for_tick(const cq_cleanup_t *q)
+static bool waits_for_tick(cq_cleanup_t *q, bool large)
 {
 	if (q->wake_blocks == 0)
 		return false;
@@ -130,7 +139,7 @@ static bool waits_for_tick(const cq_cleanup_t *q)
 	   could be left to a tick, or to a drain, that doesn't come. */
 	cq_fence_full();
 	return cq_u32_load_relaxed(&q->ticking) != NO_TICK && cq_u32_load_relaxed(&q->draining) == 0 &&
-	    cq_blocks_waiting(q) < q->wake_blocks;
+	    cq_blocks_waiting(q) * (large ? CQ_LARGE : 1) < q->wake_blocks;
 }
 
 /* Ends the open block and publishes what is not claimed; it is then the workers'. 0 or STALLED. */
@@ -141,11 +150,12 @@ static CQ_RARE int close_block(cq_producer_t *p, bool may_wait)
 	uint32_t written = cq_producer_written(p);
 	unsigned parity = cq_u64_load_relaxed(&q->epoch) & 1;
 	uint64_t s = cq_u64_load_relaxed(&p->state);
+	bool large = b->large;
 
 	/* 1. Counted before it leaves the producer, and in the total. Pairs, by the release in 2, with the
 	   acquire of `state` in look (collect.c): a drain that finds the block closed finds it counted.
 	   Without it the drain would return before the block has run. */
-	cq_u64_add_relaxed(&q->unfinished[parity], 1);
+	cq_u64_add_relaxed(&cq_shard_at(q, b->home)->unfinished[parity], 1);
 	cq_u64_store_relaxed(&p->total, p->base + written);
 	/* 2. The closing step. */
 	do {
@@ -170,7 +180,7 @@ static CQ_RARE int close_block(cq_producer_t *p, bool may_wait)
 	if (b->begin != b->end) {
 		cq_blocks_push(q, b);
 		CQ_POINT("producer.pushed");
-		return may_wait && waits_for_tick(q) ? 0 : cq_blocks_signal(q);
+		return may_wait && waits_for_tick(q, large) ? 0 : cq_blocks_signal(q);
 	}
 	(void)cq_block_give_up(q, b);
 	return 0;
@@ -228,6 +238,7 @@ static CQ_RARE int slow(cq_producer_t *p, size_t count)
 	/* 4. Full: to the workers. That nobody can be made to run it is said by flush: this is accepted. */
 	if (cq_producer_written(p) == p->slots) {
 		p->fetched = 0;
+		p->filled++;
 		(void)close_block(p, true);
 	}
 	return 0;
@@ -326,7 +337,8 @@ static void free_spares(cq_producer_t *p, cq_node_t **link)
 /* As many spares as n callbacks need. ENOMEM: those that there were. EINVAL. */
 static int ensure_spares(cq_producer_t *p, uint64_t n)
 {
-	uint64_t need = n / p->slots + (n % p->slots != 0);
+	uint32_t slots = cq_producer_slots(p, false);
+	uint64_t need = n / slots + (n % slots != 0);
 	cq_node_t **end = &p->spares, **link;
 	cq_block_t *b;
 
@@ -335,7 +347,7 @@ static int ensure_spares(cq_producer_t *p, uint64_t n)
 	for (; need != 0 && *end != NULL; need--)
 		end = &(*end)->next;
 	cq_producer_gets(p);
-	for (link = end; need != 0 && (b = cq_block_get(p->q)) != NULL; need--, link = &b->node.next)
+	for (link = end; need != 0 && (b = cq_block_get(p->q, false)) != NULL; need--, link = &b->node.next)
 		/* Relaxed, not plain: a pop of the free stack that lost may be reading it. */
 		cq_ptr_store_relaxed(link, &b->node);
 	cq_producer_has_got(p);
@@ -381,6 +393,7 @@ int cq_producer_flush(cq_producer_t *p)
 		return EDEADLK;
 	if (p->block == NULL || cq_producer_written(p) == state_claimed(cq_u64_load_relaxed(&p->state)))
 		return signal_left(p->q);
+	p->filled = 0;
 	if (flush_few(p))
 		return cq_blocks_signal(p->q);
 	/* The rest of this block goes; what is reserved must fit the spares alone. */
@@ -402,7 +415,7 @@ cq_producer_t *cq_producer_make(cq_cleanup_t *q, cq_callback_fn *fn)
 		return NULL;
 	*p = (cq_producer_t){ .q = q, .fn = fn, .write = &p->dummy, .fetched = FETCH_LATER };
 	p->slot_shift = (uint32_t)__builtin_ctz((unsigned)(fn != NULL ? sizeof(void *) : sizeof(cq_callback_t)));
-	p->slots = q->slots * (uint32_t)(sizeof(cq_callback_t) >> p->slot_shift);
+	p->slots = cq_producer_slots(p, false);
 	p->next = q->producers;
 	p->link = &q->producers;
 	if (p->next != NULL)

@@ -12,16 +12,20 @@ static void run(cq_run_t *run, void *arg)
 	size_t *limit = budget;
 	cq_callback_t c;
 	cq_block_t *b;
-	uint64_t since;
+	uint64_t since, left;
+	bool first = true;
 
 	budget = NULL; /* not that of what the callbacks run */
 	while ((limit == NULL || *limit != 0) && cq_u32_load_relaxed(&q->stop) == 0) {
 		if (cq_tick_is_due(q))
 			cq_tick(q);
-		if ((b = cq_blocks_take(q, &since)) == NULL)
+		if ((b = cq_blocks_take(q, &since, &left)) == NULL)
 			break;
 		/* The task's chain, first: a callback that hangs holds back no other block. */
-		cq_run_more(run, cq_blocks_waiting(q));
+		if (left == 0 && first)
+			left = cq_blocks_waiting(q);
+		first = false;
+		cq_run_more(run, left);
 		cq_run_piece_since(run, b, since, (uint64_t)(b->end - b->first));
 		if (limit == NULL)
 			while (cq_u32_load_relaxed(&q->stop) == 0 && cq_block_next(b, &c))

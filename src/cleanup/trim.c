@@ -11,7 +11,7 @@
 #include "cleanup_priv.h"
 #include "workq/stack.h"
 
-static bool somebody_reads(const cq_cleanup_t *q)
+static bool somebody_reads(cq_cleanup_t *q)
 {
 	for (const cq_producer_t *p = q->producers; p != NULL; p = p->next)
 		if (cq_u32_load_relaxed(&p->getting) != 0)
@@ -25,11 +25,12 @@ static bool slab_goes(cq_cleanup_t *q, cq_block_t *slab, bool may_go)
 {
 	uint32_t carved = cq_u32_load_relaxed(&slab->carved);
 
-	for (uint32_t i = 0; i < carved; i++)
+	for (uint32_t i = 0; i < carved; i += cq_block_length(cq_block_at(q, slab, i)))
 		may_go &= cq_block_at(q, slab, i)->popped;
-	for (uint32_t i = 0; !may_go && i < carved; i++) {
+	for (uint32_t i = 0, more; !may_go && i < carved; i += more) {
 		cq_block_t *b = cq_block_at(q, slab, i);
 
+		more = cq_block_length(b);
 		if (b->popped) {
 			b->popped = false;
 			cq_block_put(q, b);
@@ -54,8 +55,9 @@ static int give_back(cq_cleanup_t *q, uint64_t *freed)
 	cq_shared_trim(q);
 	/* 1. Nobody finds them any more. */
 	slabs = cq_ptr_exchange_relaxed(&q->slabs, NULL);
-	while ((node = cq_stack_pop_n(&q->free, 1)) != NULL)
-		cq_block_of(node)->popped = true;
+	for (uint32_t i = 0; i < 2 * cq_shards(q); i++)
+		while ((node = cq_stack_pop_n(&cq_shard_at(q, i / 2)->free[i & 1], 1)) != NULL)
+			cq_block_of(node)->popped = true;
 	CQ_POINT("trim.taken");
 	/* 2. Pairs with the store of `getting`, then the loads of cq_block_get, in cq_producer_gets: who has found one is
 	   seen below. Without it a block could be freed under a pop. */

@@ -201,8 +201,11 @@ static uint32_t wake(cq_sleepers_t *set, uint32_t n, bool ensures, cq_sleeper_t 
 	      commit_wait. It stands between the work that the caller published and the load of the counts. */
 	cq_fence_full();
 	counts = cq_u64_load_relaxed(&set->counts);
-	if (waiters_of(counts) == 0 || n == 0 || (ensures && on_the_way_of(counts) >= n))
-		return 0;
+	do {
+		coming = ensures ? on_the_way_of(counts) : 0;
+		if (waiters_of(counts) == 0 || coming >= n)
+			return 0;
+	} while (ensures && !cq_u64_cas_relaxed(&set->counts, &counts, counts + (n - coming) * ON_THE_WAY));
 	ops = set->ops != NULL ? set->ops : cq_park_default();
 	timed = set->spin_ns != 0;
 	cpu = cq_cpu();
@@ -210,12 +213,13 @@ static uint32_t wake(cq_sleepers_t *set, uint32_t n, bool ensures, cq_sleeper_t 
 	/* 2. Off the list. Who is on the way is read again: of several wakers at once the first takes those
 	      that are missing. If the list is too short, whoever is prepared looks again. */
 	pthread_mutex_lock(&set->lock);
-	coming = ensures ? on_the_way_of(cq_u64_load_relaxed(&set->counts)) : 0;
-	for (k = coming; k < n && (s = take(set, only, cpu, ON_THE_WAY)) != NULL; k++) {
+	for (k = coming; k < n && (s = take(set, only, cpu, ensures ? 0 : ON_THE_WAY)) != NULL; k++) {
 		*end = s;
 		end = &s->next;
 	}
 	cq_u64_store_relaxed(&set->woken, set->woken + (k - coming));
+	if (k < n && ensures)
+		cq_u64_add_relaxed(&set->counts, 0 - (n - k) * ON_THE_WAY);
 	if (k < n && waiters_of(cq_u64_load_relaxed(&set->counts)) != 0)
 		cq_u32_store_relaxed(&set->epoch, set->epoch + 1);
 	pthread_mutex_unlock(&set->lock);

@@ -19,6 +19,9 @@ _Static_assert(sizeof(cq_stack_t) == sizeof(ck_stack_t) &&
    caller knows that as many are there for it. */
 cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n);
 
+/* Likewise, of one. *failed: swaps that did. */
+cq_node_t *cq_stack_pop(cq_stack_t *s, uint32_t *failed);
+
 extern const char cq_pop_kind[]; /* "dwcas" or "locked" */
 
 static inline void cq_stack_push(cq_stack_t *s, cq_node_t *node)

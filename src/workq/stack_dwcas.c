@@ -32,7 +32,7 @@ static cq_node_t *stack_walk(cq_stack_t *s, cq_stack_t *seen, uint64_t n)
 	return last;
 }
 
-cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
+static cq_node_t *pop(cq_stack_t *s, uint64_t n, uint32_t *failed)
 {
 	cq_stack_t seen, next;
 	cq_node_t *last;
@@ -44,9 +44,22 @@ cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
 		CQ_POINT("stack.walked");
 		next.generation = (char *)((uintptr_t)seen.generation + 1);
 		next.head = cq_ptr_load_relaxed(&last->next);
-	} while (!ck_pr_cas_ptr_2(s, &seen, &next));
+	} while (!ck_pr_cas_ptr_2(s, &seen, &next) && ++*failed != 0);
 
 	/* Relaxed, not plain: another thread's walk may be reading this link. */
 	cq_ptr_store_relaxed(&last->next, NULL);
 	return seen.head;
+}
+
+cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
+{
+	uint32_t failed = 0;
+
+	return pop(s, n, &failed);
+}
+
+cq_node_t *cq_stack_pop(cq_stack_t *s, uint32_t *failed)
+{
+	*failed = 0;
+	return pop(s, 1, failed);
 }

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Shards: which one is a thread's, and when there are more. */
+#include "base/process.h"
+#include "cleanup_priv.h"
+
+/* A swap for a free block that fails makes its shard warmer, one that doesn't cools it; so hot, there are to be more
+   shards. At 1 two threads that meet once have two; without limit all processors have one. */
+#define HOT 64
+
+uint32_t cq_shard_mine(const cq_cleanup_t *q)
+{
+	uint32_t n = cq_shards(q);
+
+	return n == 1 ? 0 : cq_cpu() / CQ_SHARD_CPUS % n;
+}
+
+/* Any of them, another each time. */
+uint32_t cq_shard_any(const cq_cleanup_t *q)
+{
+	static __thread uint32_t random;
+
+	random = random * 1664525 + 1013904223; /* Numerical Recipes' */
+	return (random >> 16) % cq_shards(q);
+}
+
+/* Twice as many, if that gives this thread another one. */
+static CQ_RARE void grow(cq_cleanup_t *q, uint32_t n)
+{
+	unsigned level = (unsigned)__builtin_ctz(n);
+	cq_shard_t *made;
+
+	if (level == CQ_SHARD_BITS || (cq_cpu() / CQ_SHARD_CPUS & n) == 0)
+		return;
+	if (cq_ptr_load_relaxed(&q->more[level]) == NULL) {
+		void *none = NULL;
+
+		if ((made = cq_allocate(&q->allocator, n * sizeof(*made))) == NULL)
+			return;
+		for (uint32_t i = 0; i < n; i++)
+			made[i] = (cq_shard_t){ .heat = 0 };
+		/* Pairs with the acquire in cq_shards, by the next release of whoever adds them. */
+		cq_fence_release();
+		if (!cq_ptr_cas_relaxed(&q->more[level], &none, made))
+			cq_release(&q->allocator, made, n * sizeof(*made));
+	}
+	cq_fence_full();
+	(void)cq_u32_cas_relaxed(&q->added, n - 1, 2 * n - 1);
+}
+
+void cq_shard_swapped(cq_cleanup_t *q, cq_shard_t *s, uint32_t failed)
+{
+	uint32_t heat = cq_u32_load_relaxed(&s->heat), n = cq_shards(q), group;
+
+	if (n > 1 && (group = cq_cpu() / CQ_SHARD_CPUS) != cq_u32_load_relaxed(&s->group)) {
+		cq_u32_store_relaxed(&s->group, group);
+		failed++;
+	}
+	if (failed == 0 && heat == 0)
+		return;
+	heat = heat + 2 * failed > 1 ? heat + 2 * failed - 1 : 0;
+	if (heat >= HOT) {
+		heat = 0;
+		grow(q, n);
+	}
+	cq_u32_store_relaxed(&s->heat, heat);
+}
