@@ -274,7 +274,7 @@ static void let_all_finish(void *unused)
 {
 	(void)unused;
 	gate_open(&let);
-	AWAIT(cq_u64_load_relaxed(&q->unfinished[0]) + cq_u64_load_relaxed(&q->unfinished[1]) == 1);
+	AWAIT(cq_u64_load_relaxed(&q->first.unfinished[0]) + cq_u64_load_relaxed(&q->first.unfinished[1]) == 1);
 }
 
 Test(atfork, who_shuts_down_is_woken_for_what_an_earlier_handler_closes, .init = make_after_others)

@@ -609,7 +609,7 @@ Test(cleanup, statistics_beyond_32_bits_are_exact, .init = make)
 {
 	const uint64_t big = UINT64_C(0xffffffff);
 
-	p->total = q->executed = big; /* as though so many had been accepted, and run */
+	p->total = q->first.executed = big; /* as though so many had been accepted, and run */
 	put(p, 0, SLOTS);
 	cr_assert_eq(stats().queued, big + SLOTS);
 	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), SLOTS);

@@ -1440,9 +1440,9 @@ Test(fork, child_pops_though_a_lost_thread_was_popping, .init = make_polled)
 
 	put(p, 0, 3 * SLOTS);
 	run_all(NULL);
-	generation = q->free.generation;
-	q->free.generation = (char *)(uintptr_t)1;
+	generation = q->first.free[0].generation;
+	q->first.free[0].generation = (char *)(uintptr_t)1;
 	in_a_child(pops_and_ends);
-	q->free.generation = generation;
+	q->first.free[0].generation = generation;
 	pops_and_ends();
 }

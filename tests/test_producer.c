@@ -1015,7 +1015,7 @@ Test(producer, commit_that_meets_a_closed_queue_keeps_what_is_claimed, .init = m
 	fill(span, 0, 1);
 	fill(span + 1, SLOTS, 2);
 	close_unsealed();
-	cq_block_put(q, cq_block_get(q)); /* the one that can be had */
+	cq_block_put(q, cq_block_get(q, false)); /* the one that can be had */
 	cr_assert_eq(cq_producer_span(p, &span, &n), ESHUTDOWN);
 	at_point("producer.stored", claim_one, NULL);
 	cr_assert_eq(commit(3, 1), ESHUTDOWN);

@@ -49,17 +49,17 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	memset(q, 0, sizeof(*q));
 	q->allocator = *c->allocator;
 	q->discards = (c->flags & CQ_CLEANUP_FORK_DISCARD) != 0;
-	q->slots[0] = (uint32_t)((c->block_bytes - sizeof(cq_block_t)) / sizeof(cq_callback_t));
+	q->slots = (uint32_t)((c->block_bytes - sizeof(cq_block_t)) / sizeof(cq_callback_t));
 	q->max_waiting = c->max_waiting;
 	q->tick_ns = c->flush_ns / 2;
 	/* A fourth of the bound, also where there are two arguments to a slot. */
-	if (c->max_waiting != 0 && q->slots[0] > c->max_waiting / 8)
-		q->slots[0] = (uint32_t)(c->max_waiting / 8);
-	q->block_bytes = sizeof(cq_block_t) + q->slots[0] * sizeof(cq_callback_t);
+	if (c->max_waiting != 0 && q->slots > c->max_waiting / 8)
+		q->slots = (uint32_t)(c->max_waiting / 8);
+	q->block_bytes = sizeof(cq_block_t) + q->slots * sizeof(cq_callback_t);
 	q->maps = q->allocator.alloc == cq_default_allocator.alloc && cq_slab_bytes() != 0;
 	q->slab_blocks = q->maps ? (uint32_t)(cq_slab_bytes() / cq_block_stride(q)) : 1;
 	q->grows = c->block_bytes == CQ_BLOCK_BYTES && q->maps && c->max_waiting == 0 && q->slab_blocks >= CQ_LARGE;
-	q->slots[1] = (uint32_t)((CQ_LARGE * q->block_bytes - sizeof(cq_block_t)) / sizeof(cq_callback_t));
+	q->large_slots = (uint32_t)((CQ_LARGE * q->block_bytes - sizeof(cq_block_t)) / sizeof(cq_callback_t));
 	q->fences = !cq_barrier_asymmetric();
 	q->own_pool = c->pool == NULL;
 	q->pool = c->pool;
@@ -75,8 +75,8 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	if (q->tick_ns != 0 && cq_pool_keeps_time(q->pool))
 		q->wake_blocks = c->wake_bytes / q->block_bytes;
 	/* Half of the bound, where there are two arguments to a slot: else its refusal would be what wakes a worker. */
-	if (c->max_waiting != 0 && q->wake_blocks > c->max_waiting / q->slots[0] / 4)
-		q->wake_blocks = c->max_waiting / q->slots[0] / 4;
+	if (c->max_waiting != 0 && q->wake_blocks > c->max_waiting / q->slots / 4)
+		q->wake_blocks = c->max_waiting / q->slots / 4;
 	q->by_owner = c->parallel == CQ_BY_OWNER;
 	q->wake_owner = c->wake_owner;
 	q->host = c->host;
@@ -158,6 +158,14 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 
 /* ------------------------------------------------------------------------- statistics */
 
+static void note_age(cq_cleanup_stats_t *s, uint64_t now, const uint64_t *since)
+{
+	uint64_t at = cq_u64_load_relaxed(since);
+
+	if (now > at && now - at > s->oldest_ns)
+		s->oldest_ns = now - at;
+}
+
 void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t bytes)
 {
 	uint64_t now = q->park->now(q->park->host);
@@ -180,14 +188,15 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 		s.blocks_made += cq_u32_load_relaxed(&slab->carved);
 	cq_fork_unlock(&q->lock);
 	s.blocks_waiting = cq_blocks_waiting(q);
-	/* The longest that a published block can have waited: see set_since (blocks.c). */
+	/* The longest that a published block can have waited: see cq_blocks_push. */
 	for (uint32_t i = 0; i < 2 * cq_shards(q); i++) {
-		cq_shard_t *shard = cq_shard_at(q, i / 2);
-		uint64_t since = cq_u64_load_relaxed(&shard->waiting[i & 1].since);
+		const cq_shard_t *shard = cq_shard_at(q, i / 2);
 
-		if (cq_workq_units(&shard->waiting[i & 1].queue) != 0 && now > since && now - since > s.oldest_ns)
-			s.oldest_ns = now - since;
+		if (cq_workq_units(&shard->waiting[i & 1].queue) != 0)
+			note_age(&s, now, &shard->waiting[i & 1].since);
 	}
+	if (cq_ptr_load_relaxed(&q->partial) != NULL)
+		note_age(&s, now, &q->partial_since);
 	cq_task_in_hand(q->task, now, &s.in_hand, &s.in_hand_ns);
 	cq_sized_write(out, bytes, &s, sizeof(s));
 }

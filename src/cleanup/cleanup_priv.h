@@ -142,7 +142,7 @@ struct cq_cleanup {
 	bool own_pool, discards;
 	bool by_owner;			/* no worker comes: owner's run_some */
 	bool fences;			/* no asymmetric barrier: each enqueue has a fence */
-	uint32_t slots[2];		/* callbacks per block, or large block, each with its function */
+	uint32_t slots, large_slots;	/* callbacks per block, each with its function */
 	bool grows;			/* there are large ones */
 	size_t block_bytes;
 	/* Blocks come in slabs: of the system's, or, from an allocator of the host's, of one block. */
@@ -170,10 +170,10 @@ struct cq_cleanup {
 	cq_shard_t first;
 
 	cq_stack_t newcomers CQ_ALIGNED(CQ_LINE); /* writers that nobody has walked yet. Popped under the lock */
-
 	/* Where there is a bound: callbacks that are published and not run; those of a block in hand are until it
 	   is given up. + by the publisher, before it can be taken. */
-	uint64_t pending CQ_ALIGNED(CQ_LINE);
+	uint64_t pending CQ_ALIGNED(8);
+
 	cq_sleepers_t drains CQ_ALIGNED(CQ_LINE); /* who waits for unfinished blocks, or for room */
 
 	cq_block_t *slabs CQ_ALIGNED(CQ_LINE);	/* all, by next_slab. The first alone has blocks that were never used */
@@ -247,7 +247,7 @@ static inline uint32_t cq_slots_below(const cq_producer_t *p, const cq_block_t *
 /* How many callbacks of p's a block has room for. */
 static inline uint32_t cq_producer_slots(const cq_producer_t *p, bool large)
 {
-	return p->q->slots[large] * (uint32_t)(sizeof(cq_callback_t) >> p->slot_shift);
+	return (large ? p->q->large_slots : p->q->slots) * (uint32_t)(sizeof(cq_callback_t) >> p->slot_shift);
 }
 
 /* Where the nth is, or would be. */

@@ -202,9 +202,9 @@ static int join(struct flush *f, cq_producer_t *p, uint64_t until)
 		cq_block_t *to;
 
 		pthread_mutex_lock(&q->partial_lock);
-		to = q->partial != NULL && q->partial->end < q->slots[0] ? q->partial : f->next;
+		to = q->partial != NULL && q->partial->end < q->slots ? q->partial : f->next;
 		if (to != NULL) {
-			n = claim(p, &v, to->callbacks + to->end, min_u32(n, q->slots[0] - to->end));
+			n = claim(p, &v, to->callbacks + to->end, min_u32(n, q->slots - to->end));
 			CQ_POINT("collect.claimed");
 			to->end = (uint16_t)(to->end + n);
 			f->moved |= n != 0;
