@@ -154,16 +154,17 @@ typedef struct cq_stack {
 } CQ_MAY_ALIAS CQ_ALIGNED(2 * sizeof(void *)) cq_stack_t;
 
 /**
- * The queue. Its fields are the library's. Both are touched by each push and
+ * The queue. Its fields are the library's, but for `user`. Both are touched by each push and
  * each pop, so they share a cache line; give the queue a line of its own
  * (64 or 128 bytes) where other data that is written often would share it.
  */
 typedef struct cq_workq {
 	cq_stack_t stack;
 	uint64_t units CQ_ALIGNED(8);
+	uint64_t user;	/**< the caller's, on that line; 0 in an empty queue that was made, then touched by no call */
 } cq_workq_t;
 
-#define CQ_WORKQ_INITIALIZER { { NULL, NULL }, 0 }
+#define CQ_WORKQ_INITIALIZER { { NULL, NULL }, 0, 0 }
 
 /** Makes an empty queue. EINVAL: `q` is NULL, or not aligned to two pointers (a pop would crash or be torn). */
 CQ_API CQ_MUST_CHECK int cq_workq_init(cq_workq_t *q);

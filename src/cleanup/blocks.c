@@ -24,9 +24,9 @@ void cq_blocks_push(cq_cleanup_t *q, cq_block_t *b)
 	unsigned newer = cq_u64_load_relaxed(&q->page) & 1;
 	cq_shard_t *s = cq_shard_at(q, b->home);
 
-	if (cq_workq_units(&s->waiting[newer].queue) == 0)
-		cq_u64_store_relaxed(&s->waiting[newer].since, now(q));
-	cq_workq_push(&s->waiting[newer].queue, &b->node);
+	if (cq_workq_units(&s->waiting[newer]) == 0)
+		cq_u64_store_relaxed(&s->waiting[newer].user, now(q));
+	cq_workq_push(&s->waiting[newer], &b->node);
 }
 
 /* Under its lock: b, or none, is the partial block, and the one that was waits with the others. */
@@ -45,7 +45,7 @@ uint64_t cq_blocks_waiting(cq_cleanup_t *q)
 	uint64_t n = has_partial(q);
 
 	for (uint32_t i = 0; i < 2 * cq_shards(q); i++)
-		n += cq_workq_units(&cq_shard_at(q, i / 2)->waiting[i & 1].queue);
+		n += cq_workq_units(&cq_shard_at(q, i / 2)->waiting[i & 1]);
 	return n;
 }
 
@@ -69,12 +69,12 @@ int cq_blocks_signal(cq_cleanup_t *q)
 static bool wants_flip(cq_cleanup_t *q, uint32_t mine, unsigned newer)
 {
 	cq_shard_t *s = cq_shard_at(q, mine);
-	bool several = cq_workq_units(&s->waiting[newer].queue) > 1, partial = has_partial(q);
+	bool several = cq_workq_units(&s->waiting[newer]) > 1, partial = has_partial(q);
 
 	if (!several && !partial)
 		return false;
 	return cq_u32_load_relaxed(&q->draining) != 0 ||
-	    (several && now(q) - cq_u64_load_relaxed(&s->waiting[newer].since) > AGE_NS) ||
+	    (several && now(q) - cq_u64_load_relaxed(&s->waiting[newer].user) > AGE_NS) ||
 	    (partial && now(q) - cq_u64_load_relaxed(&q->partial_since) > AGE_NS);
 }
 
@@ -108,27 +108,27 @@ static cq_block_t *end_partial(cq_cleanup_t *q, bool push)
 static cq_block_t *take_of(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigned stack, uint64_t *since, uint64_t *left)
 {
 	cq_shard_t *from = cq_shard_at(q, i), *to = cq_shard_at(q, mine);
-	uint64_t before = cq_workq_units(&from->waiting[stack].queue), n = 1;
+	uint64_t before = cq_workq_units(&from->waiting[stack]), n = 1;
 	cq_node_t *first, *last;
 
 	if (before == 0)
 		return NULL;
-	*since = cq_u64_load_relaxed(&from->waiting[stack].since);
+	*since = cq_u64_load_relaxed(&from->waiting[stack].user);
 	if (i != mine && before > 2)
 		n = before / 2 < STOLEN ? before / 2 : STOLEN;
-	before = cq_workq_take(&from->waiting[stack].queue, n);
+	before = cq_workq_take(&from->waiting[stack], n);
 	if (before == 0)
 		return NULL;
-	first = cq_workq_pop_taken_n(&from->waiting[stack].queue, before < n ? before : n);
+	first = cq_workq_pop_taken_n(&from->waiting[stack], before < n ? before : n);
 	*left = before - 1;
 	if ((last = first->next) != NULL) {
 		for (n = 1; last->next != NULL; n++)
 			last = last->next;
 		CQ_POINT("blocks.stolen");
 		/* As old as they were. Whether the stack is empty is a look, as in cq_blocks_push. */
-		if (cq_workq_units(&to->waiting[stack].queue) == 0)
-			cq_u64_store_relaxed(&to->waiting[stack].since, *since);
-		cq_workq_push_chain(&to->waiting[stack].queue, first->next, last, n);
+		if (cq_workq_units(&to->waiting[stack]) == 0)
+			cq_u64_store_relaxed(&to->waiting[stack].user, *since);
+		cq_workq_push_chain(&to->waiting[stack], first->next, last, n);
 	}
 	return cq_block_of(first);
 }
@@ -166,7 +166,7 @@ cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since, uint64_t *left)
 	cq_block_t *b = NULL;
 
 	*left = 0;
-	if (cq_workq_units(&cq_shard_at(q, mine)->waiting[older].queue) == 0 && wants_flip(q, mine, newer)) {
+	if (cq_workq_units(&cq_shard_at(q, mine)->waiting[older]) == 0 && wants_flip(q, mine, newer)) {
 		for (uint32_t i = 0; b == NULL && i < cq_shards(q); i++)
 			b = take_of(q, i, mine, older, since, left);
 		if (b == NULL) {

@@ -192,8 +192,8 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 	for (uint32_t i = 0; i < 2 * cq_shards(q); i++) {
 		const cq_shard_t *shard = cq_shard_at(q, i / 2);
 
-		if (cq_workq_units(&shard->waiting[i & 1].queue) != 0)
-			note_age(&s, now, &shard->waiting[i & 1].since);
+		if (cq_workq_units(&shard->waiting[i & 1]) != 0)
+			note_age(&s, now, &shard->waiting[i & 1].user);
 	}
 	if (cq_ptr_load_relaxed(&q->partial) != NULL)
 		note_age(&s, now, &q->partial_since);

@@ -82,7 +82,7 @@ static void find_blocks(cq_cleanup_t *q)
 	uint64_t counted = 0;
 
 	for (uint32_t i = 0; i < 2 * cq_shards(q); i++)
-		for (node = cq_shard_at(q, i / 2)->waiting[i & 1].queue.stack.head; node != NULL; node = next) {
+		for (node = cq_shard_at(q, i / 2)->waiting[i & 1].stack.head; node != NULL; node = next) {
 			next = node->next;
 			cq_block_found(q, cq_block_of(node));
 		}
@@ -145,7 +145,7 @@ static void in_child(cq_cleanup_t *q)
 		settle_producer(q, p);
 	find_blocks(q);
 	for (uint32_t i = 0; i < 2 * cq_shards(q); i++) {
-		cq_shard_at(q, i / 2)->waiting[i & 1].queue = (cq_workq_t)CQ_WORKQ_INITIALIZER;
+		cq_shard_at(q, i / 2)->waiting[i & 1] = (cq_workq_t)CQ_WORKQ_INITIALIZER;
 		cq_shard_at(q, i / 2)->unfinished[i & 1] = 0;
 	}
 	q->partial = NULL; /* it waits, as others do */

@@ -78,7 +78,6 @@ struct cq_producer {
 	/* Owner only: */
 	uint64_t reserved_until; /* the count of accepted callbacks up to which an enqueue cannot fail */
 	cq_node_t *spares;	/* blocks for that */
-	uint32_t filled;	/* blocks in a row, without a flush */
 	cq_callback_t *span;	/* write, when the last span was given */
 	size_t fetched;		/* bytes of the block, or of the next, that are in the cache or needn't be */
 
@@ -88,6 +87,7 @@ struct cq_producer {
 	   pushes itself then. All else by collectors, under the lock: NEWCOMER -> WRITER as they pop it, WRITER ->
 	   UNLISTED, and back. Is it in the list of writers: WRITER, or writer_link is not NULL. */
 	uint32_t listed;
+	uint32_t filled;	/* owner only: blocks in a row, without a flush */
 	cq_node_t newcomer;
 	uint64_t seen CQ_ALIGNED(8);	/* its state at the last tick, or when it listed itself */
 	cq_producer_t *next_writer, **writer_link, *next_quiet;
@@ -117,10 +117,7 @@ typedef struct cq_shard {
 	/* Two stacks. waiting[page & 1] gets the blocks; the other, older, is emptied first. They change
 	   places when the older is empty in all shards and the newer has waited for too long, or a drain waits: so what
 	   waits is taken in the end, however much comes after it. Page and epoch are independent. */
-	struct {
-		cq_workq_t queue;
-		uint64_t since CQ_ALIGNED(8); /* when units last rose from 0, without a partial block. Approximate */
-	} waiting[2] CQ_ALIGNED(CQ_LINE);
+	cq_workq_t waiting[2] CQ_ALIGNED(CQ_LINE); /* user: when units last rose from 0. Approximate */
 	/* Empty blocks. On one line with the counts: most often who writes the one writes the other next. */
 	cq_stack_t free[2] CQ_ALIGNED(CQ_LINE); /* the second: large ones */
 	/* Blocks that are counted and not finished. + 1 by the publisher before its closing step, or by who

@@ -19,7 +19,7 @@ _Static_assert(sizeof(cq_stack_t) == sizeof(ck_stack_t) &&
    caller knows that as many are there for it. */
 cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n);
 
-/* Likewise, of one. *failed: swaps that did. */
+/* One, or NULL. *failed: how often another thread was in the way. */
 cq_node_t *cq_stack_pop(cq_stack_t *s, uint32_t *failed);
 
 extern const char cq_pop_kind[]; /* "dwcas" or "locked" */

@@ -35,13 +35,14 @@ static long sleep_for(long ns)
 	return ns < SLEEP_MOST / 2 ? 2 * ns : SLEEP_MOST;
 }
 
-static void lock(cq_stack_t *s)
+static void lock(cq_stack_t *s, uint32_t *failed)
 {
 	long ns = SLEEP_FIRST;
 
 	while (cq_ptr_exchange_relaxed(&s->generation, &locked) != NULL) {
 		unsigned spins = 0;
 
+		++*failed;
 		CQ_POINT("stack.busy");
 		while (cq_ptr_load_relaxed(&s->generation) != NULL) {
 			if (++spins < SPINS)
@@ -54,7 +55,7 @@ static void lock(cq_stack_t *s)
 	cq_fence_acquire();
 }
 
-cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
+static cq_node_t *pop(cq_stack_t *s, uint64_t n, uint32_t *failed)
 {
 	cq_node_t *head, *last;
 
@@ -63,7 +64,7 @@ cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
 	cq_fence_acquire();
 	if (cq_ptr_load_relaxed(&s->head) == NULL)
 		return NULL;
-	lock(s);
+	lock(s, failed);
 	head = cq_ptr_load_relaxed(&s->head);
 	do {
 		/* Pairs with the release in cq_stack_push: the links below head. */
@@ -80,4 +81,17 @@ cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
 	/* Pairs with lock. Without it another could swap between this one's read of a link and its swap. */
 	cq_ptr_store_release(&s->generation, NULL);
 	return head;
+}
+
+cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
+{
+	uint32_t failed = 0;
+
+	return pop(s, n, &failed);
+}
+
+cq_node_t *cq_stack_pop(cq_stack_t *s, uint32_t *failed)
+{
+	*failed = 0;
+	return pop(s, 1, failed);
 }
