@@ -145,6 +145,7 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 	cq_fork_unregister(&q->fork_client);
 	allocator = q->allocator;
 	cq_shared_free(q);
+	cq_shards_free(q);
 	for (cq_block_t *slab = q->slabs, *next; slab != NULL; slab = next) {
 		next = slab->next_slab;
 		cq_slab_free(q, slab);

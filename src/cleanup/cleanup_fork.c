@@ -136,8 +136,12 @@ static void in_child(cq_cleanup_t *q)
 
 	if (q->shutting_down != cq_thread_mark())
 		q->shutting_down = NULL;
-	for (uint32_t i = 0; i < 2 * cq_shards(q); i++)
-		cq_shard_at(q, i / 2)->free[i & 1].generation = NULL; /* a lost thread may have had the lock of stack_locked.c */
+	/* A lost thread may have had the lock of stack_locked.c. */
+	for (uint32_t i = 0; i < 2 * cq_shards(q); i++) {
+		cq_stack_t *f = &cq_shard_at(q, i / 2)->free[i & 1];
+
+		*f = (cq_stack_t){ f->head, NULL };
+	}
 	q->newcomers = (cq_stack_t){ NULL, NULL };
 	q->writers = NULL;
 	q->first.executed = q->queued - q->handed_back;

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Shards: which one is a thread's, and when there are more. */
+#include <string.h>
+
 #include "base/process.h"
 #include "cleanup_priv.h"
 
@@ -23,30 +25,32 @@ uint32_t cq_shard_any(const cq_cleanup_t *q)
 	return (random >> 16) % cq_shards(q);
 }
 
-/* Twice as many, if that gives this thread another one. */
-static CQ_RARE void grow(cq_cleanup_t *q, uint32_t n)
+/* Twice as many as n, the number that there is. */
+void cq_shards_grow(cq_cleanup_t *q, uint32_t n)
 {
 	unsigned level = (unsigned)__builtin_ctz(n);
+	void *none = NULL;
 	cq_shard_t *made;
 
-	if (level == CQ_SHARD_BITS || (cq_cpu() / CQ_SHARD_CPUS & n) == 0)
+	if (level == CQ_SHARD_BITS)
 		return;
 	if (cq_ptr_load_relaxed(&q->more[level]) == NULL) {
-		void *none = NULL;
-
 		if ((made = cq_allocate(&q->allocator, n * sizeof(*made))) == NULL)
 			return;
-		for (uint32_t i = 0; i < n; i++)
-			made[i] = (cq_shard_t){ .heat = 0 };
-		/* Pairs with the acquire in cq_shards, by the next release of whoever adds them. */
+		memset(made, 0, n * sizeof(*made));
+		/* Pairs with the acquire in cq_shards: empty shards. Whoever adds them has seen the pointer. */
 		cq_fence_release();
 		if (!cq_ptr_cas_relaxed(&q->more[level], &none, made))
 			cq_release(&q->allocator, made, n * sizeof(*made));
 	}
+	/* Pairs likewise: of shards that another has made, too. */
 	cq_fence_full();
+	CQ_POINT("shards.made");
 	(void)cq_u32_cas_relaxed(&q->added, n - 1, 2 * n - 1);
 }
 
+/* Free blocks were looked for at the shard of this thread, and another thread was in the way so often. More shards are of use
+   if they give this thread another one. */
 void cq_shard_swapped(cq_cleanup_t *q, cq_shard_t *s, uint32_t failed)
 {
 	uint32_t heat = cq_u32_load_relaxed(&s->heat), n = cq_shards(q), group;
@@ -60,7 +64,15 @@ void cq_shard_swapped(cq_cleanup_t *q, cq_shard_t *s, uint32_t failed)
 	heat = heat + 2 * failed > 1 ? heat + 2 * failed - 1 : 0;
 	if (heat >= HOT) {
 		heat = 0;
-		grow(q, n);
+		if ((cq_cpu() / CQ_SHARD_CPUS & n) != 0)
+			cq_shards_grow(q, n);
 	}
 	cq_u32_store_relaxed(&s->heat, heat);
+}
+
+void cq_shards_free(cq_cleanup_t *q)
+{
+	for (unsigned level = 0; level < CQ_SHARD_BITS; level++)
+		if (q->more[level] != NULL)
+			cq_release(&q->allocator, q->more[level], sizeof(cq_shard_t) << level);
 }
