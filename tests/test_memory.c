@@ -14,7 +14,8 @@
 
 TestSuite(memory, .timeout = 60);
 
-enum { FULL = 253, SLAB = 16 /* blocks */, SLABS = 12 };
+/* Blocks of one size: what a slab holds is counted here. */
+enum { BYTES = 4080, FULL = 252, SLAB = 16 /* blocks */, SLABS = 12 };
 
 static struct {
 	void *at[2 * SLABS];
@@ -23,10 +24,10 @@ static struct {
 } noted;
 
 /* False: not here. */
-static bool made(void)
+static bool made_of(size_t bytes)
 {
 	static const cq_pool_config_t by_hand = { .flags = CQ_POOL_POLLED | CQ_POOL_HOSTED };
-	const cq_cleanup_config_t config = { .pool_config = &by_hand };
+	const cq_cleanup_config_t config = { .pool_config = &by_hand, .block_bytes = bytes };
 
 	CHECK(cq_cleanup_create(&config, &q) == 0);
 	CHECK(cq_producer_attach(q, NULL, &p) == 0);
@@ -36,6 +37,11 @@ static bool made(void)
 	CHECK(cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL) == 0);
 	CHECK(cq_cleanup_destroy(q) == 0);
 	return false;
+}
+
+static bool made(void)
+{
+	return made_of(BYTES);
 }
 
 static void end(void)
@@ -49,7 +55,7 @@ static void end(void)
 static void note_slabs(void)
 {
 	noted.n = 0;
-	noted.bytes = SLAB * q->block_bytes;
+	noted.bytes = SLAB * cq_block_stride(q);
 	for (cq_block_t *slab = q->slabs; slab != NULL; slab = slab->next_slab) {
 		CHECK(noted.n < 2 * SLABS);
 		noted.at[noted.n++] = slab;
@@ -106,7 +112,7 @@ Test(memory, few_callbacks_are_in_few_pages)
 	put(p, 0, 1);
 	note_slabs();
 	cr_assert_eq(noted.n, 1);
-	cr_assert_eq(resident(noted.at[0], noted.bytes), (int)(q->block_bytes / (size_t)sysconf(_SC_PAGESIZE)));
+	cr_assert_eq(resident(noted.at[0], noted.bytes), (int)(cq_block_stride(q) / (size_t)sysconf(_SC_PAGESIZE)));
 	put(p, 0, FULL);
 	cr_assert_eq(stats().blocks_made, 2);
 	end();
@@ -193,7 +199,8 @@ static void make_served(const cq_allocator_t *allocator)
 	cq_pool_config_t pool_config = { .workers_max = 1, .idle_ns = IDLE_NS, .park = &park.ops };
 
 	fake_init(&park);
-	CHECK(cq_cleanup_create(&(cq_cleanup_config_t){ .pool_config = &pool_config, .allocator = allocator }, &q) == 0);
+	CHECK(cq_cleanup_create(&(cq_cleanup_config_t){
+	    .pool_config = &pool_config, .block_bytes = BYTES, .allocator = allocator }, &q) == 0);
 	CHECK(cq_producer_attach(q, NULL, &p) == 0);
 	fill(p, 2);
 	fake_wait_blocked(&park, 1);
