@@ -100,7 +100,7 @@ static cq_block_t *end_partial(cq_cleanup_t *q, bool push)
 #define STOLEN 4
 
 /* A worker whose own shard always has a block looks elsewhere first once in so many times: else what waits there, and is
-   too little for a flip, could wait for ever. */
+   too little for a flip, could wait for ever. At any of them, as the nearest may always have one too. */
 #define HOME_TURNS 64
 
 /* Out of one stack of the ith shard; the caller's is `mine`. NULL, or *since: it was published then or later; *left: so many
@@ -140,16 +140,14 @@ static cq_block_t *take_from(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigne
 	return b != NULL ? b : take_of(q, i, mine, older ^ 1, since, left);
 }
 
-/* Out of another shard than `mine`: the last in which this thread found one, or all, from any of them on. */
-static cq_block_t *steal(cq_cleanup_t *q, uint32_t mine, unsigned older, uint64_t *since, uint64_t *left)
+/* Out of another shard than `mine`: the first one is looked at first, then those near it. */
+static cq_block_t *steal(cq_cleanup_t *q, uint32_t mine, uint32_t first, unsigned older, uint64_t *since, uint64_t *left)
 {
 	uint32_t n = cq_shards(q);
 	cq_block_t *b;
 
-	if (n == 1)
-		return NULL;
-	for (uint32_t k = 1; k < n; k++)
-		if ((b = take_from(q, mine ^ k, mine, older, since, left)) != NULL)
+	for (uint32_t k = 0; k < n; k++)
+		if ((first ^ k) != mine && (b = take_from(q, first ^ k, mine, older, since, left)) != NULL)
 			return b;
 	return NULL;
 }
@@ -176,9 +174,9 @@ cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since, uint64_t *left)
 		}
 	}
 	if (b == NULL && ++turns % HOME_TURNS == 0)
-		b = steal(q, mine, older, since, left);
+		b = steal(q, mine, cq_shard_any(q), older, since, left);
 	if (b == NULL && (b = take_from(q, mine, mine, older, since, left)) == NULL &&
-	    (b = steal(q, mine, older, since, left)) == NULL) {
+	    (b = steal(q, mine, mine, older, since, left)) == NULL) {
 		*since = cq_u64_load_relaxed(&q->partial_since);
 		if ((b = end_partial(q, false)) == NULL)
 			return NULL;

@@ -63,9 +63,11 @@ void cq_shard_swapped(cq_cleanup_t *q, cq_shard_t *s, uint32_t failed)
 		return;
 	heat = heat + 2 * failed > 1 ? heat + 2 * failed - 1 : 0;
 	if (heat >= HOT) {
-		heat = 0;
-		if ((cq_cpu() / CQ_SHARD_CPUS & n) != 0)
+		heat = HOT; /* until one comes whom they help: two that meet may come in turns */
+		if ((cq_cpu() / CQ_SHARD_CPUS & n) != 0) {
+			heat = 0;
 			cq_shards_grow(q, n);
+		}
 	}
 	cq_u32_store_relaxed(&s->heat, heat);
 }
