@@ -329,6 +329,20 @@ Test(shards, what_is_stolen_is_signalled_before_it_runs, .init = make_4)
 	finish(9 * SLOTS);
 }
 
+/* The first piece of a run is of its own shard, which has no more: who waits elsewhere may rely on this run. */
+Test(shards, what_waits_elsewhere_is_signalled_before_a_run_begins, .init = make_4)
+{
+	go_to(0);
+	CHECK(cq_producer_enqueue(p, look, (void *)0) == 0);
+	put(p, 1, SLOTS - 1);
+	publish(3, SLOTS, 1);
+	go_to(0);
+	signalled = false;
+	cr_assert_eq(cq_pool_run_some(cq_cleanup_pool(q), 1), 1);
+	cr_assert(signalled);
+	finish(2 * SLOTS);
+}
+
 static struct {
 	atomic_uint inside;
 	gate_t leave;
