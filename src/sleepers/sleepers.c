@@ -9,14 +9,14 @@
 
 /* counts. One word, so that a waker moves whom it takes from one side to the other in one step: who reads
    "nobody waits" sees in the same load who is on the way. PROMISE: a waker that ensures is about to take one more.
-   Others that ensure count it as on its way; nobody else does, as it may be taken back (wake). */
+   Others that ensure count it as on its way; nobody else does, since it may be taken back (wake). Promises are
+   known modulo 2^12: with more of them too few are counted, and never too many. */
 #define WAITER UINT64_C(1)
-#define ON_THE_WAY (UINT64_C(1) << 24)
-#define PROMISE (UINT64_C(1) << 48)
-#define MOST_PROMISES 0xffff
-static uint32_t waiters_of(uint64_t counts) { return (uint32_t)counts & 0xffffff; }
-static uint32_t on_the_way_of(uint64_t counts) { return (uint32_t)(counts >> 24) & 0xffffff; }
-static uint32_t promised_of(uint64_t counts) { return (uint32_t)(counts >> 48); }
+#define ON_THE_WAY (UINT64_C(1) << 26)
+#define PROMISE (UINT64_C(1) << 52)
+static uint32_t waiters_of(uint64_t counts) { return (uint32_t)(counts % ON_THE_WAY); }
+static uint32_t on_the_way_of(uint64_t counts) { return (uint32_t)(counts % PROMISE / ON_THE_WAY); }
+static uint32_t promised_of(uint64_t counts) { return (uint32_t)(counts / PROMISE); }
 
 /* How far from the newest a waker looks for a sleeper of its own CPU: a few dozen loads under
    the lock. With 0 the newest is woken, wherever it ran; without end a wake is as long as the list. */
@@ -79,8 +79,8 @@ void cq_sleeper_init(cq_sleeper_t *s, void *host)
 
 void cq_sleepers_prepare_wait(cq_sleepers_t *set, cq_sleeper_t *s)
 {
-	/* Before the look: whoever raises it afterwards has work that the look may miss. (Its release in wake
-	   pairs with the fence below.) */
+	/* Before the look: whoever raises it afterwards has work that the look may miss. Its release
+	   pairs with the fence below. */
 	s->epoch = cq_u32_load_relaxed(&set->epoch);
 	cq_u64_add_relaxed(&set->counts, WAITER);
 	/* The sleeper's half of the handshake; pairs with the fences in wake and cq_sleepers_waiters. Either
@@ -197,7 +197,7 @@ uint32_t cq_sleepers_waiters(cq_sleepers_t *set, uint32_t *on_their_way)
 static uint32_t wake(cq_sleepers_t *set, uint32_t n, bool ensures, cq_sleeper_t *only)
 {
 	cq_sleeper_t *taken = NULL, **end = &taken, *s, *next;
-	uint64_t counts, at, promise;
+	uint64_t counts, at, promise = ensures ? PROMISE : 0;
 	const cq_park_ops_t *ops;
 	uint32_t cpu, coming, k;
 	bool timed;
@@ -206,14 +206,13 @@ static uint32_t wake(cq_sleepers_t *set, uint32_t n, bool ensures, cq_sleeper_t 
 	      commit_wait. It stands between the work that the caller published and the load of the counts. */
 	cq_fence_full();
 	counts = cq_u64_load_relaxed(&set->counts);
-	/* 2. Who ensures says whom it will take before it comes to the lock, so that of many wakers one comes
-	      there: the others count these, and go. (Too many for that are woken without a promise.) */
+	/* 2. Who ensures promises those that are missing before it comes to the lock, so that of many wakers one
+	      comes there: the others count the promise, and go. */
 	do {
 		coming = ensures ? on_the_way_of(counts) + promised_of(counts) : 0;
 		if (waiters_of(counts) == 0 || coming >= n)
 			return 0;
-		promise = ensures && n - coming <= MOST_PROMISES - promised_of(counts) ? PROMISE : 0;
-	} while (promise != 0 && !cq_u64_cas_relaxed(&set->counts, &counts, counts + (n - coming) * promise));
+	} while (ensures && !cq_u64_cas_relaxed(&set->counts, &counts, counts + (n - coming) * promise));
 	n -= coming;
 	ops = set->ops != NULL ? set->ops : cq_park_default();
 	timed = set->spin_ns != 0;
@@ -226,12 +225,12 @@ static uint32_t wake(cq_sleepers_t *set, uint32_t n, bool ensures, cq_sleeper_t 
 		end = &s->next;
 	}
 	cq_u64_store_relaxed(&set->woken, set->woken + k);
-	/* 4. The list is too short: what is left of the promise is taken back. Whoever is prepared looks again:
-	      it has missed the caller's work, or that of one who relied on the promise. */
+	/* 4. The list is too short: the rest of the promise is taken back, and whoever is prepared looks again,
+	      as it may have missed the caller's work, or that of one who counted the promise. */
 	if (k < n && waiters_of(cq_u64_add_relaxed(&set->counts, 0 - (n - k) * promise)) != 0)
-		/* Pairs with the fence in prepare_wait: who reads this has its look behind the work of all who
-		   found the promise. Without it one could read this, be prepared while the promise
-		   still stands, and sleep over the work of who relies on it. */
+		/* Pairs with the fence in prepare_wait: a look that is made with this epoch comes after those who
+		   counted the promise. Without it a sleeper could read this while the promise still stands,
+		   and sleep over the work of one who then counts that. */
 		cq_u32_store_release(&set->epoch, set->epoch + 1);
 	pthread_mutex_unlock(&set->lock);
 

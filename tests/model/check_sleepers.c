@@ -656,7 +656,7 @@ static __attribute__((no_sanitize("thread"))) bool too_low(void)
 
 	for (const cq_sleeper_t *s = set.newest; s != NULL; s = s->next)
 		n++;
-	return (set.counts & 0xffffff) < n || (set.counts >> 24 & 0xffffff) > 1;
+	return (set.counts & 0x3ffffff) < n || (set.counts >> 26 & 0x3ffffff) > 1;
 }
 
 /* Neither count is ever too low, nor goes below zero. */
