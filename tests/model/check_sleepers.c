@@ -593,6 +593,31 @@ static void who_does_not_sleep_finds_nobody_on_the_way(void)
 	finish();
 }
 
+static void poster_that_ensures(void *arg)
+{
+	(void)arg;
+	__atomic_store_n(&posted, 1, __ATOMIC_RELAXED);
+	counted[1] = cq_sleepers_ensure(&set, 1);
+}
+
+/* The post may count a promise that is made for the first wait, and taken back during the second. */
+static void post_that_counts_a_promise(void)
+{
+	cq_wait_result_t result;
+	cq_sleeper_t me;
+
+	begin();
+	cq_sleeper_init(&me, NULL);
+	spawn(ensurer, &counted[0]);
+	spawn(poster_that_ensures, NULL);
+	cq_sleepers_prepare_wait(&set, &me);
+	cq_sleepers_cancel_wait(&set, &me);
+	while (!look_for_the_post(NULL) &&
+	    !wait_once(look_for_the_post, NULL, CQ_FOREVER, NULL, &woken[0], &result))
+		;
+	finish();
+}
+
 /* The same sleeper twice: what woke it is used up, and nothing of it is left. */
 static void permits_are_not_left_over(void)
 {
@@ -905,6 +930,7 @@ const struct scenario sleepers_scenarios[] = {
 	{ "sleepers_two_that_ensure_one_take_one", two_that_ensure_one_take_one, SOME(1, 1), ALL },
 	{ "sleepers_who_does_not_sleep_finds_nobody_on_the_way",
 	    who_does_not_sleep_finds_nobody_on_the_way, ALL, ALL },
+	{ "sleepers_post_that_counts_a_promise", post_that_counts_a_promise, SOME(2, 1), ALL },
 	{ "sleepers_two_wake_one_times_out", two_wake_one_times_out, ALL, ALL },
 	{ "sleepers_one_wakes_two_time_out", one_wakes_two_time_out, SOME(2, 1), ALL },
 	{ "sleepers_wake_all_against_two_timeouts", wake_all_against_two_timeouts,
