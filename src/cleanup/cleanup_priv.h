@@ -298,9 +298,11 @@ static inline cq_shard_t *cq_shard_at(cq_cleanup_t *q, uint32_t i)
 	return &q->more[level][i - (1u << level)];
 }
 
-/* Each i of them; also those that are being added. */
+/* How many: a power of two. */
 static inline uint32_t cq_shards(const cq_cleanup_t *q)
 {
+	/* Pairs with the release in cq_shards_grow: the shards before their number. Without it one could be used
+	   before it is there. */
 	return cq_u32_load_acquire(&q->added) + 1;
 }
 
