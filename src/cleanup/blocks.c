@@ -166,6 +166,8 @@ cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since, uint64_t *left)
 	*left = 0;
 	for (uint32_t k = 0; b == NULL && k < n; k++)
 		b = take_from(q, start ^ k, mine, since, left);
+	if (b == NULL && *left != 0) /* moved to a shard that was looked at before */
+		return cq_blocks_take(q, since, left);
 	if (b == NULL) {
 		*since = cq_u64_load_relaxed(&q->partial_since);
 		if ((b = end_partial(q, false)) == NULL)

@@ -291,11 +291,13 @@ static inline cq_block_t *cq_block_at(const cq_cleanup_t *q, cq_block_t *slab, u
 static inline cq_shard_t *cq_shard_at(cq_cleanup_t *q, uint32_t i)
 {
 	unsigned level;
+	cq_shard_t *more;
 
 	if (i == 0)
 		return &q->first;
 	level = 31 - (unsigned)__builtin_clz(i);
-	return &q->more[level][i - (1u << level)];
+	more = cq_ptr_load_relaxed(&q->more[level]); /* not plain: who counted it may not be who stored it */
+	return &more[i - (1u << level)];
 }
 
 /* How many: a power of two. */
