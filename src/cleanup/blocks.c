@@ -64,17 +64,16 @@ int cq_blocks_signal(cq_cleanup_t *q)
 	return err;
 }
 
-/* Is there a reason for the newer stack to become the older, which is empty? Not for one block alone; but for the
+/* Is there a reason for the newer stacks to become the older, which are empty? Not for one block alone; but for the
    partial one, as whatever comes between this look and the pop would be taken before it. */
-static bool wants_flip(cq_cleanup_t *q, uint32_t mine, unsigned newer)
+static bool wants_flip(cq_cleanup_t *q, const cq_workq_t *newer)
 {
-	cq_shard_t *s = cq_shard_at(q, mine);
-	bool several = cq_workq_units(&s->waiting[newer]) > 1, partial = has_partial(q);
+	bool several = cq_workq_units(newer) > 1, partial = has_partial(q);
 
 	if (!several && !partial)
 		return false;
 	return cq_u32_load_relaxed(&q->draining) != 0 ||
-	    (several && now(q) - cq_u64_load_relaxed(&s->waiting[newer].user) > AGE_NS) ||
+	    (several && now(q) - cq_u64_load_relaxed(&newer->user) > AGE_NS) ||
 	    (partial && now(q) - cq_u64_load_relaxed(&q->partial_since) > AGE_NS);
 }
 
@@ -99,12 +98,13 @@ static cq_block_t *end_partial(cq_cleanup_t *q, bool push)
    own threads run none is a swap on its line; many are looked for where they were. */
 #define STOLEN 4
 
-/* A worker whose own shard always has a block looks elsewhere first once in so many times: else what waits there, and is
-   too little for a flip, could wait for ever. At any of them, as the nearest may always have one too. */
-#define HOME_TURNS 64
+/* A worker whose own shard always has a block begins elsewhere once in so many times, at any shard: else what waits
+   there, and is too little for a flip, could wait for ever. A prime, as one that alternates between queues is to come
+   there in each. */
+#define HOME_TURNS 61
 
-/* Out of one stack of the ith shard; the caller's is `mine`. NULL, or *since: it was published then or later; *left: so many
-   more were there. */
+/* Out of one stack of the ith shard; the caller's is `mine`. NULL, or *since: it was published then or later; *left grows by so
+   many as were there beside it. */
 static cq_block_t *take_of(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigned stack, uint64_t *since, uint64_t *left)
 {
 	cq_shard_t *from = cq_shard_at(q, i), *to = cq_shard_at(q, mine);
@@ -114,13 +114,14 @@ static cq_block_t *take_of(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigned 
 	if (before == 0)
 		return NULL;
 	*since = cq_u64_load_relaxed(&from->waiting[stack].user);
-	if (i != mine && before > 2)
+	/* Not by an owner: what is in its hand meanwhile a drain doesn't see, which leaves the rest to it. */
+	if (i != mine && before > 2 && !q->by_owner)
 		n = before / 2 < STOLEN ? before / 2 : STOLEN;
 	before = cq_workq_take(&from->waiting[stack], n);
 	if (before == 0)
 		return NULL;
 	first = cq_workq_pop_taken_n(&from->waiting[stack], before < n ? before : n);
-	*left = before - 1;
+	*left += before - 1;
 	if ((last = first->next) != NULL) {
 		for (n = 1; last->next != NULL; n++)
 			last = last->next;
@@ -133,50 +134,41 @@ static cq_block_t *take_of(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigned 
 	return cq_block_of(first);
 }
 
-static cq_block_t *take_from(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigned older, uint64_t *since, uint64_t *left)
+/* Out of the ith shard. All change places if it has a reason: its own threads may take none. */
+static cq_block_t *take_from(cq_cleanup_t *q, uint32_t i, uint32_t mine, uint64_t *since, uint64_t *left)
 {
+	uint64_t page = cq_u64_load_relaxed(&q->page);
+	unsigned newer = page & 1, older = newer ^ 1;
 	cq_block_t *b = take_of(q, i, mine, older, since, left);
 
-	return b != NULL ? b : take_of(q, i, mine, older ^ 1, since, left);
-}
-
-/* Out of another shard than `mine`: the first one is looked at first, then those near it. */
-static cq_block_t *steal(cq_cleanup_t *q, uint32_t mine, uint32_t first, unsigned older, uint64_t *since, uint64_t *left)
-{
-	uint32_t n = cq_shards(q);
-	cq_block_t *b;
-
-	for (uint32_t k = 0; k < n; k++)
-		if ((first ^ k) != mine && (b = take_from(q, first ^ k, mine, older, since, left)) != NULL)
-			return b;
-	return NULL;
+	if (b == NULL && wants_flip(q, &cq_shard_at(q, i)->waiting[newer])) {
+		for (uint32_t k = 0; b == NULL && k < cq_shards(q); k++)
+			b = take_of(q, k, mine, older, since, left);
+		if (b == NULL) {
+			/* What is moved may be missed by who looks meanwhile: so it is signalled, as what is stolen. */
+			*left += end_partial(q, true) != NULL;
+			(void)cq_u64_cas_relaxed(&q->page, &page, page + 1);
+		}
+	}
+	return b != NULL ? b : take_of(q, i, mine, newer, since, left);
 }
 
 /* One that waits, which is in the caller's hand then; or NULL. *since: it was published then or later. Its
-   stack's time, as a look at the clock is a quarter of what a block of one callback costs. *left: at least so many more
-   wait; what was stolen with it among them, so that the caller signals those. */
+   stack's time, as a look at the clock is a quarter of what a block of one callback costs. *left: so many more
+   wait, or did a moment ago; what was stolen or moved with it among them, so that the caller signals those. */
 cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since, uint64_t *left)
 {
 	static __thread uint32_t turns;
-	uint64_t page = cq_u64_load_relaxed(&q->page);
-	unsigned newer = page & 1, older = newer ^ 1;
-	uint32_t mine = cq_shard_mine(q);
+	uint32_t mine = cq_shard_mine(q), start = ++turns % HOME_TURNS == 0 ? cq_shard_any(q) : mine;
+	uint32_t n = cq_shards(q); /* after those: both are below it */
 	cq_block_t *b = NULL;
 
 	*left = 0;
-	if (cq_workq_units(&cq_shard_at(q, mine)->waiting[older]) == 0 && wants_flip(q, mine, newer)) {
-		for (uint32_t i = 0; b == NULL && i < cq_shards(q); i++)
-			b = take_of(q, i, mine, older, since, left);
-		if (b == NULL) {
-			(void)end_partial(q, true);
-			if (cq_u64_cas_relaxed(&q->page, &page, page + 1))
-				older = newer;
-		}
-	}
-	if (b == NULL && ++turns % HOME_TURNS == 0)
-		b = steal(q, mine, cq_shard_any(q), older, since, left);
-	if (b == NULL && (b = take_from(q, mine, mine, older, since, left)) == NULL &&
-	    (b = steal(q, mine, mine, older, since, left)) == NULL) {
+	for (uint32_t k = 0; b == NULL && k < n; k++)
+		b = take_from(q, start ^ k, mine, since, left);
+	if (b == NULL && *left != 0) /* moved to a shard that was looked at before */
+		return cq_blocks_take(q, since, left);
+	if (b == NULL) {
 		*since = cq_u64_load_relaxed(&q->partial_since);
 		if ((b = end_partial(q, false)) == NULL)
 			return NULL;
