@@ -410,7 +410,7 @@ Test(shards, a_worker_looks_elsewhere_first_now_and_then, .init = make_4)
 
 	publish(2, 0, 1);
 	for (; ran[0] == 0; i += SLOTS) {
-		cr_assert_leq(i, 64 * SLOTS);
+		cr_assert_leq(i, 1024 * SLOTS);
 		publish(0, i, 1);
 		run_at(0, 1);
 	}

@@ -1151,7 +1151,7 @@ static void look_at_the_time(void)
 static void grow(void)
 {
 	note("more shards than %u", cq_shards(m.q));
-	if (m.fail_in == 0 && !m.memory_ended && cq_shards(m.q) < 8)
+	while (m.fail_in == 0 && !m.memory_ended && cq_shards(m.q) < 1 << CQ_SHARD_BITS)
 		cq_shards_grow(m.q, cq_shards(m.q));
 }
 
@@ -1159,9 +1159,10 @@ void nested_call(void)
 {
 	unsigned n = sizeof(calls) / sizeof(*calls) - (m.tick_ns != 0 ? 0 : 3), c = byte(), b = c % n;
 
-	/* What the call leaves of the byte: where the thread runs from now on. */
+	/* What the call leaves of the byte: where the thread runs from now on. Those are of different shards when there
+	   are 64, and have one shared producer. */
 	if (m.spread)
-		fuzz_cpu = c / n * CQ_SHARD_CPUS;
+		fuzz_cpu = c / n * 64;
 	if (m.spread && c / n == 255 / n)
 		grow();
 	look_at_the_time();
