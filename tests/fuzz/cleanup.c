@@ -1151,7 +1151,7 @@ static void look_at_the_time(void)
 static void grow(void)
 {
 	note("more shards than %u", cq_shards(m.q));
-	while (m.fail_in == 0 && !m.memory_ended && cq_shards(m.q) < 1 << CQ_SHARD_BITS)
+	for (int i = 0; m.fail_in == 0 && !m.memory_ended && i < CQ_SHARD_BITS; i++)
 		cq_shards_grow(m.q, cq_shards(m.q));
 }
 
