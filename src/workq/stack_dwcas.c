@@ -32,7 +32,7 @@ static cq_node_t *stack_walk(cq_stack_t *s, cq_stack_t *seen, uint64_t n)
 	return last;
 }
 
-static cq_node_t *pop(cq_stack_t *s, uint64_t n, uint32_t *failed)
+static cq_node_t *stack_pop(cq_stack_t *s, uint64_t n, uint32_t *failed)
 {
 	cq_stack_t seen, next;
 	cq_node_t *last;
@@ -55,11 +55,11 @@ cq_node_t *cq_stack_pop_n(cq_stack_t *s, uint64_t n)
 {
 	uint32_t failed = 0;
 
-	return pop(s, n, &failed);
+	return stack_pop(s, n, &failed);
 }
 
 cq_node_t *cq_stack_pop(cq_stack_t *s, uint32_t *failed)
 {
 	*failed = 0;
-	return pop(s, 1, failed);
+	return stack_pop(s, 1, failed);
 }
