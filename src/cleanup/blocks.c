@@ -44,8 +44,11 @@ uint64_t cq_blocks_waiting(cq_cleanup_t *q)
 {
 	uint64_t n = has_partial(q);
 
-	for (uint32_t i = 0; i < 2 * cq_shards(q); i++)
-		n += cq_workq_units(&cq_shard_at(q, i / 2)->waiting[i & 1]);
+	for (uint32_t i = 0, shards = cq_shards(q); i < shards; i++) {
+		const cq_workq_t *waiting = cq_shard_at(q, i)->waiting;
+
+		n += cq_workq_units(&waiting[0]) + cq_workq_units(&waiting[1]);
+	}
 	return n;
 }
 
@@ -66,15 +69,14 @@ int cq_blocks_signal(cq_cleanup_t *q)
 
 /* Is there a reason for the newer stack to become the older, which is empty? Not for one block alone; but for the
    partial one, as whatever comes between this look and the pop would be taken before it. */
-static bool wants_flip(cq_cleanup_t *q, uint32_t mine, unsigned newer)
+static bool wants_flip(cq_cleanup_t *q, const cq_workq_t *newer)
 {
-	cq_shard_t *s = cq_shard_at(q, mine);
-	bool several = cq_workq_units(&s->waiting[newer]) > 1, partial = has_partial(q);
+	bool several = cq_workq_units(newer) > 1, partial = has_partial(q);
 
 	if (!several && !partial)
 		return false;
 	return cq_u32_load_relaxed(&q->draining) != 0 ||
-	    (several && now(q) - cq_u64_load_relaxed(&s->waiting[newer].user) > AGE_NS) ||
+	    (several && now(q) - cq_u64_load_relaxed(&newer->user) > AGE_NS) ||
 	    (partial && now(q) - cq_u64_load_relaxed(&q->partial_since) > AGE_NS);
 }
 
@@ -95,63 +97,70 @@ static cq_block_t *end_partial(cq_cleanup_t *q, bool push)
 	return b;
 }
 
+/* Of the caller's own shard. NULL, or *since: it was published then or later; *left: so many more were there. */
+static cq_node_t *take(cq_workq_t *own, uint64_t *since, uint64_t *left)
+{
+	uint64_t before = cq_workq_take(own, 1);
+
+	if (before == 0)
+		return NULL;
+	*since = cq_u64_load_relaxed(&own->user);
+	*left = before - 1;
+	return cq_workq_pop_taken(own);
+}
+
 /* So many at most a thief takes by one swap. The others wait with its own shard then. At 1 each block of a shard whose
    own threads run none is a swap on its line; many are looked for where they were. */
 #define STOLEN 4
 
-/* A worker whose own shard always has a block looks elsewhere first once in so many times: else what waits there, and is
-   too little for a flip, could wait for ever. */
-#define HOME_TURNS 64
-
-/* Out of one stack of the ith shard; the caller's is `mine`. NULL, or *since: it was published then or later; *left: so many
-   more were there. */
-static cq_block_t *take_of(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigned stack, uint64_t *since, uint64_t *left)
+/* Likewise, of another's. */
+static cq_node_t *steal_of(cq_workq_t *from, cq_workq_t *own, uint64_t *since, uint64_t *left)
 {
-	cq_shard_t *from = cq_shard_at(q, i), *to = cq_shard_at(q, mine);
-	uint64_t before = cq_workq_units(&from->waiting[stack]), n = 1;
+	uint64_t before = cq_workq_units(from), n = before < 2 ? 1 : before / 2 < STOLEN ? before / 2 : STOLEN;
 	cq_node_t *first, *last;
 
-	if (before == 0)
+	if (before == 0 || (before = cq_workq_take(from, n)) == 0)
 		return NULL;
-	*since = cq_u64_load_relaxed(&from->waiting[stack].user);
-	if (i != mine && before > 2)
-		n = before / 2 < STOLEN ? before / 2 : STOLEN;
-	before = cq_workq_take(&from->waiting[stack], n);
-	if (before == 0)
-		return NULL;
-	first = cq_workq_pop_taken_n(&from->waiting[stack], before < n ? before : n);
+	*since = cq_u64_load_relaxed(&from->user);
 	*left = before - 1;
+	first = cq_workq_pop_taken_n(from, before < n ? before : n);
 	if ((last = first->next) != NULL) {
 		for (n = 1; last->next != NULL; n++)
 			last = last->next;
 		CQ_POINT("blocks.stolen");
 		/* As old as they were. Whether the stack is empty is a look, as in cq_blocks_push. */
-		if (cq_workq_units(&to->waiting[stack]) == 0)
-			cq_u64_store_relaxed(&to->waiting[stack].user, *since);
-		cq_workq_push_chain(&to->waiting[stack], first->next, last, n);
+		if (cq_workq_units(own) == 0)
+			cq_u64_store_relaxed(&own->user, *since);
+		cq_workq_push_chain(own, first->next, last, n);
 	}
-	return cq_block_of(first);
+	return first;
 }
 
-static cq_block_t *take_from(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigned older, uint64_t *since, uint64_t *left)
+/* Of the nearest shard that has any in such a stack, if `only`, or in one of the two. */
+static CQ_RARE cq_node_t *steal(cq_cleanup_t *q, uint32_t mine, unsigned older, bool only, uint64_t *since, uint64_t *left)
 {
-	cq_block_t *b = take_of(q, i, mine, older, since, left);
+	cq_workq_t *own = cq_shard_at(q, mine)->waiting, *from;
+	cq_node_t *node = NULL;
 
-	return b != NULL ? b : take_of(q, i, mine, older ^ 1, since, left);
+	/* Their number is a power of two; so two threads near each other begin with each other's. */
+	for (uint32_t k = 1, n = cq_shards(q); node == NULL && k < n; k++) {
+		from = cq_shard_at(q, mine ^ k)->waiting;
+		node = steal_of(&from[older], &own[older], since, left);
+		if (node == NULL && !only)
+			node = steal_of(&from[older ^ 1], &own[older ^ 1], since, left);
+	}
+	return node;
 }
 
-/* Out of another shard than `mine`: the last in which this thread found one, or all, from any of them on. */
-static cq_block_t *steal(cq_cleanup_t *q, uint32_t mine, unsigned older, uint64_t *since, uint64_t *left)
-{
-	uint32_t n = cq_shards(q);
-	cq_block_t *b;
+/* A worker whose own shard always has a block looks elsewhere first once in so many times: else what waits there, and is
+   too little for a flip, could wait for ever. */
+#define HOME_TURNS 64
 
-	if (n == 1)
-		return NULL;
-	for (uint32_t k = 1; k < n; k++)
-		if ((b = take_from(q, mine ^ k, mine, older, since, left)) != NULL)
-			return b;
-	return NULL;
+static bool turns_elsewhere(void)
+{
+	static __thread uint32_t turns;
+
+	return ++turns % HOME_TURNS == 0;
 }
 
 /* One that waits, which is in the caller's hand then; or NULL. *since: it was published then or later. Its
@@ -159,26 +168,32 @@ static cq_block_t *steal(cq_cleanup_t *q, uint32_t mine, unsigned older, uint64_
    wait; what was stolen with it among them, so that the caller signals those. */
 cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since, uint64_t *left)
 {
-	static __thread uint32_t turns;
 	uint64_t page = cq_u64_load_relaxed(&q->page);
 	unsigned newer = page & 1, older = newer ^ 1;
+	bool several = cq_shards(q) > 1;
 	uint32_t mine = cq_shard_mine(q);
-	cq_block_t *b = NULL;
+	cq_workq_t *own = cq_shard_at(q, mine)->waiting;
+	cq_node_t *node = NULL;
+	cq_block_t *b;
 
 	*left = 0;
-	if (cq_workq_units(&cq_shard_at(q, mine)->waiting[older]) == 0 && wants_flip(q, mine, newer)) {
-		for (uint32_t i = 0; b == NULL && i < cq_shards(q); i++)
-			b = take_of(q, i, mine, older, since, left);
-		if (b == NULL) {
+	if (cq_workq_units(&own[older]) == 0 && wants_flip(q, &own[newer])) {
+		if (several)
+			node = steal(q, mine, older, true, since, left);
+		if (node == NULL) {
 			(void)end_partial(q, true);
 			if (cq_u64_cas_relaxed(&q->page, &page, page + 1))
 				older = newer;
 		}
 	}
-	if (b == NULL && ++turns % HOME_TURNS == 0)
-		b = steal(q, mine, older, since, left);
-	if (b == NULL && (b = take_from(q, mine, mine, older, since, left)) == NULL &&
-	    (b = steal(q, mine, older, since, left)) == NULL) {
+	if (node == NULL && several && turns_elsewhere())
+		node = steal(q, mine, older, false, since, left);
+	if (node == NULL && (node = take(&own[older], since, left)) == NULL &&
+	    (node = take(&own[older ^ 1], since, left)) == NULL && several)
+		node = steal(q, mine, older, false, since, left);
+	if (node != NULL) {
+		b = cq_block_of(node);
+	} else {
 		*since = cq_u64_load_relaxed(&q->partial_since);
 		if ((b = end_partial(q, false)) == NULL)
 			return NULL;

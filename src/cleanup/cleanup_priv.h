@@ -305,11 +305,19 @@ static inline uint32_t cq_shards(const cq_cleanup_t *q)
 }
 
 /* shards.c */
-uint32_t cq_shard_mine(const cq_cleanup_t *q);
+uint32_t cq_shard_of_cpu(uint32_t n);
 uint32_t cq_shard_any(const cq_cleanup_t *q);
 void cq_shards_grow(cq_cleanup_t *q, uint32_t n);
 void cq_shards_free(cq_cleanup_t *q);
 void cq_shard_swapped(cq_cleanup_t *q, cq_shard_t *s, uint32_t failed);
+
+/* The calling thread's: of n, which are many. */
+static inline uint32_t cq_shard_mine(const cq_cleanup_t *q)
+{
+	uint32_t n = cq_shards(q);
+
+	return n == 1 ? 0 : cq_shard_of_cpu(n);
+}
 
 /* As many as it takes the place of, in its slab. */
 static inline uint32_t cq_block_length(const cq_block_t *b)

@@ -9,11 +9,9 @@
    shards. At 1 two threads that meet once have two; without limit all processors have one. */
 #define HOT 64
 
-uint32_t cq_shard_mine(const cq_cleanup_t *q)
+uint32_t cq_shard_of_cpu(uint32_t n)
 {
-	uint32_t n = cq_shards(q);
-
-	return n == 1 ? 0 : cq_cpu() / CQ_SHARD_CPUS % n;
+	return cq_cpu() / CQ_SHARD_CPUS % n;
 }
 
 /* Any of them, another each time. */
@@ -51,11 +49,13 @@ void cq_shards_grow(cq_cleanup_t *q, uint32_t n)
 
 /* Free blocks were looked for at the shard of this thread, and another thread was in the way so often. More shards are of use
    if they give this thread another one. */
-void cq_shard_swapped(cq_cleanup_t *q, cq_shard_t *s, uint32_t failed)
+CQ_RARE void cq_shard_swapped(cq_cleanup_t *q, cq_shard_t *s, uint32_t failed)
 {
-	uint32_t heat = cq_u32_load_relaxed(&s->heat), n = cq_shards(q), group;
+	uint32_t heat = cq_u32_load_relaxed(&s->heat), n = cq_shards(q), group = 0;
 
-	if (n > 1 && (group = cq_cpu() / CQ_SHARD_CPUS) != cq_u32_load_relaxed(&s->group)) {
+	if (n > 1)
+		group = cq_cpu() / CQ_SHARD_CPUS;
+	if (group != cq_u32_load_relaxed(&s->group)) {
 		cq_u32_store_relaxed(&s->group, group);
 		failed++;
 	}
