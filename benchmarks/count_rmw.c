@@ -328,10 +328,10 @@ static void *produce(void *arg)
 }
 
 /*
- * The bars, per block. What is done for each is exact: a push and a take are two each, get and put, count
- * and count back one each, and one adds to `executed`; head-room for the first blocks of a producer, which are
- * small. Of these a line moves to who takes, and back: twice. Task, records and idle are for a worker
- * that slept, which is up to the scheduler: it was 0.1 to 0.5 here, and would be 2 or more if each block had to wake one.
+ * The bars, per block. What is done for each is exact: a push and a take are two each, get, put, count and
+ * count back one, and one adds to `executed`; head-room for a producer's first blocks, which are small. Of
+ * these a line moves to who takes, and back. Task, records, idle and rest are for a worker that slept, which
+ * is up to the scheduler: the bars are what it costs if each block wakes one.
  */
 static const struct {
 	const char *name;
@@ -341,13 +341,13 @@ static const struct {
 	[FREE] = { "free", 2.5, 1, 0.25 },
 	[UNFINISHED] = { "unfinished", 2.5, 1.5, 0 },
 	[EXECUTED] = { "executed", 1.5, 1.25, 0 },
-	[TASK] = { "task", 4, 1.5, 0.25 },
-	[RECORDS] = { "records", 4, 1.5, 0.25 },
-	[IDLE] = { "idle", 6, 1.5, 0.25 },
+	[TASK] = { "task", 4, 2.5, 0.25 },
+	[RECORDS] = { "records", 5, 2.5, 0.25 },
+	[IDLE] = { "idle", 10, 3, 0.25 },
 	[WORKERS] = { "workers", 1, 0.5, 0.1 },
 	[QUEUE] = { "queue", 2, 0.5, 0.1 },
 	[POOL] = { "pool", 1, 0.5, 0.1 },
-	[REST] = { "rest", 4, 1, 0.25 },
+	[REST] = { "rest", 4.5, 2.5, 0.25 },
 };
 
 /* done: but for swaps that failed, and so were done again. Below the bars? */
