@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "spread.h"
+
 atomic_ullong load_progress;
 
 /* -------------------------------------------------------- what both sides ask */
@@ -251,6 +253,9 @@ static void create(load_t *l)
 	do
 		load_check(l, err = cq_cleanup_create(&l->config, &q));
 	while (err != 0);
+	spread = rng_below(&l->chance, 2) == 0;
+	for (uint64_t n = spread ? rng_below(&l->chance, 4) : 0; n > 0; n--)
+		spread_grow(q);
 	set_queue(l, q);
 }
 

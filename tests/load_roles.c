@@ -5,6 +5,8 @@
 #include <sched.h>
 #include <stdlib.h>
 
+#include "spread.h"
+
 /* --------------------------------------------------- a host that makes the threads */
 
 static void *be_hosted(void *arg)
@@ -216,6 +218,8 @@ static void be_flusher(struct member *m)
 	while (!l->stopping && !l->closed) {
 		load_check(l, cq_cleanup_flush(l->q));
 		wake(l);
+		if (spread && rng_below(&m->chance, 256) == 0)
+			spread_grow(l->q);
 		s = load_stats(l);
 		CHECK(s.executed + s.handed_back <= s.queued);
 		CHECK(s.executed >= last.executed && s.handed_back >= last.handed_back);

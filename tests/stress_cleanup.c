@@ -12,7 +12,8 @@
  *   hung    callbacks that hang: those of all other blocks run, though nobody calls the queue; and a
  *           hand back with all workers hung gives back all that is in no worker's hand
  *
- * In deadly rounds of the first two callbacks end their threads.
+ * In deadly rounds of the first two callbacks end their threads. In half of all the threads seem to be on 16
+ * processors, and queues get more shards; and half of those on a shared pool have blocks that grow.
  *
  * Conservation: each callback has a record, which goes from accepted to ran or to handed back, once;
  * what was refused never runs. No more run at once than the queue's limit. And no memory is left.
@@ -29,6 +30,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "spread.h"
 #include "support.h"
 
 enum {
@@ -496,7 +498,7 @@ static void produce(rng_t *chance, unsigned index)
 			p = wait_for(p, &r->owners[index], q, chance);
 			continue;
 		}
-		switch (rng_below(chance, 256)) {
+		switch (rng_below(chance, q->config.allocator == NULL ? 4096 : 256)) {
 		case 0:
 			cq_producer_detach(p);
 			p = NULL;
@@ -577,6 +579,8 @@ static void flush(rng_t *chance)
 
 		may_stall(cq_cleanup_flush(q->q));
 		wake(pool);
+		if (spread && rng_below(chance, 64) == 0)
+			spread_grow(q->q);
 		if (rng_below(chance, 16) == 0)
 			set_workers(pool, chance);
 		if (test_child_has_threads() && rng_below(chance, 256) == 0)
@@ -847,6 +851,7 @@ static void choose(rng_t *chance)
 		.worker_end = worker_end
 	};
 	choose_flags(chance);
+	spread = rng_below(chance, 2) == 0;
 }
 
 static void create(rng_t *chance)
@@ -876,6 +881,11 @@ static void create(rng_t *chance)
 			.pool_config = shared ? NULL : &r->pool_config,
 			.allocator = &r->alloc.allocator
 		};
+		/* Its blocks are the system's, then, and grow. */
+		if (shared && !r->hung && rng_below(chance, 2) == 0) {
+			q->config.allocator = NULL;
+			q->config.block_bytes = 0;
+		}
 		q->by_time = q->config.flush_ns != 0 && q->config.flush_ns <= 2000000;
 		/* Who polls runs it. */
 		if ((r->pool_config.flags & CQ_POOL_HOSTED) != 0 && rng_below(chance, 3) == 0)
@@ -883,6 +893,8 @@ static void create(rng_t *chance)
 		if ((err = cq_cleanup_create(&q->config, &q->q)) != 0)
 			fprintf(stderr, "create: %s\n", strerror(err));
 		CHECK(err == 0);
+		for (uint64_t n = spread ? rng_below(chance, 4) : 0; n > 0; n--)
+			spread_grow(q->q);
 	}
 }
 

@@ -42,6 +42,7 @@ uint32_t __wrap_cq_cpu(void)
 
 /* The next one to lock the set does this first. */
 static test_act_fn *_Atomic before_lock;
+static _Atomic unsigned locks; /* how often it was locked */
 
 int __real_pthread_mutex_lock(pthread_mutex_t *lock);
 int __wrap_pthread_mutex_lock(pthread_mutex_t *lock);
@@ -51,6 +52,7 @@ int __wrap_pthread_mutex_lock(pthread_mutex_t *lock)
 
 	if (act != NULL)
 		act(NULL);
+	locks += lock == &set.lock;
 	return __real_pthread_mutex_lock(lock);
 }
 
@@ -746,21 +748,95 @@ Test(sleepers, ensure_with_enough_on_the_way_takes_no_lock, .init = setup_with_t
 	check_nobody_is_left();
 }
 
-static void ensure_two_meanwhile(void *unused)
+static void ensure_meanwhile(void *unused)
 {
+	unsigned before = locks;
+
 	(void)unused;
-	CHECK(cq_sleepers_ensure(&set, 2) == 2);
+	/* Two are promised. Only who ensures counts on that, as the promise may not be kept. */
+	CHECK(waiters() == SLEEPERS && on_their_way() == 0);
+	CHECK(cq_sleepers_ensure(&set, 1) == 0 && cq_sleepers_ensure(&set, 2) == 0);
+	CHECK(locks == before);
 }
 
-/* Both have seen that nobody is on the way. */
-Test(sleepers, of_two_that_ensure_at_once_the_second_wakes_only_what_the_first_did_not,
+Test(sleepers, of_many_that_ensure_at_once_one_takes_the_lock, .init = setup_with_the_way_blocked)
+{
+	before_lock = ensure_meanwhile;
+	cr_assert_eq(cq_sleepers_ensure(&set, 2), 2);
+	cr_assert_eq(on_their_way(), 2);
+	cr_assert_eq(wake_all(), SLEEPERS - 2);
+	gate_open(&leave);
+	crowd_was(CQ_WOKEN);
+	check_nobody_is_left();
+}
+
+static void ensure_three_meanwhile(void *unused)
+{
+	(void)unused;
+	CHECK(cq_sleepers_ensure(&set, 3) == 1);
+}
+
+Test(sleepers, of_two_that_ensure_at_once_the_second_wakes_only_what_the_first_does_not,
     .init = setup_with_the_way_blocked)
 {
-	before_lock = ensure_two_meanwhile;
-	cr_assert_eq(cq_sleepers_ensure(&set, 2), 0);
-	cr_assert_eq(on_their_way(), 2);
-	cr_assert_eq(cq_sleepers_ensure(&set, 2), 0);
-	cr_assert_eq(wake_all(), SLEEPERS - 2);
+	before_lock = ensure_three_meanwhile;
+	cr_assert_eq(cq_sleepers_ensure(&set, 2), 2);
+	cr_assert_eq(on_their_way(), 3);
+	cr_assert_eq(cq_sleepers_ensure(&set, 3), 0);
+	cr_assert_eq(wake_all(), SLEEPERS - 3);
+	gate_open(&leave);
+	crowd_was(CQ_WOKEN);
+	check_nobody_is_left();
+}
+
+static void wake_one_that_is_missing(void *unused)
+{
+	(void)unused;
+	CHECK(cq_sleepers_ensure(&set, 1) == 1);
+}
+
+static void wake_all_but_one_meanwhile(void *unused)
+{
+	(void)unused;
+	CHECK(cq_sleepers_wake(&set, SLEEPERS - 1) == SLEEPERS - 1);
+}
+
+Test(sleepers, a_promise_that_is_not_kept_is_taken_back, .init = setup)
+{
+	crowd_start(NULL);
+	before_lock = wake_all_but_one_meanwhile;
+	cr_assert_eq(cq_sleepers_ensure(&set, 3), 1);
+	crowd_was(CQ_WOKEN);
+	cr_assert_eq(on_their_way(), 0);
+	park.script = wake_one_that_is_missing;
+	cr_assert_eq(wait_until(CQ_FOREVER), CQ_WOKEN);
+	check_nobody_is_left();
+}
+
+/* It is prepared, so the promise that the publisher counts is not kept. */
+Test(sleepers, a_promise_that_is_not_kept_makes_the_prepared_look_again, .init = setup)
+{
+	prepare();
+	before_lock = published_at_the_last_moment;
+	cr_assert_eq(cq_sleepers_ensure(&set, 1), 0);
+	cr_assert_eq(work, 1);
+	cr_assert_eq(commit(CQ_FOREVER), CQ_AGAIN);
+	check_nobody_is_left();
+}
+
+static void ensure_all_meanwhile(void *unused)
+{
+	(void)unused;
+	CHECK(cq_sleepers_ensure(&set, UINT32_MAX) == SLEEPERS);
+}
+
+/* Their sum doesn't fit where promises are counted. */
+Test(sleepers, promises_without_end_harm_no_count, .init = setup_with_the_way_blocked)
+{
+	before_lock = ensure_all_meanwhile;
+	cr_assert_eq(cq_sleepers_ensure(&set, UINT32_MAX / 3), 0);
+	cr_assert_eq(waiters(), 0);
+	cr_assert_eq(on_their_way(), SLEEPERS);
 	gate_open(&leave);
 	crowd_was(CQ_WOKEN);
 	check_nobody_is_left();

@@ -111,17 +111,17 @@ typedef struct cq_cleanup_config {
 	    one after the other, in no promised order. 0: no limit. CQ_BY_OWNER: no worker runs them, only who calls
 	    run_some, such as an isolate in its loop (examples/isolate.c). */
 	uint32_t parallel;
-	/** A block's size, rounded down to whole callbacks. 0: CQ_BLOCK_BYTES, which holds 253 callbacks
-	    with their functions, or 506 arguments, on 64-bit machines. Larger blocks cost fewer
-	    hand-overs; smaller ones spread the same callbacks over more workers, and wait less long
-	    for a flush. What is flushed in small amounts shares blocks: see cq_producer_flush. */
+	/** A block's size, rounded down to whole callbacks. 0: CQ_BLOCK_BYTES, which holds 253 callbacks with their functions,
+	    or 506 arguments, on 64-bit machines; and where blocks are mmap's and there is no bound, four times as much once a
+	    producer has filled four in a row without a flush. Larger ones cost fewer hand-overs; smaller ones spread callbacks
+	    over more workers, and wait less long for a flush. What is flushed in small amounts shares blocks: cq_producer_flush. */
 	size_t block_bytes;
 	/** Whose workers run the callbacks. It must outlive the queue. NULL: a pool of its own. */
 	cq_pool_t *pool;
 	/** What its own pool is made from, read by create. NULL: all defaults; so is a NULL name, which is
 	    "cq-cleanup" then. Not together with `pool`. */
 	const cq_pool_config_t *pool_config;
-	/** Of handles and each block; copied. NULL: pool_config's, or else malloc's family, and mmap for blocks. */
+	/** Of all the queue's memory; copied. NULL: pool_config's, or else malloc's family, and mmap for blocks. */
 	const cq_allocator_t *allocator;
 	/** With CQ_BY_OWNER, or NULL: callbacks wait. Called by who published them, or the clock, no lock held, to post an event that
 	    wakes the owner's loop: once, and not again before the next run_some. So that takes the event, then calls

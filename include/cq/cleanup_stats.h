@@ -23,8 +23,8 @@ typedef struct cq_cleanup_statistics {
 	uint64_t handed_back;	/**< callbacks given back by shutdown */
 	uint64_t flushes;	/**< of all producers, and by time, that moved something */
 	uint64_t blocks_waiting; /**< published and not taken */
-	uint64_t blocks_made;	/**< allocated and not trimmed */
-	uint64_t block_bytes;	/**< the memory of one */
+	uint64_t blocks_made;	/**< allocated and not trimmed; one that is four times as large counts as four */
+	uint64_t block_bytes;	/**< the memory of one that counts as one */
 	uint64_t oldest_ns;	/**< how long the oldest published block has waited, at most */
 	uint32_t producers;
 	uint64_t in_hand;	/**< callbacks of the blocks that run, those that have run among them */

@@ -17,8 +17,8 @@
  *
  * INVARIANT S1:  waiters >= listed sleepers,  at every instant.
  * INVARIANT S2:  on their way >= sleepers that a waker has taken and that have not yet
- * returned. Too high costs a waker one useless lock; too low would lose a wake-up, and
- * never happens.
+ * returned. Too low would lose a wake-up, and never happens. Whom a waker has only promised
+ * to take isn't among them.
  *
  * CALLS THAT MAY RUN TOGETHER, on one set (- free, X the caller excludes it):
  *
@@ -37,8 +37,8 @@
  *
  * BLOCKING: commit_wait parks, with no lock held, so the park function of a table may
  * call the same set. commit_wait, and a waker that finds a waiter, take the set's lock for a
- * few dozen instructions. Nothing allocates, nor changes errno (if a park table
- * of the caller's doesn't).
+ * few dozen instructions; of many that ensure at once one does, as the others count on it.
+ * Nothing allocates, nor changes errno (if a park table of the caller's doesn't).
  *
  * WHY NOT ck_ec, Concurrency Kit's event count: a wake there wakes all; its
  * single-producer mode can lose the flag of the waiters; it has no count of sleepers for
@@ -105,9 +105,9 @@ typedef struct cq_sleeper {
 	uint64_t granted_at CQ_ALIGNED(8); /**< written by the waker, before the grant */
 } cq_sleeper_t;
 
-/** The set. Its fields are the library's. */
+/** The set, of fewer than 2^26 sleepers. Its fields are the library's. */
 typedef struct cq_sleepers {
-	/** Waiters, prepared and listed, + 2^32 times those on their way. */
+	/** Waiters, prepared and listed, + 2^26 times those on their way, + 2^52 times those promised. */
 	uint64_t counts CQ_ALIGNED(8);
 	uint32_t epoch;			/**< written under the lock, read by anyone */
 	uint32_t spin_ns;
@@ -187,8 +187,8 @@ CQ_API cq_wait_result_t cq_sleepers_commit_wait(cq_sleepers_t *set, cq_sleeper_t
 
 /**
  * After work was published: at least `n` are on their way, or nobody is left to wake.
- * Wakes only those that are missing, and returns how many. Most calls of a busy
- * set are a fence and a load. `n` is how much work waits (what your own push returned, plus
+ * Wakes only those that are missing, and returns how many; whom another call is about to take
+ * isn't missing. Most calls of a busy set are a fence and a load. `n` is how much work waits (what your own push returned, plus
  * what you pushed), or 1 where whoever takes work ensures the next (above). Work that others took
  * meanwhile costs a needless wake, never a lost one. One that is prepared, and not yet
  * listed, is made to look again (CQ_AGAIN), and is not counted.

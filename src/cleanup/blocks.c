@@ -44,11 +44,8 @@ uint64_t cq_blocks_waiting(cq_cleanup_t *q)
 {
 	uint64_t n = has_partial(q);
 
-	for (uint32_t i = 0, shards = cq_shards(q); i < shards; i++) {
-		const cq_workq_t *waiting = cq_shard_at(q, i)->waiting;
-
-		n += cq_workq_units(&waiting[0]) + cq_workq_units(&waiting[1]);
-	}
+	for (uint32_t i = 0; i < 2 * cq_shards(q); i++)
+		n += cq_workq_units(&cq_shard_at(q, i / 2)->waiting[i & 1]);
 	return n;
 }
 
@@ -67,7 +64,7 @@ int cq_blocks_signal(cq_cleanup_t *q)
 	return err;
 }
 
-/* Is there a reason for the newer stack to become the older, which is empty? Not for one block alone; but for the
+/* Is there a reason for the newer stacks to become the older, which are empty? Not for one block alone; but for the
    partial one, as whatever comes between this look and the pop would be taken before it. */
 static bool wants_flip(cq_cleanup_t *q, const cq_workq_t *newer)
 {
@@ -97,103 +94,79 @@ static cq_block_t *end_partial(cq_cleanup_t *q, bool push)
 	return b;
 }
 
-/* Of the caller's own shard. NULL, or *since: it was published then or later; *left: so many more were there. */
-static cq_node_t *take(cq_workq_t *own, uint64_t *since, uint64_t *left)
-{
-	uint64_t before = cq_workq_take(own, 1);
-
-	if (before == 0)
-		return NULL;
-	*since = cq_u64_load_relaxed(&own->user);
-	*left = before - 1;
-	return cq_workq_pop_taken(own);
-}
-
 /* So many at most a thief takes by one swap. The others wait with its own shard then. At 1 each block of a shard whose
    own threads run none is a swap on its line; many are looked for where they were. */
 #define STOLEN 4
 
-/* Likewise, of another's. */
-static cq_node_t *steal_of(cq_workq_t *from, cq_workq_t *own, uint64_t *since, uint64_t *left)
+/* A worker whose own shard always has a block begins elsewhere once in so many times, at any shard: else what waits
+   there, and is too little for a flip, could wait for ever. A prime, as one that alternates between queues is to come
+   there in each. */
+#define HOME_TURNS 61
+
+/* Out of one stack of the ith shard; the caller's is `mine`. NULL, or *since: it was published then or later; *left grows by so
+   many as were there beside it. */
+static cq_block_t *take_of(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigned stack, uint64_t *since, uint64_t *left)
 {
-	uint64_t before = cq_workq_units(from), n = before < 2 ? 1 : before / 2 < STOLEN ? before / 2 : STOLEN;
+	cq_workq_t *from = &cq_shard_at(q, i)->waiting[stack], *own;
+	uint64_t before, n = 1;
 	cq_node_t *first, *last;
 
-	if (before == 0 || (before = cq_workq_take(from, n)) == 0)
-		return NULL;
 	*since = cq_u64_load_relaxed(&from->user);
-	*left = before - 1;
+	/* Not by an owner: what is in its hand meanwhile a drain doesn't see, which leaves the rest to it. */
+	if (i != mine && (before = cq_workq_units(from)) > 2 && !q->by_owner)
+		n = before / 2 < STOLEN ? before / 2 : STOLEN;
+	if ((before = cq_workq_take(from, n)) == 0)
+		return NULL;
 	first = cq_workq_pop_taken_n(from, before < n ? before : n);
+	*left += before - 1;
 	if ((last = first->next) != NULL) {
 		for (n = 1; last->next != NULL; n++)
 			last = last->next;
 		CQ_POINT("blocks.stolen");
+		own = &cq_shard_at(q, mine)->waiting[stack];
 		/* As old as they were. Whether the stack is empty is a look, as in cq_blocks_push. */
 		if (cq_workq_units(own) == 0)
 			cq_u64_store_relaxed(&own->user, *since);
 		cq_workq_push_chain(own, first->next, last, n);
 	}
-	return first;
+	return cq_block_of(first);
 }
 
-/* Of the nearest shard that has any in such a stack, if `only`, or in one of the two. */
-static CQ_RARE cq_node_t *steal(cq_cleanup_t *q, uint32_t mine, unsigned older, bool only, uint64_t *since, uint64_t *left)
-{
-	cq_workq_t *own = cq_shard_at(q, mine)->waiting, *from;
-	cq_node_t *node = NULL;
-
-	/* Their number is a power of two; so two threads near each other begin with each other's. */
-	for (uint32_t k = 1, n = cq_shards(q); node == NULL && k < n; k++) {
-		from = cq_shard_at(q, mine ^ k)->waiting;
-		node = steal_of(&from[older], &own[older], since, left);
-		if (node == NULL && !only)
-			node = steal_of(&from[older ^ 1], &own[older ^ 1], since, left);
-	}
-	return node;
-}
-
-/* A worker whose own shard always has a block looks elsewhere first once in so many times: else what waits there, and is
-   too little for a flip, could wait for ever. */
-#define HOME_TURNS 64
-
-static bool turns_elsewhere(void)
-{
-	static __thread uint32_t turns;
-
-	return ++turns % HOME_TURNS == 0;
-}
-
-/* One that waits, which is in the caller's hand then; or NULL. *since: it was published then or later. Its
-   stack's time, as a look at the clock is a quarter of what a block of one callback costs. *left: at least so many more
-   wait; what was stolen with it among them, so that the caller signals those. */
-cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since, uint64_t *left)
+/* Out of the ith shard. All change places if it has a reason: its own threads may take none. */
+static cq_block_t *take_from(cq_cleanup_t *q, uint32_t i, uint32_t mine, uint64_t *since, uint64_t *left)
 {
 	uint64_t page = cq_u64_load_relaxed(&q->page);
 	unsigned newer = page & 1, older = newer ^ 1;
-	bool several = cq_shards(q) > 1;
-	uint32_t mine = cq_shard_mine(q);
-	cq_workq_t *own = cq_shard_at(q, mine)->waiting;
-	cq_node_t *node = NULL;
-	cq_block_t *b;
+	cq_block_t *b = take_of(q, i, mine, older, since, left);
 
-	*left = 0;
-	if (cq_workq_units(&own[older]) == 0 && wants_flip(q, &own[newer])) {
-		if (several)
-			node = steal(q, mine, older, true, since, left);
-		if (node == NULL) {
-			(void)end_partial(q, true);
-			if (cq_u64_cas_relaxed(&q->page, &page, page + 1))
-				older = newer;
+	if (b == NULL && wants_flip(q, &cq_shard_at(q, i)->waiting[newer])) {
+		for (uint32_t k = 0; b == NULL && k < cq_shards(q); k++)
+			b = take_of(q, k, mine, older, since, left);
+		if (b == NULL) {
+			/* What is moved may be missed by who looks meanwhile: so it is signalled, as what is stolen. */
+			*left += end_partial(q, true) != NULL;
+			(void)cq_u64_cas_relaxed(&q->page, &page, page + 1);
 		}
 	}
-	if (node == NULL && several && turns_elsewhere())
-		node = steal(q, mine, older, false, since, left);
-	if (node == NULL && (node = take(&own[older], since, left)) == NULL &&
-	    (node = take(&own[older ^ 1], since, left)) == NULL && several)
-		node = steal(q, mine, older, false, since, left);
-	if (node != NULL) {
-		b = cq_block_of(node);
-	} else {
+	return b != NULL ? b : take_of(q, i, mine, newer, since, left);
+}
+
+/* One that waits, which is in the caller's hand then; or NULL. *since: it was published then or later. Its
+   stack's time, as a look at the clock is a quarter of what a block of one callback costs. *left: so many more
+   wait, or did a moment ago; what was stolen or moved with it among them, so that the caller signals those. */
+cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since, uint64_t *left)
+{
+	static __thread uint32_t turns;
+	uint32_t mine = cq_shard_mine(q), start = ++turns % HOME_TURNS == 0 ? cq_shard_any(q) : mine;
+	uint32_t n = cq_shards(q); /* after those: both are below it */
+	cq_block_t *b = NULL;
+
+	*left = 0;
+	for (uint32_t k = 0; b == NULL && k < n; k++)
+		b = take_from(q, start ^ k, mine, since, left);
+	if (b == NULL && *left != 0) /* moved to a shard that was looked at before */
+		return cq_blocks_take(q, since, left);
+	if (b == NULL) {
 		*since = cq_u64_load_relaxed(&q->partial_since);
 		if ((b = end_partial(q, false)) == NULL)
 			return NULL;

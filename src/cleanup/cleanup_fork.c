@@ -141,6 +141,7 @@ static void in_child(cq_cleanup_t *q)
 		cq_stack_t *f = &cq_shard_at(q, i / 2)->free[i & 1];
 
 		*f = (cq_stack_t){ f->head, NULL };
+		cq_shard_at(q, i / 2)->executed = 0;
 	}
 	q->newcomers = (cq_stack_t){ NULL, NULL };
 	q->writers = NULL;

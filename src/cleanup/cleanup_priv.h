@@ -291,16 +291,20 @@ static inline cq_block_t *cq_block_at(const cq_cleanup_t *q, cq_block_t *slab, u
 static inline cq_shard_t *cq_shard_at(cq_cleanup_t *q, uint32_t i)
 {
 	unsigned level;
+	cq_shard_t *more;
 
 	if (i == 0)
 		return &q->first;
 	level = 31 - (unsigned)__builtin_clz(i);
-	return &q->more[level][i - (1u << level)];
+	more = cq_ptr_load_relaxed(&q->more[level]); /* not plain: who counted it may not be who stored it */
+	return &more[i - (1u << level)];
 }
 
-/* Each i of them; also those that are being added. */
+/* How many: a power of two. */
 static inline uint32_t cq_shards(const cq_cleanup_t *q)
 {
+	/* Pairs with the release in cq_shards_grow: the shards before their number. Without it one could be used
+	   before it is there. */
 	return cq_u32_load_acquire(&q->added) + 1;
 }
 

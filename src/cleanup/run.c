@@ -13,18 +13,22 @@ static void run(cq_run_t *run, void *arg)
 	cq_callback_t c;
 	cq_block_t *b;
 	uint64_t since, left;
-	bool first = true;
+	bool scans = true;
 
 	budget = NULL; /* not that of what the callbacks run */
 	while ((limit == NULL || *limit != 0) && cq_u32_load_relaxed(&q->stop) == 0) {
-		if (cq_tick_is_due(q))
+		if (cq_tick_is_due(q)) {
 			cq_tick(q);
+			scans = true;
+		}
 		if ((b = cq_blocks_take(q, &since, &left)) == NULL)
 			break;
-		/* The task's chain, first: a callback that hangs holds back no other block. */
-		if (left == 0 && first)
+		/* The task's chain, first: a callback that hangs holds back no other block. Signals that found IN set rely on
+		   the first piece behind the pop that cleared it, and what a tick published on the next; later ones
+		   have a run of their own. */
+		if (left == 0 && scans)
 			left = cq_blocks_waiting(q);
-		first = false;
+		scans = false;
 		cq_run_more(run, left);
 		cq_run_piece_since(run, b, since, (uint64_t)(b->end - b->first));
 		if (limit == NULL)

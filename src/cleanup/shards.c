@@ -36,13 +36,17 @@ void cq_shards_grow(cq_cleanup_t *q, uint32_t n)
 		if ((made = cq_allocate(&q->allocator, n * sizeof(*made))) == NULL)
 			return;
 		memset(made, 0, n * sizeof(*made));
-		/* Pairs with the acquire in cq_shards: empty shards. Whoever adds them has seen the pointer. */
+		/* Pairs with the acquire below, of another who counts them: empty shards. */
 		cq_fence_release();
 		if (!cq_ptr_cas_relaxed(&q->more[level], &none, made))
 			cq_release(&q->allocator, made, n * sizeof(*made));
 	}
-	/* Pairs likewise: of shards that another has made, too. */
-	cq_fence_full();
+	/* Pairs with the release above: shards that another has made. Without it their next user could find them as
+	   they were before. */
+	cq_fence_acquire();
+	/* Pairs with the acquire in cq_shards: the pointer, and the empty shards. Without it who finds them counted could
+	   find no shard. */
+	cq_fence_release();
 	CQ_POINT("shards.made");
 	(void)cq_u32_cas_relaxed(&q->added, n - 1, 2 * n - 1);
 }
@@ -63,9 +67,11 @@ CQ_RARE void cq_shard_swapped(cq_cleanup_t *q, cq_shard_t *s, uint32_t failed)
 		return;
 	heat = heat + 2 * failed > 1 ? heat + 2 * failed - 1 : 0;
 	if (heat >= HOT) {
-		heat = 0;
-		if ((cq_cpu() / CQ_SHARD_CPUS & n) != 0)
+		heat = HOT; /* until one comes whom they help: two that meet may come in turns */
+		if ((cq_cpu() / CQ_SHARD_CPUS & n) != 0) {
+			heat = 0;
 			cq_shards_grow(q, n);
+		}
 	}
 	cq_u32_store_relaxed(&s->heat, heat);
 }

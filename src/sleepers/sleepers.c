@@ -8,11 +8,15 @@
 #include "base/process.h"
 
 /* counts. One word, so that a waker moves whom it takes from one side to the other in one step: who reads
-   "nobody waits" sees in the same load who is on the way. */
+   "nobody waits" sees in the same load who is on the way. PROMISE: a waker that ensures is about to take one more.
+   Others that ensure count it as on its way; nobody else does, since it may be taken back (wake). Promises are
+   known modulo 2^12: with more of them too few are counted, and never too many. */
 #define WAITER UINT64_C(1)
-#define ON_THE_WAY (UINT64_C(1) << 32)
-static uint32_t waiters_of(uint64_t counts) { return (uint32_t)counts; }
-static uint32_t on_the_way_of(uint64_t counts) { return (uint32_t)(counts >> 32); }
+#define ON_THE_WAY (UINT64_C(1) << 26)
+#define PROMISE (UINT64_C(1) << 52)
+static uint32_t waiters_of(uint64_t counts) { return (uint32_t)(counts % ON_THE_WAY); }
+static uint32_t on_the_way_of(uint64_t counts) { return (uint32_t)(counts % PROMISE / ON_THE_WAY); }
+static uint32_t promised_of(uint64_t counts) { return (uint32_t)(counts / PROMISE); }
 
 /* How far from the newest a waker looks for a sleeper of its own CPU: a few dozen loads under
    the lock. With 0 the newest is woken, wherever it ran; without end a wake is as long as the list. */
@@ -75,7 +79,8 @@ void cq_sleeper_init(cq_sleeper_t *s, void *host)
 
 void cq_sleepers_prepare_wait(cq_sleepers_t *set, cq_sleeper_t *s)
 {
-	/* Before the look: whoever raises it afterwards has work that the look may miss. */
+	/* Before the look: whoever raises it afterwards has work that the look may miss. Its release
+	   pairs with the fence below. */
 	s->epoch = cq_u32_load_relaxed(&set->epoch);
 	cq_u64_add_relaxed(&set->counts, WAITER);
 	/* The sleeper's half of the handshake; pairs with the fences in wake and cq_sleepers_waiters. Either
@@ -192,39 +197,44 @@ uint32_t cq_sleepers_waiters(cq_sleepers_t *set, uint32_t *on_their_way)
 static uint32_t wake(cq_sleepers_t *set, uint32_t n, bool ensures, cq_sleeper_t *only)
 {
 	cq_sleeper_t *taken = NULL, **end = &taken, *s, *next;
+	uint64_t counts, at, promise = ensures ? PROMISE : 0;
 	const cq_park_ops_t *ops;
 	uint32_t cpu, coming, k;
-	uint64_t counts, at;
 	bool timed;
 
 	/* 1. Is anyone missing? The waker's half of the handshake; pairs with the fences in prepare_wait and
 	      commit_wait. It stands between the work that the caller published and the load of the counts. */
 	cq_fence_full();
 	counts = cq_u64_load_relaxed(&set->counts);
+	/* 2. Who ensures promises those that are missing before it comes to the lock, so that of many wakers one
+	      comes there: the others count the promise, and go. */
 	do {
-		coming = ensures ? on_the_way_of(counts) : 0;
+		coming = ensures ? on_the_way_of(counts) + promised_of(counts) : 0;
 		if (waiters_of(counts) == 0 || coming >= n)
 			return 0;
-	} while (ensures && !cq_u64_cas_relaxed(&set->counts, &counts, counts + (n - coming) * ON_THE_WAY));
+	} while (ensures && !cq_u64_cas_relaxed(&set->counts, &counts, counts + (n - coming) * promise));
+	n -= coming;
 	ops = set->ops != NULL ? set->ops : cq_park_default();
 	timed = set->spin_ns != 0;
 	cpu = cq_cpu();
 
-	/* 2. Off the list. Who is on the way is read again: of several wakers at once the first takes those
-	      that are missing. If the list is too short, whoever is prepared looks again. */
+	/* 3. Off the list: a promise becomes one on its way. */
 	pthread_mutex_lock(&set->lock);
-	for (k = coming; k < n && (s = take(set, only, cpu, ensures ? 0 : ON_THE_WAY)) != NULL; k++) {
+	for (k = 0; k < n && (s = take(set, only, cpu, ON_THE_WAY - promise)) != NULL; k++) {
 		*end = s;
 		end = &s->next;
 	}
-	cq_u64_store_relaxed(&set->woken, set->woken + (k - coming));
-	if (k < n && ensures)
-		cq_u64_add_relaxed(&set->counts, 0 - (n - k) * ON_THE_WAY);
-	if (k < n && waiters_of(cq_u64_load_relaxed(&set->counts)) != 0)
-		cq_u32_store_relaxed(&set->epoch, set->epoch + 1);
+	cq_u64_store_relaxed(&set->woken, set->woken + k);
+	/* 4. The list is too short: the rest of the promise is taken back, and whoever is prepared looks again,
+	      as it may have missed the caller's work, or that of one who counted the promise. */
+	if (k < n && waiters_of(cq_u64_add_relaxed(&set->counts, 0 - (n - k) * promise)) != 0)
+		/* Pairs with the fence in prepare_wait: a look that is made with this epoch comes after those who
+		   counted the promise. Without it a sleeper could read this while the promise still stands,
+		   and sleep over the work of one who then counts that. */
+		cq_u32_store_release(&set->epoch, set->epoch + 1);
 	pthread_mutex_unlock(&set->lock);
 
-	/* 3. The set may be gone by now, but not its table, nor a sleeper that is yet to be unparked. */
+	/* 5. The set may be gone by now, but not its table, nor a sleeper that is yet to be unparked. */
 	at = timed && taken != NULL ? now(ops) : 0;
 	CQ_POINT("sleepers.taken");
 	for (s = taken; s != NULL; s = next) {
@@ -232,7 +242,7 @@ static uint32_t wake(cq_sleepers_t *set, uint32_t n, bool ensures, cq_sleeper_t 
 		s->granted_at = at;
 		ops->unpark(ops->host, &s->parker);
 	}
-	return k - coming;
+	return k;
 }
 
 uint32_t cq_sleepers_ensure(cq_sleepers_t *set, uint32_t n)

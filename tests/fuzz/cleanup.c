@@ -1147,10 +1147,24 @@ static void look_at_the_time(void)
 			m.items[i].published = MAYBE;
 }
 
+/* More shards: as if another thread's swaps had failed. Not at the cost of a call that is to find no memory. */
+static void grow(void)
+{
+	note("more shards than %u", cq_shards(m.q));
+	for (int i = 0; m.fail_in == 0 && !m.memory_ended && i < CQ_SHARD_BITS; i++)
+		cq_shards_grow(m.q, cq_shards(m.q));
+}
+
 void nested_call(void)
 {
-	unsigned b = below(sizeof(calls) / sizeof(*calls) - (m.tick_ns != 0 ? 0 : 3));
+	unsigned n = sizeof(calls) / sizeof(*calls) - (m.tick_ns != 0 ? 0 : 3), c = byte(), b = c % n;
 
+	/* What the call leaves of the byte: where the thread runs from now on. Those are of different shards when there
+	   are 64, and have one shared producer. */
+	if (m.spread)
+		fuzz_cpu = c / n * 64;
+	if (m.spread && c / n == 255 / n)
+		grow();
 	look_at_the_time();
 	if (calls[b].call == NULL || (locked() && calls[b].when != LOCK_FREE))
 		return;
@@ -1337,7 +1351,10 @@ void fuzz_cleanup(bool by_time)
 
 	model_begin();
 	create(by_time);
-	how = byte() % 2;
+	how = byte();
+	m.spread = (how & 2) != 0;
+	how %= 2;
+	fuzz_cpu = 0;
 	at_point = step_of_another;
 	if (setjmp(only_thread) != 0)
 		begin_child();

@@ -79,6 +79,7 @@ uint64_t clock_now(void *host);
 extern void (*at_point)(const char *where);
 
 void fuzz_workq(void);
+extern uint32_t fuzz_cpu;	/* on which all that is called runs */
 void fuzz_sleepers(void);
 void fuzz_pool(bool by_time);
 void fuzz_cleanup(bool by_time);

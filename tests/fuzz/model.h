@@ -71,6 +71,7 @@ extern struct model {
 	bool own_pool;
 	unsigned slots;		/* pairs in a block; twice as many arguments */
 	bool interleaved;	/* other threads' calls fall in at schedule points */
+	bool spread;		/* threads are on many processors */
 	bool exact;		/* calls are whole, and only flushes publish */
 	struct context *top;
 	unsigned frames;	/* callbacks and give_backs among the contexts */

@@ -29,7 +29,7 @@ static struct wait *listed[DEPTH_MAX];	/* the newest last */
 static unsigned nlisted;
 static struct wait *current;	/* the innermost call of commit_wait */
 static bool stopped;
-static uint32_t cpu;		/* on which all that is called runs */
+uint32_t fuzz_cpu;
 static uint32_t spin_ns;
 static jmp_buf only_thread;	/* where a forked child begins */
 
@@ -40,7 +40,7 @@ static uint32_t wake(uint32_t n);
 uint32_t __wrap_cq_cpu(void);
 uint32_t __wrap_cq_cpu(void)
 {
-	return cpu;
+	return fuzz_cpu;
 }
 
 static unsigned count(int state)
@@ -135,7 +135,7 @@ static void take(struct wait *w)
 static struct wait *choice(void)
 {
 	for (unsigned i = nlisted; i-- > 0;)
-		if (listed[i]->cpu == cpu)
+		if (listed[i]->cpu == fuzz_cpu)
 			return listed[i];
 	return listed[nlisted - 1];
 }
@@ -212,7 +212,7 @@ static void wait_once(struct wait *w)
 		return;
 	}
 	note("commit_wait(%" PRIu64 ")", w->deadline);
-	w->cpu = cpu;
+	w->cpu = fuzz_cpu;
 	w->began = now;
 	current = w;
 	result = CALL(cq_sleepers_commit_wait)(&set, &w->sleeper, w->deadline);
@@ -289,7 +289,7 @@ static void do_stop(void)
 }
 
 static void do_advance(void) { advance_by(PICK(0, 1, 9, 1000)); }
-static void do_move(void) { cpu = below(3); }
+static void do_move(void) { fuzz_cpu = below(3); }
 
 static void do_destroy(void)
 {
@@ -354,7 +354,7 @@ static void step_of_another(const char *where)
 void fuzz_sleepers(void)
 {
 	nobody_is_left();
-	cpu = 0;
+	fuzz_cpu = 0;
 	some_set();
 	at_point = step_of_another;
 	if (setjmp(only_thread) != 0) {

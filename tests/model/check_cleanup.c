@@ -691,6 +691,141 @@ static void trim_against_statistics(void)
 	end_calmly();
 }
 
+/* ------------------------------------------------------------------------- shards */
+
+/* Of the second of two shards. */
+enum { ANOTHER = CQ_SHARD_CPUS };
+
+static void begin_with_two_shards(unsigned how)
+{
+	begin(how, 0, 2);
+	cq_shards_grow(q, 1);
+	CHECK(cq_shards(q) == 2);
+}
+
+/* The worker is of the first. */
+static void publish_to_a_worker_of_another_shard(void)
+{
+	begin_with_two_shards(HOSTED | AWAITED);
+	serve();
+	run_on(ANOTHER);
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	wait_for_jobs(4);
+	end_calmly();
+}
+
+static void grower_and_publisher(void *arg)
+{
+	run_on(ANOTHER);
+	cq_shards_grow(q, 1);
+	publish(arg, arg == producers[0] ? 0 : 2);
+}
+
+/* What is published there is found by who knew of one shard. */
+static void shard_is_added_against_a_worker_going_to_sleep(void)
+{
+	begin(HOSTED | AWAITED, 0, 1);
+	serve();
+	grower_and_publisher(producers[0]);
+	wait_for_jobs(2);
+	end_calmly();
+}
+
+/* One finds the shard that the other has made, and counts it, or has made one too many. */
+static void shard_is_added_by_two(void)
+{
+	begin(CALLED, 0, 2);
+	run_beside(grower_and_publisher, producers[0]);
+	grower_and_publisher(producers[1]);
+	join_beside();
+	CHECK(cq_shards(q) == 2);
+	end_calmly();
+}
+
+/* Four blocks: of two, one waits with the thief's then. */
+static void begin_with_much_to_steal(unsigned how)
+{
+	begin_with_two_shards(how);
+	run_on(ANOTHER);
+	for (int i = 0; i < JOBS; i += ONE_BLOCK)
+		publish(producers[0], i);
+}
+
+static void two_steal(void)
+{
+	begin_with_much_to_steal(CALLED);
+	run_beside(runner, NULL);
+	run_beside(runner, NULL);
+	join_beside();
+	for (int i = 0; i < JOBS; i++)
+		CHECK(jobs[i].ran);
+	end_calmly();
+}
+
+static void publisher_of_2_in_the_first_shard(void *arg)
+{
+	publish(arg, 2);
+}
+
+/* It waits for the thief, in whichever shard that has put what. */
+static void drain_against_a_thief_and_a_publisher(void)
+{
+	int err;
+
+	begin_with_two_shards(CALLED);
+	run_on(ANOTHER);
+	publish(producers[0], 0);
+	run_beside(runner, NULL);
+	run_beside(publisher_of_2_in_the_first_shard, producers[1]);
+	while ((err = cq_cleanup_drain(q, CQ_FOREVER)) == EAGAIN)
+		runner(NULL);
+	CHECK(err == 0 && jobs[0].ran && jobs[1].ran);
+	join_beside();
+	end_calmly();
+}
+
+static void hand_back_against_a_thief(void)
+{
+	begin_with_much_to_steal(CALLED);
+	run_beside(runner, NULL);
+	end(CQ_SHUTDOWN_HAND_BACK);
+}
+
+static void opener_in_another_shard(void *arg)
+{
+	run_on(ANOTHER);
+	opener(arg);
+}
+
+/* The free block is of the first shard; an owner of the other finds it there. */
+static void trim_against_an_owner_of_another_shard(void)
+{
+	begin_with_two_shards(CALLED);
+	publish(producers[0], 0);
+	publish(producers[1], 2);
+	runner(NULL);
+	run_beside(opener_in_another_shard, producers[0]);
+	trim();
+	opener(producers[1]);
+	join_beside();
+	end_calmly();
+}
+
+/* The pop of a thief reads the next of a block that another may have run. */
+static void trim_against_a_thief(void)
+{
+	begin_with_two_shards(CALLED);
+	run_on(ANOTHER);
+	publish(producers[0], 0);
+	publish(producers[0], 2);
+	run_beside(runner, NULL);
+	run_beside(runner, NULL);
+	trim();
+	join_beside();
+	end_calmly();
+}
+
 const struct scenario cleanup_scenarios[] = {
 	{ "cleanup_flush_against_enqueue", flush_against_enqueue, SOME(2, 1), SOME(4, 3) },
 	{ "cleanup_flush_against_put", flush_against_put, SOME(2, 1), SOME(4, 3) },
@@ -752,5 +887,17 @@ const struct scenario cleanup_scenarios[] = {
 	{ "cleanup_producers_carve_a_slab", producers_carve_a_slab, SOME(2, 1), SOME(3, 2) },
 	{ "cleanup_producers_share_a_slab", producers_share_a_slab, SOME(2, 2), SOME(4, 3) },
 	{ "cleanup_slabs_against_statistics", slabs_against_statistics, SOME(2, 2), SOME(4, 3) },
+	{ "cleanup_publish_to_a_worker_of_another_shard", publish_to_a_worker_of_another_shard,
+	    SOME(1, 1), SOME(3, 2) },
+	{ "cleanup_shard_is_added_against_a_worker_going_to_sleep",
+	    shard_is_added_against_a_worker_going_to_sleep, SOME(1, 1), SOME(3, 2) },
+	{ "cleanup_shard_is_added_by_two", shard_is_added_by_two, SOME(2, 1), SOME(3, 2) },
+	{ "cleanup_two_steal", two_steal, SOME(1, 1), SOME(2, 2) },
+	{ "cleanup_drain_against_a_thief_and_a_publisher", drain_against_a_thief_and_a_publisher,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "cleanup_hand_back_against_a_thief", hand_back_against_a_thief, SOME(1, 1), SOME(2, 2) },
+	{ "cleanup_trim_against_an_owner_of_another_shard", trim_against_an_owner_of_another_shard,
+	    SOME(2, 2), SOME(4, 3) },
+	{ "cleanup_trim_against_a_thief", trim_against_a_thief, SOME(1, 2), SOME(3, 2) },
 	{ 0 }
 };

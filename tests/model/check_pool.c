@@ -408,6 +408,21 @@ static void last_idle_worker_stays_for_a_later_signal(void)
 	end_after(2);
 }
 
+/* Who signals promises to wake the worker, which is prepared, and then takes the piece by itself, and hangs. The
+   promise is taken back: it must not count on that, and makes the next. */
+static void worker_makes_the_next_beside_a_promise(void)
+{
+	begin(0, 1, 2);
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	hang_until(&works[0], 1);
+	while (cq_sleepers_waiters(&pool->idle, NULL) == 0)
+		sched_yield();
+	signal_work(&works[0]);
+	signal_when_begun(&works[1]);
+	end_after(2);
+}
+
 /* One retires and sees the other idle; that one takes a task, and is to see the first gone. */
 static void worker_sees_that_another_has_retired(void)
 {
@@ -1072,6 +1087,8 @@ const struct scenario pool_scenarios[] = {
 	    SOME(0, 1), SOME(1, 1) },
 	{ "pool_piece_does_not_wait_for_one_that_hangs", piece_does_not_wait_for_one_that_hangs,
 	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_worker_makes_the_next_beside_a_promise",
+	    worker_makes_the_next_beside_a_promise, SOME(2, 0), SOME(3, 1) },
 	{ "pool_signal_against_retirement_of_the_last",
 	    signal_against_retirement_of_the_last, SOME(1, 1), SOME(2, 2) },
 	{ "pool_last_idle_worker_stays_while_another_hangs",

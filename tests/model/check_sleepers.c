@@ -243,6 +243,29 @@ static void two_add_one_sleeps_twice(void)
 	finish_empty();
 }
 
+/* By THE RULE it looks; others do what it finds. */
+static void sleeper_that_times_out(void *n_woken)
+{
+	cq_wait_result_t result;
+
+	wait_once(look_away, NULL, some_deadline(), NULL, n_woken, &result);
+	if (cq_workq_units(&q) != 0)
+		counted[2] = cq_sleepers_ensure(&set, 1);
+}
+
+/* One adder may rely on the promise of the other, whose list is too short: the one sleeper isn't listed yet,
+   the other no more. */
+static void two_add_one_sleeps_one_times_out(void)
+{
+	begin();
+	spawn(adder_of_0, NULL);
+	spawn(adder_of_1, NULL);
+	spawn(sleeper_that_times_out, &woken[1]);
+	worker(&woken[0]);
+	worker(&woken[0]);
+	finish_empty();
+}
+
 static void one_adds_twice_two_sleep(void)
 {
 	begin();
@@ -554,6 +577,47 @@ static void two_that_ensure_one_take_one(void)
 	finish();
 }
 
+/* Counted as a waiter, and then awake: nobody is on the way, whatever a waker has promised. (A pool relies on
+   that, or it would make no worker for one that isn't coming.) */
+static void who_does_not_sleep_finds_nobody_on_the_way(void)
+{
+	cq_sleeper_t me;
+	uint32_t on_their_way;
+
+	begin();
+	cq_sleeper_init(&me, NULL);
+	spawn(ensurer, &counted[0]);
+	cq_sleepers_prepare_wait(&set, &me);
+	cq_sleepers_cancel_wait(&set, &me);
+	CHECK(cq_sleepers_waiters(&set, &on_their_way) == 0 && on_their_way == 0);
+	finish();
+}
+
+static void poster_that_ensures(void *arg)
+{
+	(void)arg;
+	__atomic_store_n(&posted, 1, __ATOMIC_RELAXED);
+	counted[1] = cq_sleepers_ensure(&set, 1);
+}
+
+/* The post may count a promise that is made for the first wait, and taken back during the second. */
+static void post_that_counts_a_promise(void)
+{
+	cq_wait_result_t result;
+	cq_sleeper_t me;
+
+	begin();
+	cq_sleeper_init(&me, NULL);
+	spawn(ensurer, &counted[0]);
+	spawn(poster_that_ensures, NULL);
+	cq_sleepers_prepare_wait(&set, &me);
+	cq_sleepers_cancel_wait(&set, &me);
+	while (!look_for_the_post(NULL) &&
+	    !wait_once(look_for_the_post, NULL, CQ_FOREVER, NULL, &woken[0], &result))
+		;
+	finish();
+}
+
 /* The same sleeper twice: what woke it is used up, and nothing of it is left. */
 static void permits_are_not_left_over(void)
 {
@@ -617,7 +681,7 @@ static __attribute__((no_sanitize("thread"))) bool too_low(void)
 
 	for (const cq_sleeper_t *s = set.newest; s != NULL; s = s->next)
 		n++;
-	return (uint32_t)set.counts < n || (set.counts >> 32) > 1;
+	return (set.counts & 0x3ffffff) < n || (set.counts >> 26 & 0x3ffffff) > 1;
 }
 
 /* Neither count is ever too low, nor goes below zero. */
@@ -863,13 +927,18 @@ const struct scenario sleepers_scenarios[] = {
 	{ "sleepers_the_counts_are_never_too_low", the_counts_are_never_too_low, ALL, ALL },
 	{ "sleepers_the_taken_are_counted_at_every_instant", the_taken_are_counted_at_every_instant,
 	    ALL, ALL },
-	{ "sleepers_two_that_ensure_one_take_one", two_that_ensure_one_take_one, SOME(1, 1), ALL },
+	{ "sleepers_two_that_ensure_one_take_one", two_that_ensure_one_take_one, SOME(2, 0), ALL },
+	{ "sleepers_who_does_not_sleep_finds_nobody_on_the_way",
+	    who_does_not_sleep_finds_nobody_on_the_way, ALL, ALL },
+	{ "sleepers_post_that_counts_a_promise", post_that_counts_a_promise, SOME(2, 1), ALL },
 	{ "sleepers_two_wake_one_times_out", two_wake_one_times_out, ALL, ALL },
 	{ "sleepers_one_wakes_two_time_out", one_wakes_two_time_out, SOME(2, 1), ALL },
 	{ "sleepers_wake_all_against_two_timeouts", wake_all_against_two_timeouts,
 	    SOME(2, 1), ALL },
 	{ "sleepers_each_is_woken_for_its_own", each_is_woken_for_its_own, SOME(2, 1), ALL },
 	{ "sleepers_two_add_one_sleeps_twice", two_add_one_sleeps_twice, SOME(2, 1), ALL },
+	{ "sleepers_two_add_one_sleeps_one_times_out", two_add_one_sleeps_one_times_out,
+	    SOME(1, 1), { 4, 2, 1 } },
 	{ "sleepers_one_adds_twice_two_sleep", one_adds_twice_two_sleep, SOME(2, 1), ALL },
 	{ "sleepers_the_total_needs_no_chain", the_total_needs_no_chain, SOME(2, 1), ALL },
 	{ "sleepers_one_call_wakes_two", one_call_wakes_two, SOME(2, 1), ALL },

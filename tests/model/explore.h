@@ -49,6 +49,9 @@ void join_all(void);
 /* One of 0 .. n - 1: each is tried. */
 int choose(int n);
 
+/* The calling thread is on that processor from here on, at first on 0. */
+void run_on(unsigned cpu);
+
 /* From here on nothing rare happens: for the end of a scenario that others check. */
 void calm_down(void);
 

@@ -89,6 +89,7 @@ struct thread {
 	struct view cur, rel, acq;
 	uint16_t reads_done;	/* clock of the reads that later stores wait for anyway */
 	uint16_t last_load;	/* location index */
+	unsigned cpu;		/* follows from what it has executed, so it is in no hash */
 	size_t heap_used;
 	void *(*body)(void *);
 	void *arg;

@@ -583,10 +583,15 @@ int __wrap_pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
 	return 0;
 }
 
-/* All threads are on one, so that they meet in what there is one of for each. */
+/* All threads are on one, so that they meet in what there is one of for each; unless they say otherwise. */
+void run_on(unsigned cpu)
+{
+	self()->cpu = cpu;
+}
+
 uint32_t __wrap_cq_cpu(void)
 {
-	return 0;
+	return self()->cpu;
 }
 
 int __wrap_sched_yield(void)

@@ -37,6 +37,10 @@
  *   fails short assertion BUG_CHAIN_AFTER_THE_RUN
  *   fails short assertion BUG_ENSURE_THE_OWN_UNITS
  *   fails short assertion BUG_STOP_FORGETS_THE_PREPARED
+ *   fails short assertion BUG_PROMISE_STAYS
+ *   fails short assertion BUG_PROMISE_OF_WHO_IS_TAKEN_STAYS
+ *   fails short assertion BUG_TAKEN_BACK_AFTER_THE_EPOCH
+ *   fails short assertion BUG_WAITERS_READ_BEFORE_THE_PROMISE_IS_TAKEN_BACK
  * What breaks a count, or the other promises:
  *   fails short assertion BUG_CANCEL_FORGOTTEN
  *   fails short assertion BUG_LEFT_AS_A_WAITER
@@ -46,7 +50,7 @@
  *   fails short assertion BUG_PERMIT_LEFT_OVER
  *   fails short assertion BUG_WAKER_READS_UNPARKED_SLEEPER
  * What loses nothing, and wakes a herd:
- *   fails short assertion BUG_COMING_NOT_READ_AGAIN
+ *   fails short assertion BUG_PROMISE_NOT_COUNTED
  */
 #define ONE 0
 #define TOTAL 1
@@ -99,7 +103,7 @@
 byte units;
 /* cq_sleepers_t. Sleepers are listed in list[0 .. listed), the newest last. */
 bool locked, stopped;
-byte waiters, coming;	/* one word: read and moved in one step */
+byte waiters, coming, promised;	/* one word: read and moved in one step */
 byte listed;
 byte list[WORKERS];
 /* cq_sleeper_t */
@@ -138,10 +142,15 @@ inline raise()
 	s = 0
 }
 
-/* cq_sleepers_waiters */
+/* By who ensures, or wakes. */
 inline read_counts()
 {
-	seen = waiters; k = coming
+	seen = waiters;
+#ifdef BUG_PROMISE_NOT_COUNTED
+	k = coming
+#else
+	k = coming + promised
+#endif
 }
 
 /* take, for the newest. The taken are linked, the last one first. */
@@ -156,7 +165,7 @@ inline take()
 	k++
 }
 
-/* take_some, with the lock held: until k is n. */
+/* Steps 3 and 4 of wake, with the lock held: until k is n. */
 inline take_some()
 {
 	first = NONE;
@@ -164,19 +173,47 @@ inline take_some()
 	:: k < n && listed > 0 ->
 #ifdef BUG_TAKEN_IN_TWO_STEPS
 		d_step { take(); waiters = waiters - 1 }
-		d_step { coming++; owed[s] = true; s = 0 }
+		d_step { coming++; owed[s] = true; s = 0; promised = promised - promise }
 #else
-		d_step { take(); waiters = waiters - 1; coming++; owed[s] = true; s = 0 }
+		d_step { take(); waiters = waiters - 1; coming++; owed[s] = true; s = 0;
+#ifndef BUG_PROMISE_OF_WHO_IS_TAKEN_STAYS
+			promised = promised - promise
+#endif
+		}
 #endif
 	:: else -> break
 	od;
+#ifdef BUG_TAKEN_BACK_AFTER_THE_EPOCH
+	seen = waiters;
+	raise_if_short();
+	take_back();
+#elif defined(BUG_WAITERS_READ_BEFORE_THE_PROMISE_IS_TAKEN_BACK)
+	seen = waiters;
+	take_back();
+	raise_if_short();
+#else
+	atomic { take_back(); seen = waiters }
+	raise_if_short();
+#endif
+	atomic { k = 0; n = 0; seen = 0; promise = 0; locked = false }
+}
+
+inline take_back()
+{
+#ifndef BUG_PROMISE_STAYS
+	promised = promised - (n - k) * promise
+#else
+	skip
+#endif
+}
+
+inline raise_if_short()
+{
 	atomic {
 		if
-		:: k < n && waiters > 0 -> raise()
+		:: k < n && seen > 0 -> raise()
 		:: else
-		fi;
-		k = 0; n = 0; seen = 0;
-		locked = false
+		fi
 	}
 }
 
@@ -200,20 +237,30 @@ inline unpark()
 	od
 }
 
-/* Of n that the caller wants; after read_counts. */
+/* Of n that the caller wants; after read_counts. The swap finds what was read, or reads once more. */
 inline ensure()
 {
 	if
 	:: atomic { seen == 0 || (WANT != WAKE && k >= n) -> k = 0; n = 0; seen = 0 }
 	:: else ->
 		atomic {
-			lock();
-#ifndef BUG_COMING_NOT_READ_AGAIN
-			k = (WANT == WAKE -> 0 : coming);
-#endif
+			if
+			:: WANT == WAKE -> k = 0
+			:: else ->
+				read_counts();
+				n = (seen == 0 || k >= n -> 0 : n - k);
+				k = 0;
+				promise = (n > 0 -> 1 : 0);
+				promised = promised + n
+			fi
 		}
-		take_some();
-		unpark()
+		if
+		:: n == 0 -> seen = 0
+		:: else ->
+			atomic { lock() }
+			take_some();
+			unpark()
+		fi
 	fi
 }
 
@@ -386,7 +433,7 @@ progress:
 
 active [WORKERS] proctype worker()
 {
-	byte me = _pid, seen, i, n, k, s, first;
+	byte me = _pid, seen, i, n, k, s, first, promise;
 	bool found, forever, leaving;
 #ifdef BUG_LOWERED_AFTER_THE_LOOK
 	bool early, early_found;
@@ -437,7 +484,7 @@ active [WORKERS] proctype worker()
 
 active [PRODUCERS] proctype producer()
 {
-	byte seen, n, k, first, s, made;
+	byte seen, n, k, first, s, made, promise;
 
 end_full:
 	do
@@ -473,7 +520,7 @@ end_full:
 /* cq_sleepers_stop */
 active proctype stopper()
 {
-	byte seen, n, k, first, s;
+	byte seen, n, k, first, s, promise;
 
 	atomic { lock(); stopped = true; n = WORKERS + 1 }
 	take_some();
@@ -507,8 +554,8 @@ active proctype stopper()
 
 #define STOPPED_ARE_BACK (!has_stopped || locked || listed == 0)
 
-/* ensure(1) never has more than one on the way, however many call it at once. */
-#define NO_HERD (WANT != ONE || stopped || coming <= 1)
+/* ensure(1) never has more than one on the way, or promised, however many call it at once. */
+#define NO_HERD (WANT != ONE || stopped || coming + promised <= 1)
 
 active proctype properties()
 {
