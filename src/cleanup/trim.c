@@ -20,10 +20,12 @@ static bool somebody_reads(cq_cleanup_t *q)
 	return !cq_blocks_all_finished(q);
 }
 
-/* All its blocks were popped, and may go. Else these are free again. */
-static bool slab_goes(cq_cleanup_t *q, cq_block_t *slab, bool may_go)
+/* All its blocks were popped, and may go. Else these are free again. Nobody is carving one: that would not be as long yet as
+   it is to be. */
+static bool slab_goes(cq_cleanup_t *q, cq_block_t *slab)
 {
 	uint32_t carved = cq_u32_load_relaxed(&slab->carved);
+	bool may_go = true;
 
 	for (uint32_t i = 0; i < carved; i += cq_block_length(cq_block_at(q, slab, i)))
 		may_go &= cq_block_at(q, slab, i)->popped;
@@ -43,7 +45,7 @@ static bool slab_goes(cq_cleanup_t *q, cq_block_t *slab, bool may_go)
 static int give_back(cq_cleanup_t *q, uint64_t *freed)
 {
 	cq_block_t *slabs, *slab, *newer, **link = &slabs;
-	cq_node_t *node;
+	cq_node_t *node, *taken = NULL;
 	bool alone;
 
 	*freed = 0;
@@ -56,16 +58,24 @@ static int give_back(cq_cleanup_t *q, uint64_t *freed)
 	/* 1. Nobody finds them any more. */
 	slabs = cq_ptr_exchange_relaxed(&q->slabs, NULL);
 	for (uint32_t i = 0; i < 2 * cq_shards(q); i++)
-		while ((node = cq_stack_pop_n(&cq_shard_at(q, i / 2)->free[i & 1], 1)) != NULL)
+		while ((node = cq_stack_pop_n(&cq_shard_at(q, i / 2)->free[i & 1], 1)) != NULL) {
 			cq_block_of(node)->popped = true;
+			cq_ptr_store_relaxed(&node->next, taken); /* a pop may be reading it */
+			taken = node;
+		}
 	CQ_POINT("trim.taken");
 	/* 2. Pairs with the store of `getting`, then the loads of cq_block_get, in cq_producer_gets: who has found one is
 	   seen below. Without it a block could be freed under a pop. */
 	cq_barrier_heavy();
 	alone = !somebody_reads(q);
 	/* 3. */
+	for (; !alone && (node = taken) != NULL;) {
+		taken = node->next;
+		cq_block_of(node)->popped = false;
+		cq_block_put(q, cq_block_of(node));
+	}
 	while ((slab = *link) != NULL) {
-		if (slab_goes(q, slab, alone)) {
+		if (alone && slab_goes(q, slab)) {
 			*link = slab->next_slab;
 			*freed += slab->carved;
 			cq_slab_free(q, slab);
