@@ -2,17 +2,11 @@
 /* Shards: which one is a thread's, and when there are more. */
 #include <string.h>
 
-#include "base/process.h"
 #include "cleanup_priv.h"
 
 /* A swap for a free block that fails makes its shard warmer, one that doesn't cools it; so hot, there are to be more
    shards. At 1 two threads that meet once have two; without limit all processors have one. */
 #define HOT 64
-
-uint32_t cq_shard_of_cpu(uint32_t n)
-{
-	return cq_cpu() / CQ_SHARD_CPUS % n;
-}
 
 /* Any of them, another each time. */
 uint32_t cq_shard_any(const cq_cleanup_t *q)
@@ -55,11 +49,9 @@ void cq_shards_grow(cq_cleanup_t *q, uint32_t n)
    if they give this thread another one. */
 CQ_RARE void cq_shard_swapped(cq_cleanup_t *q, cq_shard_t *s, uint32_t failed)
 {
-	uint32_t heat = cq_u32_load_relaxed(&s->heat), n = cq_shards(q), group = 0;
+	uint32_t heat = cq_u32_load_relaxed(&s->heat), n = cq_shards(q), group;
 
-	if (n > 1)
-		group = cq_cpu() / CQ_SHARD_CPUS;
-	if (group != cq_u32_load_relaxed(&s->group)) {
+	if (n > 1 && (group = cq_cpu() / CQ_SHARD_CPUS) != cq_u32_load_relaxed(&s->group)) {
 		cq_u32_store_relaxed(&s->group, group);
 		failed++;
 	}
