@@ -100,6 +100,7 @@ static struct runs *new_runs(const struct workload *w)
 	runs.ncontestants = w->alone != NULL ? 1 : options.ncontestants;
 	for (unsigned i = 0; i < runs.ncontestants; i++) {
 		runs.out[i] = NULL;
+		runs.speedups[i] = NAN;
 		free(runs.pools[i].v);
 		runs.pools[i] = (struct pool){ NULL, 0 };
 		for (unsigned m = 0; m < MAX_METRICS; m++)
@@ -124,11 +125,25 @@ static void run_workload(const struct workload *w)
 		report_samples(options.samples, runs);
 }
 
-/* As many workers as processors may be what another line of the table has. */
+static unsigned threads_for(unsigned n)
+{
+	return n == AS_PROCESSORS ? settings.processors : n == AS_HALF ? settings.processors / 2 : n;
+}
+
+/* As many threads as processors, or half, may be what another line of the table has. */
 static bool is_double(const struct workload *w)
 {
+	unsigned half = settings.processors / 2;
+
+	if (w->workers == AS_HALF)
+		return half <= 8 || (half <= 128 && (half & (half - 1)) == 0);
 	return w->workers == AS_PROCESSORS && settings.processors == 1 && w > workloads &&
 	    strcmp(w[-1].name, w->name) == 0;
+}
+
+static bool is_crowded(const struct workload *w)
+{
+	return w->producers + w->workers > settings.processors;
 }
 
 static void run_if_it_fits(const struct workload *w)
@@ -137,12 +152,18 @@ static void run_if_it_fits(const struct workload *w)
 
 	if (is_double(w))
 		return;
-	if (w->workers == AS_PROCESSORS)
-		here.workers = settings.processors;
-	if (w->scales && w->producers + w->workers > settings.processors) {
-		printf("# %s %ux%u: more threads than the %u processors\n", w->name, w->producers,
-		    w->workers, settings.processors);
+	here.producers = threads_for(w->producers);
+	here.workers = threads_for(w->workers);
+	if (here.scales && is_crowded(&here)) {
+		if (!(w[-1].scales && is_crowded(&w[-1]))) /* it was said */
+			printf("# %s %ux%u and larger: more threads than the %u processors\n", w->name,
+			    w->producers, w->workers, settings.processors);
 		return;
+	}
+	if (here.speedup && is_crowded(&here)) {
+		printf("# %s %ux%u: no speedup, as its threads share %u processors\n", w->name, here.producers,
+		    here.workers, settings.processors);
+		here.speedup = false;
 	}
 	run_workload(&here);
 }
@@ -156,12 +177,13 @@ static void usage(void)
 	    "  -l NAME=FILE[:OF]   before -c: one more, that which the shared object has as OF (cq)\n"
 	    "  -w NAME,...   workloads, or families of them (W3 is W3-20us, W3-200us, ...)\n"
 	    "  -r ROUNDS     %u\n"
-	    "  -n CALLBACKS  per run of W1, W2 and W6: %lu\n"
+	    "  -n CALLBACKS  per run of W1 and W2: %lu\n"
 	    "  -m CALLBACKS  queued at once in W5: %lu\n"
 	    "  -i SECONDS    of W3-idle: %u\n"
 	    "  -t SECONDS    after which a run counts as hanging: %u\n"
 	    "  -o FILE       each run's figures, as CSV\n"
 	    "  -s FILE       each sample of W3's latencies, as CSV\n"
+	    "  -p PROCESSORS take as many threads as if there were so many\n"
 	    "  -u            threads are not bound to processors\n"
 	    "  -1            all in one process, for a debugger\n"
 	    "contestants:", options.rounds, settings.callbacks, settings.queued,
@@ -295,6 +317,9 @@ static void take_option(int opt)
 		options.samples = open_csv(optarg);
 		report_samples_head(options.samples);
 		break;
+	case 'p':
+		settings.processors = (unsigned)number(optarg, 4096);
+		break;
 	case 'u':
 		settings.pinning = false;
 		break;
@@ -313,7 +338,7 @@ static void parse_options(int argc, char **argv)
 
 	memcpy(options.contestants, all_contestants, sizeof(all_contestants));
 	options.ncontestants = nall;
-	while ((opt = getopt(argc, argv, "c:l:w:r:n:m:i:t:o:s:u1")) != -1)
+	while ((opt = getopt(argc, argv, "c:l:w:r:n:m:i:t:o:s:p:u1")) != -1)
 		take_option(opt);
 	if (optind != argc)
 		usage();
@@ -333,6 +358,8 @@ static void report_setting(void)
 {
 	printf("# libcq %s, pop %s, park %s; compiler %s; %u processors\n", cq_version(),
 	    cq_build_info()->pop, cq_build_info()->park, __VERSION__, settings.processors);
+	if (settings.processors != count_processors())
+		printf("# there are %u, so no figure of many threads says anything\n", count_processors());
 	printf("# %u rounds, %lu callbacks; own work of W1-paced: %u multiplications\n",
 	    options.rounds, settings.callbacks, settings.own_work);
 	report_skipped();

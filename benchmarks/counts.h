@@ -2,8 +2,9 @@
 /*
  * How `finish` of a rival that has no such call knows that all has run: producers
  * count what they sent, each in its own memory; workers add what they ran to one
- * counter, those with a loop of our own only when they find the queue empty, so
- * that it costs nothing while there is work.
+ * counter when they find the queue empty, so that it costs nothing while there is
+ * work. Where the loop is not ours nothing tells when that is: there each worker counts each
+ * callback, in its own memory as well (counts_ran_one), and `finish` looks every now and then.
  */
 #ifndef BENCH_COUNTS_H
 #define BENCH_COUNTS_H
@@ -23,10 +24,17 @@ struct sent {
 	struct sent *next;
 };
 
+/* Of each worker that says counts_ran_one. */
+struct ran {
+	uint64_t n __attribute__((aligned(64)));
+	struct ran *next;
+};
+
 struct counts {
 	pthread_mutex_t lock;
 	pthread_cond_t all_ran;
 	struct sent *producers;
+	struct ran *workers;
 	uint64_t ended;	 /* what producers had sent that are no more */
 	uint64_t waited; /* how much of what was sent has been waited for */
 	bool told;
@@ -44,6 +52,12 @@ void counts_end(struct counts *c, struct sent *s);
 
 /* Sleeps until all that was sent has run, and is seen. No producer is running. */
 void counts_wait(struct counts *c);
+
+/* The same where workers say counts_ran_one. */
+void counts_wait_ones(struct counts *c);
+
+/* By a worker of a queue that has only ever had this one. */
+void counts_ran_one(struct counts *c);
 
 /* For counts_ran, which is called by workers after their callbacks. */
 void counts_tell(struct counts *c);

@@ -36,7 +36,7 @@ static void run(void *callback, void *queue)
 
 	c->fn(c->arg);
 	node_put(&q->nodes, &cache, c);
-	counts_ran(&q->counts, 1); /* nothing tells when a worker finds no more */
+	counts_ran_one(&q->counts); /* nothing tells when a worker finds no more */
 }
 
 static void *pool_create(unsigned workers)
@@ -98,7 +98,7 @@ static void pool_finish(void *queue)
 {
 	struct queue *q = queue;
 
-	counts_wait(&q->counts);
+	counts_wait_ones(&q->counts);
 }
 
 const struct contestant contestant_glib_pool = {

@@ -114,19 +114,25 @@ static inline void put(const struct contestant *c, void *producer, bench_fn *fn,
 		bench_die(c->name, err);
 }
 
-/* By a producer of `count` alone. */
-static inline void enqueue_numbers(const struct contestant *c, void *producer, uint64_t first,
-    uint64_t n)
+/* By a producer of `fn` alone, which begin_one was given. */
+static inline void enqueue_numbers_of(const struct contestant *c, void *producer, bench_fn *fn,
+    uint64_t first, uint64_t n)
 {
 	int (*enqueue_one)(void *producer, bench_fn *fn, void *arg) =
 	    c->put != NULL ? c->put : c->enqueue;
 
 	for (uint64_t number = first; number < first + n; number++) {
-		int err = enqueue_one(producer, count, (void *)(uintptr_t)number);
+		int err = enqueue_one(producer, fn, (void *)(uintptr_t)number);
 
 		if (err != 0)
 			bench_die(c->name, err);
 	}
+}
+
+static inline void enqueue_numbers(const struct contestant *c, void *producer, uint64_t first,
+    uint64_t n)
+{
+	enqueue_numbers_of(c, producer, count, first, n);
 }
 
 /* The even ones as count_other. */

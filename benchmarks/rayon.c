@@ -76,7 +76,7 @@ static void pool_finish(void *queue)
 {
 	struct queue *q = queue;
 
-	counts_wait(&q->counts);
+	counts_wait_ones(&q->counts);
 }
 
 const struct contestant contestant_rayon = {

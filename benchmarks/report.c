@@ -95,7 +95,25 @@ static void print_ratios(const struct runs *runs, unsigned m, unsigned i, int be
 		    ratio(v, runs->values[m][best], runs->rounds));
 }
 
-static void print_row(const struct runs *runs, unsigned m, unsigned i, int best)
+/* How many times as fast as by one producer and one worker: the median of those rounds over that of these. */
+static void print_speedup(struct runs *runs, unsigned i, double median)
+{
+	static double of_one[MAX_CONTESTANTS];
+	static const char *name;
+
+	if (name == NULL || strcmp(name, runs->w->name) != 0)
+		for (unsigned k = 0; k < MAX_CONTESTANTS; k++)
+			of_one[k] = NAN;
+	name = runs->w->name;
+	if (runs->w->producers == 1)
+		of_one[i] = median;
+	if (!isfinite(of_one[i] / median))
+		return;
+	runs->speedups[i] = of_one[i] / median;
+	printf(" speedup %.2f", runs->speedups[i]);
+}
+
+static void print_row(struct runs *runs, unsigned m, unsigned i, int best)
 {
 	const struct workload *w = runs->w;
 	struct summary s = summarize(runs->values[m][i], runs->rounds);
@@ -108,6 +126,8 @@ static void print_row(const struct runs *runs, unsigned m, unsigned i, int best)
 	printf(" %s", w->metrics[m].unit);
 	if (w->alone == NULL && !w->metrics[m].plain)
 		print_ratios(runs, m, i, best);
+	if (w->speedup && m == 0)
+		print_speedup(runs, i, s.median);
 	putchar('\n');
 }
 
@@ -128,7 +148,7 @@ static bool everybody_is_out(const struct runs *runs)
 	return true;
 }
 
-static void report_metric(const struct runs *runs, unsigned m)
+static void report_metric(struct runs *runs, unsigned m)
 {
 	int best = best_rival(runs, m);
 
@@ -238,6 +258,10 @@ void report_csv(FILE *f, const struct runs *runs)
 					    w->producers, w->workers, w->metrics[m].name,
 					    w->metrics[m].unit, runs->contestants[i]->name, r,
 					    runs->values[m][i][r]);
+	for (unsigned i = 0; i < runs->ncontestants; i++)
+		if (w->producers > 1 && !isnan(runs->speedups[i]))
+			fprintf(f, "%s,%u,%u,speedup,times,%s,0,%.3f\n", w->name, w->producers, w->workers,
+			    runs->contestants[i]->name, runs->speedups[i]);
 	fflush(f);
 }
 

@@ -18,6 +18,7 @@ struct runs {
 	const struct contestant *const *contestants;
 	const char *out[MAX_CONTESTANTS]; /* why it has no row; NULL: it has */
 	double values[MAX_METRICS][MAX_CONTESTANTS][MAX_ROUNDS];
+	double speedups[MAX_CONTESTANTS]; /* NaN: there is none */
 	struct pool {
 		uint32_t *v;
 		size_t n;

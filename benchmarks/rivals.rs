@@ -9,6 +9,7 @@ type Function = unsafe extern "C" fn(*mut c_void);
 extern "C" {
     /// counts.c; also for threads that C does not know.
     fn counts_ran_some(counts: *mut c_void, n: u64);
+    fn counts_ran_one(counts: *mut c_void);
 }
 
 /// A callback of the benchmark's. It may run in any thread.
@@ -36,6 +37,10 @@ unsafe impl Sync for Counts {}
 impl Counts {
     fn ran(self, n: u64) {
         unsafe { counts_ran_some(self.0, n) }
+    }
+
+    fn ran_one(self) {
+        unsafe { counts_ran_one(self.0) }
     }
 }
 
@@ -147,6 +152,6 @@ pub unsafe extern "C" fn rayon_push(pool: *const Pool, function: Function, arg: 
     let counts = (*pool).counts;
     (*pool).pool.spawn(move || {
         callback.run();
-        counts.ran(1); // nothing tells when a worker finds no more
+        counts.ran_one(); // nothing tells when a worker finds no more
     });
 }

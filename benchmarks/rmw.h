@@ -3,8 +3,8 @@
  * For count_rmw, in front of every file of it (-include): each atomic
  * read-modify-write says where it is to go. ck_pr is that of src/base/c11, made of
  * C11 atomics, as the real one's assembly can't be told from other instructions.
- * A compare-and-swap that fails counts too: it moves the line as well. A mutex
- * counts once for its lock and once for its unlock.
+ * A compare-and-swap that fails counts too, and as failed: it moves the line as well. A
+ * mutex counts once for its lock and once for its unlock.
  */
 #ifndef BENCH_RMW_H
 #define BENCH_RMW_H
@@ -12,8 +12,10 @@
 #define _GNU_SOURCE /* the files that want it come after this one */
 
 #include <pthread.h>
+#include <stdbool.h>
 
 void rmw_on(const volatile void *address);
+bool rmw_swapped(const volatile void *address, bool swapped); /* returns `swapped` */
 
 /* A macro isn't expanded within itself. */
 #define __atomic_fetch_add(p, ...) (rmw_on(p), __atomic_fetch_add(p, __VA_ARGS__))
@@ -23,7 +25,7 @@ void rmw_on(const volatile void *address);
 #define __atomic_fetch_xor(p, ...) (rmw_on(p), __atomic_fetch_xor(p, __VA_ARGS__))
 #define __atomic_exchange_n(p, ...) (rmw_on(p), __atomic_exchange_n(p, __VA_ARGS__))
 #define __atomic_compare_exchange_n(p, ...)					\
-	(rmw_on(p), __atomic_compare_exchange_n(p, __VA_ARGS__))
+	(rmw_on(p), rmw_swapped(p, __atomic_compare_exchange_n(p, __VA_ARGS__)))
 
 #define pthread_mutex_lock(p) (rmw_on(p), pthread_mutex_lock(p))
 #define pthread_mutex_trylock(p) (rmw_on(p), pthread_mutex_trylock(p))
@@ -32,7 +34,7 @@ void rmw_on(const volatile void *address);
 /* After the macros: they count within it, but for what it has in assembly. */
 #include "../src/base/c11/ck_pr.h"
 
-#define ck_pr_cas_ptr_2(p, ...) (rmw_on(p), ck_pr_cas_ptr_2(p, __VA_ARGS__))
-#define ck_pr_cas_ptr_2_value(p, ...) (rmw_on(p), ck_pr_cas_ptr_2_value(p, __VA_ARGS__))
+#define ck_pr_cas_ptr_2(p, ...) (rmw_on(p), rmw_swapped(p, ck_pr_cas_ptr_2(p, __VA_ARGS__)))
+#define ck_pr_cas_ptr_2_value(p, ...) (rmw_on(p), rmw_swapped(p, ck_pr_cas_ptr_2_value(p, __VA_ARGS__)))
 
 #endif /* BENCH_RMW_H */

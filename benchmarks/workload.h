@@ -15,7 +15,8 @@
 enum {
 	MAX_METRICS = 10,
 	MAX_SAMPLES = 4000,
-	AS_PROCESSORS = 0x10000 /* in workload.workers: as many as there are processors */
+	AS_PROCESSORS = 0x10000, /* in workload.workers: as many as there are processors */
+	AS_HALF /* in both: as half of them, where no line of the table has that */
 };
 
 struct metric {
@@ -49,12 +50,13 @@ struct workload {
 	const char *alone; /* what it measures in place of contestants, such as the machine */
 	bool steps;	/* the instructions between its stops are counted: see bench_stop */
 	bool scales;	/* left out where it has more threads than there are processors */
+	bool speedup;	/* of its first metric over that of 1x1, which came before */
 	unsigned seconds; /* after which it counts as hanging. 0: option -t */
 };
 
 /* What the options say, and what the machine is. */
 extern struct settings {
-	unsigned long callbacks;	/* per run, of W1, W2 and W6 */
+	unsigned long callbacks;	/* per run of W1 and W2: see of_a_run in throughput.c */
 	unsigned long queued;		/* of W5 */
 	unsigned idle_seconds;		/* of W3-idle */
 	bool pinning;			/* W1: threads are bound to processors */
@@ -90,7 +92,7 @@ void run_sleepers_calls(const struct workload *w, const struct contestant *c, st
 void run_pool_calls(const struct workload *w, const struct contestant *c, struct result *r);
 
 /* run_throughput's kinds */
-enum { PLAIN, PACED, ALTERNATING, FLUSHING };
+enum { PLAIN, PACED, ALTERNATING, FLUSHING, COMPUTING };
 /* run_wake's: what the producer does in the gaps */
 enum { SLEEPS, WORKS_ON };
 /* run_bursts' and run_blocks': what a callback does */

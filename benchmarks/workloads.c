@@ -18,6 +18,13 @@
 #define W1(NAME, P, W, KIND)						\
 	{ .name = NAME, .producers = P, .workers = W, .metrics = THROUGHPUT,	\
 	  .run = run_throughput, .kind = KIND }
+/* As many of both. 2x2 and 4x4 run on any machine; the larger ones where each thread has a processor. */
+#define W1_OF(NAME, N, KIND)						\
+	{ .name = NAME, .producers = N, .workers = N, .metrics = THROUGHPUT,	\
+	  .run = run_throughput, .kind = KIND, .scales = (N) > 4, .speedup = true }
+#define W1_LARGER(NAME, KIND)						\
+	W1_OF(NAME, 8, KIND), W1_OF(NAME, 16, KIND), W1_OF(NAME, 32, KIND), W1_OF(NAME, 64, KIND),	\
+	W1_OF(NAME, 128, KIND), W1_OF(NAME, AS_HALF, KIND)
 #define W2(NAME, RUN)							\
 	{ .name = NAME, .producers = 1, .metrics = { RATIO("enqueue", "ns/cb") }, .run = RUN }
 #define W3(NAME, W, GAP, KIND)						\
@@ -34,9 +41,6 @@
 	    NO_RATIO("trimmed_rss", "KiB"), NO_RATIO("trimmed_malloc", "KiB"),	\
 	    NO_RATIO("destroyed_rss", "KiB"), NO_RATIO("destroyed_malloc", "KiB"),	\
 	    NO_RATIO("returned_rss", "KiB") } }
-#define W6(N)								\
-	{ .name = "W6", .producers = N, .workers = N, .metrics = THROUGHPUT,	\
-	  .run = run_throughput, .scales = true }
 #define W7(NAME, BLOCKS, KIND)						\
 	{ .name = NAME, .producers = 2 * BLOCKS, .workers = 16, .run = run_blocks, .kind = KIND,	\
 	  .metrics = { RATIO("flush", "ns"), RATIO("flush_cpu", "ns"), RATIO("makespan", "ns"),	\
@@ -73,10 +77,15 @@ const struct workload workloads[] = {
 	    RATIO("spinning", "ns"), RATIO("asleep", "ns"), RATIO("run", "ns"),
 	    RATIO("run_more", "ns") } },
 
-	W1("W1", 1, 1, PLAIN),
+	W1_OF("W1", 1, PLAIN),
 	W1("W1", 1, 2, PLAIN),
-	W1("W1", 2, 2, PLAIN),
-	W1("W1", 4, 4, PLAIN),
+	W1_OF("W1", 2, PLAIN),
+	W1_OF("W1", 4, PLAIN),
+	W1_LARGER("W1", PLAIN),
+	W1_OF("W1-computing", 1, COMPUTING),
+	W1_OF("W1-computing", 2, COMPUTING),
+	W1_OF("W1-computing", 4, COMPUTING),
+	W1_LARGER("W1-computing", COMPUTING),
 	W1("W1-paced", 1, 1, PACED),
 	W1("W1-alternating", 1, 1, ALTERNATING),
 	W1("W1-flushing", 1, 1, FLUSHING),
@@ -104,13 +113,6 @@ const struct workload workloads[] = {
 
 	W5("W5", PLAIN),
 	W5("W5-alternating", ALTERNATING),
-
-	W6(1),
-	W6(2),
-	W6(4),
-	W6(8),
-	W6(16),
-	W6(32),
 
 	W7("W7-sleeping", 1, SLEEPS_ITSELF),
 	W7("W7-sleeping", 4, SLEEPS_ITSELF),

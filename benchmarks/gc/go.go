@@ -3,7 +3,7 @@
 // One measurement of runtime.AddCleanup, after a few to warm up, as boehm.c does it
 // with the Boehm collector and libcq.
 //
-//	go run go.go OBJECTS
+//	GOMAXPROCS=N go run go.go OBJECTS
 package main
 
 import (
@@ -92,8 +92,8 @@ func measure(n int, report bool) {
 	wall, wallCPU := time.Since(began), cpu()-cpuBegan
 	check()
 	if report {
-		fmt.Printf("go attach %.2f plain %.2f plain_cpu %.2f collect %.2f wall %.2f cpu %.2f kept 0\n",
-			per(attach), per(plain), per(plainCPU), per(collect), per(wall), per(wallCPU))
+		fmt.Printf("go_p%d attach %.2f plain %.2f plain_cpu %.2f collect %.2f wall %.2f cpu %.2f kept 0\n",
+			runtime.GOMAXPROCS(0), per(attach), per(plain), per(plainCPU), per(collect), per(wall), per(wallCPU))
 	}
 }
 

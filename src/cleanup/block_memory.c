@@ -49,7 +49,8 @@ cq_block_t *cq_block_get(cq_cleanup_t *q, bool large)
 	cq_node_t *node = cq_stack_pop(&s->free[large], &failed);
 	cq_block_t *b, *slab;
 
-	cq_shard_swapped(q, s, failed);
+	if (failed != 0 || cq_u32_load_relaxed(&s->heat) != 0 || cq_shards(q) > 1)
+		cq_shard_swapped(q, s, failed);
 	if (node != NULL)
 		return cq_block_of(node);
 	while ((b = carve(q, large, &slab)) == NULL) {

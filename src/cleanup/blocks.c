@@ -107,29 +107,27 @@ static cq_block_t *end_partial(cq_cleanup_t *q, bool push)
    many as were there beside it. */
 static cq_block_t *take_of(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigned stack, uint64_t *since, uint64_t *left)
 {
-	cq_shard_t *from = cq_shard_at(q, i), *to = cq_shard_at(q, mine);
-	uint64_t before = cq_workq_units(&from->waiting[stack]), n = 1;
+	cq_workq_t *from = &cq_shard_at(q, i)->waiting[stack], *own;
+	uint64_t before, n = 1;
 	cq_node_t *first, *last;
 
-	if (before == 0)
-		return NULL;
-	*since = cq_u64_load_relaxed(&from->waiting[stack].user);
+	*since = cq_u64_load_relaxed(&from->user);
 	/* Not by an owner: what is in its hand meanwhile a drain doesn't see, which leaves the rest to it. */
-	if (i != mine && before > 2 && !q->by_owner)
+	if (i != mine && (before = cq_workq_units(from)) > 2 && !q->by_owner)
 		n = before / 2 < STOLEN ? before / 2 : STOLEN;
-	before = cq_workq_take(&from->waiting[stack], n);
-	if (before == 0)
+	if ((before = cq_workq_take(from, n)) == 0)
 		return NULL;
-	first = cq_workq_pop_taken_n(&from->waiting[stack], before < n ? before : n);
+	first = cq_workq_pop_taken_n(from, before < n ? before : n);
 	*left += before - 1;
 	if ((last = first->next) != NULL) {
 		for (n = 1; last->next != NULL; n++)
 			last = last->next;
 		CQ_POINT("blocks.stolen");
+		own = &cq_shard_at(q, mine)->waiting[stack];
 		/* As old as they were. Whether the stack is empty is a look, as in cq_blocks_push. */
-		if (cq_workq_units(&to->waiting[stack]) == 0)
-			cq_u64_store_relaxed(&to->waiting[stack].user, *since);
-		cq_workq_push_chain(&to->waiting[stack], first->next, last, n);
+		if (cq_workq_units(own) == 0)
+			cq_u64_store_relaxed(&own->user, *since);
+		cq_workq_push_chain(own, first->next, last, n);
 	}
 	return cq_block_of(first);
 }

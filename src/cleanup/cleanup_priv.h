@@ -23,6 +23,7 @@
 #include "base/atfork.h"
 #include "base/ordering.h"
 #include "base/points.h"
+#include "base/process.h"
 #include "base/slabs.h"
 
 #define CQ_LIKELY(condition) __builtin_expect((condition), 1)
@@ -309,11 +310,18 @@ static inline uint32_t cq_shards(const cq_cleanup_t *q)
 }
 
 /* shards.c */
-uint32_t cq_shard_mine(const cq_cleanup_t *q);
 uint32_t cq_shard_any(const cq_cleanup_t *q);
 void cq_shards_grow(cq_cleanup_t *q, uint32_t n);
 void cq_shards_free(cq_cleanup_t *q);
 void cq_shard_swapped(cq_cleanup_t *q, cq_shard_t *s, uint32_t failed);
+
+/* The calling thread's. */
+static inline uint32_t cq_shard_mine(const cq_cleanup_t *q)
+{
+	uint32_t n = cq_shards(q);
+
+	return n == 1 ? 0 : cq_cpu() / CQ_SHARD_CPUS % n;
+}
 
 /* As many as it takes the place of, in its slab. */
 static inline uint32_t cq_block_length(const cq_block_t *b)

@@ -2,19 +2,11 @@
 /* Shards: which one is a thread's, and when there are more. */
 #include <string.h>
 
-#include "base/process.h"
 #include "cleanup_priv.h"
 
 /* A swap for a free block that fails makes its shard warmer, one that doesn't cools it; so hot, there are to be more
    shards. At 1 two threads that meet once have two; without limit all processors have one. */
 #define HOT 64
-
-uint32_t cq_shard_mine(const cq_cleanup_t *q)
-{
-	uint32_t n = cq_shards(q);
-
-	return n == 1 ? 0 : cq_cpu() / CQ_SHARD_CPUS % n;
-}
 
 /* Any of them, another each time. */
 uint32_t cq_shard_any(const cq_cleanup_t *q)
@@ -55,7 +47,7 @@ void cq_shards_grow(cq_cleanup_t *q, uint32_t n)
 
 /* Free blocks were looked for at the shard of this thread, and another thread was in the way so often. More shards are of use
    if they give this thread another one. */
-void cq_shard_swapped(cq_cleanup_t *q, cq_shard_t *s, uint32_t failed)
+CQ_RARE void cq_shard_swapped(cq_cleanup_t *q, cq_shard_t *s, uint32_t failed)
 {
 	uint32_t heat = cq_u32_load_relaxed(&s->heat), n = cq_shards(q), group;
 

@@ -88,7 +88,7 @@ static int give_back(cq_cleanup_t *q, uint64_t *freed)
 	newer = cq_ptr_load_relaxed(&q->slabs);
 	do {
 		*link = newer;
-		/* Pairs with the acquire in cq_block_get, as there. */
+		/* Pairs with the acquire in carve (block_memory.c), as in cq_block_get. */
 		cq_fence_release();
 	} while (link != &slabs && !cq_ptr_cas_relaxed(&q->slabs, &newer, slabs));
 	return alone ? 0 : EBUSY;

@@ -7,7 +7,7 @@
  *   HANGS: one callback hangs, whichever, or none. All others run. And with it
  *       TWO:     the first publishes two, so that there is something to steal; the second shard is added meanwhile; no flips
  *       PARTIAL: one callback is flushed
- *       TICK:    a run publishes one in a tick, without a signal
+ *       TICK:    a run publishes one in the last tick, and a full block waits for that, both without a signal; no flips
  *   NEAR, FAR, ONE: full blocks come without end, the next as one is taken: two in the worker's shard, two in the other, one
  *       in the worker's. A block that was in the other before is run all the same. Time has always passed. In NEAR
  *       by flips alone: the worker begins at its own shard each time.
@@ -48,6 +48,10 @@
 #define WORKERS 1
 #endif
 
+#define NO_TICK 0
+#define ARMED 1
+#define MADE 2
+
 chan waiting[4] = [4] of { byte };
 #define W(shard, stack) waiting[2 * (shard) + (stack)]
 bit page;
@@ -64,7 +68,8 @@ bit home;
 /* The task: IN, and records in the pool's stacks */
 bool in;
 byte records;
-bool due;
+byte ticking = ARMED;
+bool timed = true;
 
 /* What the library doesn't have. */
 byte ran, hung;
@@ -122,7 +127,16 @@ active proctype second()
 	bit newer, mine;
 
 	mine = (shards == 2);
+#ifdef TICK
+	newer = page;
+	W(mine, newer)!C;
+	if	/* it waits for the tick, or there is none */
+	:: ticking == NO_TICK -> signal()
+	:: else
+	fi
+#else
 	push(mine, C)
+#endif
 }
 
 /* Its block may have come from either. */
@@ -148,7 +162,7 @@ active proctype flusher()
 #ifdef TICK
 active proctype clock()
 {
-	due = true;
+	timed = false;
 	signal()
 }
 #endif
@@ -239,7 +253,7 @@ inline flip()
 	}
 }
 
-#ifdef TWO
+#if defined(TWO) || defined(TICK)
 #define REASON false
 #elif defined(BUG_ONLY_ITS_OWN_SHARD_IS_A_REASON)
 #define REASON (i == mine && (len(W(i, older ^ 1)) > 1 || there))
@@ -347,14 +361,15 @@ inline tick()
 {
 	atomic {
 		if
-		:: due -> due = false; y = 1
-		:: !due
+		:: ticking == ARMED && !timed -> ticking = MADE; y = 1
+		:: else
 		fi
 	}
 	if
 	:: y == 1 ->
 		y = 0;
 		join();
+		ticking = NO_TICK;
 #ifndef BUG_NO_SCAN_BEHIND_A_TICK
 		scans = true
 #endif
