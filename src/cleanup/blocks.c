@@ -44,8 +44,11 @@ uint64_t cq_blocks_waiting(cq_cleanup_t *q)
 {
 	uint64_t n = has_partial(q);
 
-	for (uint32_t i = 0; i < 2 * cq_shards(q); i++)
-		n += cq_workq_units(&cq_shard_at(q, i / 2)->waiting[i & 1]);
+	for (uint32_t i = 0, shards = cq_shards(q); i < shards; i++) {
+		const cq_workq_t *waiting = cq_shard_at(q, i)->waiting;
+
+		n += cq_workq_units(&waiting[0]) + cq_workq_units(&waiting[1]);
+	}
 	return n;
 }
 
@@ -98,24 +101,17 @@ static cq_block_t *end_partial(cq_cleanup_t *q, bool push)
    own threads run none is a swap on its line; many are looked for where they were. */
 #define STOLEN 4
 
-/* A worker whose own shard always has a block begins elsewhere once in so many times, at any shard: else what waits
-   there, and is too little for a flip, could wait for ever. A prime, as one that alternates between queues is to come
-   there in each. */
-#define HOME_TURNS 61
-
-/* Out of one stack of the ith shard; the caller's is `mine`. NULL, or *since: it was published then or later; *left grows by so
-   many as were there beside it. */
-static cq_block_t *take_of(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigned stack, uint64_t *since, uint64_t *left)
+/* Of another shard, for that whose stack is `own`. */
+static CQ_RARE cq_node_t *steal(const cq_cleanup_t *q, cq_workq_t *from, cq_workq_t *own, uint64_t *since, uint64_t *left)
 {
-	cq_workq_t *from = &cq_shard_at(q, i)->waiting[stack], *own;
-	uint64_t before, n = 1;
+	uint64_t before = cq_workq_units(from), n = 1;
 	cq_node_t *first, *last;
 
 	*since = cq_u64_load_relaxed(&from->user);
 	/* Not by an owner: what is in its hand meanwhile a drain doesn't see, which leaves the rest to it. */
-	if (i != mine && (before = cq_workq_units(from)) > 2 && !q->by_owner)
+	if (before > 2 && !q->by_owner)
 		n = before / 2 < STOLEN ? before / 2 : STOLEN;
-	if ((before = cq_workq_take(from, n)) == 0)
+	if (before == 0 || (before = cq_workq_take(from, n)) == 0)
 		return NULL;
 	first = cq_workq_pop_taken_n(from, before < n ? before : n);
 	*left += before - 1;
@@ -123,33 +119,53 @@ static cq_block_t *take_of(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigned 
 		for (n = 1; last->next != NULL; n++)
 			last = last->next;
 		CQ_POINT("blocks.stolen");
-		own = &cq_shard_at(q, mine)->waiting[stack];
 		/* As old as they were. Whether the stack is empty is a look, as in cq_blocks_push. */
 		if (cq_workq_units(own) == 0)
 			cq_u64_store_relaxed(&own->user, *since);
 		cq_workq_push_chain(own, first->next, last, n);
 	}
-	return cq_block_of(first);
+	return first;
+}
+
+/* Out of one stack of the ith shard; the caller's is `mine`. NULL, or *since: it was published then or later; *left grows by so
+   many as were there beside it. */
+static inline cq_node_t *take_of(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigned stack, uint64_t *since, uint64_t *left)
+{
+	cq_workq_t *own = &cq_shard_at(q, mine)->waiting[stack];
+	uint64_t before;
+
+	if (i != mine)
+		return steal(q, &cq_shard_at(q, i)->waiting[stack], own, since, left);
+	*since = cq_u64_load_relaxed(&own->user);
+	if ((before = cq_workq_take(own, 1)) == 0)
+		return NULL;
+	*left += before - 1;
+	return cq_workq_pop_taken(own);
 }
 
 /* Out of the ith shard. All change places if it has a reason: its own threads may take none. */
-static cq_block_t *take_from(cq_cleanup_t *q, uint32_t i, uint32_t mine, uint64_t *since, uint64_t *left)
+static cq_node_t *take_from(cq_cleanup_t *q, uint32_t i, uint32_t mine, uint64_t *since, uint64_t *left)
 {
 	uint64_t page = cq_u64_load_relaxed(&q->page);
 	unsigned newer = page & 1, older = newer ^ 1;
-	cq_block_t *b = take_of(q, i, mine, older, since, left);
+	cq_node_t *node = take_of(q, i, mine, older, since, left);
 
-	if (b == NULL && wants_flip(q, &cq_shard_at(q, i)->waiting[newer])) {
-		for (uint32_t k = 0; b == NULL && k < cq_shards(q); k++)
-			b = take_of(q, k, mine, older, since, left);
-		if (b == NULL) {
+	if (node == NULL && wants_flip(q, &cq_shard_at(q, i)->waiting[newer])) {
+		for (uint32_t k = 0; node == NULL && k < cq_shards(q); k++)
+			node = take_of(q, k, mine, older, since, left);
+		if (node == NULL) {
 			/* What is moved may be missed by who looks meanwhile: so it is signalled, as what is stolen. */
 			*left += end_partial(q, true) != NULL;
 			(void)cq_u64_cas_relaxed(&q->page, &page, page + 1);
 		}
 	}
-	return b != NULL ? b : take_of(q, i, mine, newer, since, left);
+	return node != NULL ? node : take_of(q, i, mine, newer, since, left);
 }
+
+/* A worker whose own shard always has a block begins elsewhere once in so many times, at any shard: else what waits
+   there, and is too little for a flip, could wait for ever. A prime, as one that alternates between queues is to come
+   there in each. */
+#define HOME_TURNS 61
 
 /* One that waits, which is in the caller's hand then; or NULL. *since: it was published then or later. Its
    stack's time, as a look at the clock is a quarter of what a block of one callback costs. *left: so many more
@@ -159,14 +175,17 @@ cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since, uint64_t *left)
 	static __thread uint32_t turns;
 	uint32_t mine = cq_shard_mine(q), start = ++turns % HOME_TURNS == 0 ? cq_shard_any(q) : mine;
 	uint32_t n = cq_shards(q); /* after those: both are below it */
-	cq_block_t *b = NULL;
+	cq_node_t *node = NULL;
+	cq_block_t *b;
 
 	*left = 0;
-	for (uint32_t k = 0; b == NULL && k < n; k++)
-		b = take_from(q, start ^ k, mine, since, left);
-	if (b == NULL && *left != 0) /* moved to a shard that was looked at before */
+	for (uint32_t k = 0; node == NULL && k < n; k++)
+		node = take_from(q, start ^ k, mine, since, left);
+	if (node == NULL && *left != 0) /* moved to a shard that was looked at before */
 		return cq_blocks_take(q, since, left);
-	if (b == NULL) {
+	if (node != NULL) {
+		b = cq_block_of(node);
+	} else {
 		*since = cq_u64_load_relaxed(&q->partial_since);
 		if ((b = end_partial(q, false)) == NULL)
 			return NULL;
