@@ -119,7 +119,7 @@ bool asleep[WORKERS];	/* listed, or taken and not yet back */
 bool settled[WORKERS];	/* it sleeps, runs a callback or is gone: who counts on it waits for ever */
 bool gone[WORKERS];
 byte publishing;	/* producers between their units and the end of their wake */
-bool relied;		/* the last that published found somebody counted */
+bool relied;		/* the last that published found somebody counted, and not a promise alone */
 bool has_stopped;
 
 /*
@@ -509,7 +509,7 @@ end_full:
 			made = 0
 		}
 #ifndef BUG_COUNTS_READ_BEFORE_THE_WORK_IS_PUBLISHED
-		atomic { read_counts(); relied = TIMEOUTS && (seen + k > 0) }
+		atomic { read_counts(); relied = TIMEOUTS && (seen + coming > 0) }
 #endif
 		ensure();
 		publishing--
