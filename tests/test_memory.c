@@ -414,10 +414,28 @@ Test(memory, blocks_grow_by_default_alone)
 {
 	test_alloc_init(&mem);
 	has_none((cq_cleanup_config_t){ .block_bytes = BYTES }, 3 * FILLED);
+	has_none((cq_cleanup_config_t){ .block_bytes = CQ_BLOCK_BYTES }, 3 * FILLED);
 	has_none((cq_cleanup_config_t){ .block_bytes = 2 * CQ_BLOCK_BYTES }, 3 * FILLED);
 	has_none((cq_cleanup_config_t){ .max_waiting = 100000 }, 3 * FILLED);
 	has_none((cq_cleanup_config_t){ .allocator = &mem.allocator }, 3 * FILLED);
 	cr_assert_eq(mem.live_bytes, 0);
+}
+
+/* By another thread's flush, too: what it took the producer did not fill alone. */
+Test(memory, a_block_of_which_a_flush_took_some_is_none_in_the_row)
+{
+	if (!made_of(0))
+		return;
+	for (uintptr_t i = 0; i < 2 * FILLED; i++) {
+		for (uintptr_t j = 0; j < SMALL; j++) {
+			cr_assert_eq(cq_producer_enqueue(p, run_it, (void *)(i * SMALL + j)), 0);
+			if (j == 10)
+				cr_assert_eq(cq_cleanup_flush(q), 0);
+		}
+	}
+	cr_assert_eq(p->slots, SMALL);
+	end();
+	cr_assert(each_once(2 * FILLED * SMALL));
 }
 
 Test(memory, spans_are_of_large_blocks_too)

@@ -107,11 +107,14 @@ Test(shards, there_are_more_when_swaps_have_failed_often, .init = make)
 	swap_fails(HOT - 1);
 	cr_assert_eq(cq_shards(q), 1, "those that did not fail count against them");
 	swap_fails(1);
+	cr_assert_eq(cq_shards(q), 1, "all are of one group");
+	go_to(2);
+	swap_fails(1);
 	cr_assert_eq(cq_shards(q), 2);
 	finish(0);
 }
 
-/* Shard 1 of two, 2 of four and so on: who has another one then. */
+/* Whoever comes from another group than the one before. */
 Test(shards, there_are_more_only_for_whom_they_help, .init = make)
 {
 	go_to(0);
@@ -164,7 +167,7 @@ Test(shards, a_free_block_whose_pop_was_disturbed_counts, .init = make)
 		run_at(1, 2);
 		for (; i < 4 * HOT && cq_shards(q) == 1; i++) {
 			at_point("stack.walked", disturb, NULL);
-			publish(1, i * SLOTS, 1);
+			publish(2 * (i % 2), i * SLOTS, 1); /* which two shards don't part */
 			run_at(1, 1);
 		}
 		cr_assert_eq(cq_shards(q), 2);
@@ -181,13 +184,28 @@ Test(shards, without_memory_for_more_it_goes_on_with_what_there_is, .init = make
 	out_of_memory(true);
 	go_to(1);
 	swap_fails(10 * HOT);
+	go_to(2);
+	swap_fails(10 * HOT);
 	cr_assert_eq(cq_shards(q), 1);
 	run_all(NULL);
 	put(p, SLOTS, SLOTS);
 	out_of_memory(false);
-	swap_fails(10 * HOT);
+	go_to(1);
+	swap_fails(1);
 	cr_assert_eq(cq_shards(q), 2);
 	finish(2 * SLOTS);
+}
+
+/* More than a lot that is drawn now and then would find. */
+Test(shards, without_memory_what_is_free_at_any_is_had, .init = make_4)
+{
+	publish(1, 0, 8);
+	run_at(1, 8);
+	cr_assert_eq(free_at(1), 8);
+	out_of_memory(true);
+	publish(2, 8 * SLOTS, 8);
+	out_of_memory(false);
+	finish(16 * SLOTS);
 }
 
 static void grow_too(void *unused)
@@ -286,6 +304,43 @@ Test(shards, what_is_stolen_is_as_old_as_it_was, .init = make_4)
 	cr_assert_eq(units(0), 1);
 	cr_assert_eq(units(1), 0);
 	cr_assert_eq(stats().oldest_ns, 5 * MS);
+	finish(4 * SLOTS);
+}
+
+static pthread_t drainer;
+static int drained;
+
+static void *drains(void *unused)
+{
+	drained = cq_cleanup_drain(q, CQ_FOREVER);
+	return unused;
+}
+
+/* All others have run, and to a drain nothing waits. */
+static void run_the_rest_and_drain(void *unused)
+{
+	run_at(1, 2);
+	go_to(0);
+	drainer = start(drains, unused);
+	AWAIT(asleep_in(&q->drains));
+}
+
+static void wait_for_the_drain(void *arg)
+{
+	join(drainer);
+	CHECK(drained == EAGAIN); /* nobody serves the pool: its caller is to run what waits */
+	run_it(arg);
+}
+
+Test(shards, a_drain_that_looked_while_blocks_were_being_stolen_looks_again, .init = make_4)
+{
+	publish(1, 0, 3);
+	CHECK(cq_producer_enqueue(p, wait_for_the_drain, (void *)(uintptr_t)(3 * SLOTS)) == 0);
+	put(p, 3 * SLOTS + 1, SLOTS - 1);
+	go_to(0);
+	at_point("blocks.stolen", run_the_rest_and_drain, NULL);
+	cq_cleanup_run_some(q, SIZE_MAX);
+	cr_assert_eq(drained, EAGAIN);
 	finish(4 * SLOTS);
 }
 

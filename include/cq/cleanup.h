@@ -27,7 +27,7 @@
  * destroy, of any of its queues): EDEADLK. They return on the thread that called them. A callback must not wait for
  * another one of its queue: that may lie behind it in the same block, which is one worker's, however
  * many others there are, and though each was flushed for itself. The order of callbacks is not that of their enqueues; but no block
- * waits for ever: 10 ms after it was published, those published later wait until it has been taken.
+ * waits for ever: 10 ms after it was published (or somewhat later, where many processors meet in a queue) it is taken first.
  * One callback can't be cancelled, or waited for: a list on a pool that does both is examples/jobs.c.
  *
  * A CALLBACK THAT ENDS ITS THREAD (pthread_exit, or a cancellation that acts in it), on a thread that

@@ -22,7 +22,7 @@ typedef struct cq_cleanup_statistics {
 				   as queued less what the child still holds */
 	uint64_t handed_back;	/**< callbacks given back by shutdown */
 	uint64_t flushes;	/**< of all producers, and by time, that moved something */
-	uint64_t blocks_waiting; /**< published and not taken */
+	uint64_t blocks_waiting; /**< published and not taken, of whatever size */
 	uint64_t blocks_made;	/**< allocated and not trimmed; one that is four times as large counts as four */
 	uint64_t block_bytes;	/**< the memory of one that counts as one */
 	uint64_t oldest_ns;	/**< how long the oldest published block has waited, at most */

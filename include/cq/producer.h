@@ -13,8 +13,8 @@
  *
  * MEMORY ORDER: all that a thread did before enqueue happens before the callback runs.
  *
- * BLOCKING: enqueue takes no lock and allocates at most one block, as a flush may, and seldom what a queue needs in
- * which more processors meet. When it fills one, or with flush_ns opens
+ * BLOCKING: enqueue takes no lock and allocates at most one block, as a flush may; and, seldom, memory for more shards, 8 KiB
+ * together, as threads on many processors meet in the queue. When it fills one, or with flush_ns opens
  * one, it may wake or make a worker, or the clock, and so take their locks and call pthread_create, which calls malloc: not for use within an allocator
  * or with its locks held. There: a pool that is CQ_POOL_POLLED, and reserve.
  *

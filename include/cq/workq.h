@@ -154,7 +154,7 @@ typedef struct cq_stack {
 } CQ_MAY_ALIAS CQ_ALIGNED(2 * sizeof(void *)) cq_stack_t;
 
 /**
- * The queue. Its fields are the library's, but for `user`. Both are touched by each push and
+ * The queue. Its fields are the library's, but for `user`. stack and units are touched by each push and
  * each pop, so they share a cache line; give the queue a line of its own
  * (64 or 128 bytes) where other data that is written often would share it.
  */

@@ -41,6 +41,22 @@ static cq_block_t *carve(cq_cleanup_t *q, bool large, cq_block_t **found)
 	return NULL;
 }
 
+/* There is no memory. One that is free at any shard, or a small one; or NULL. */
+static CQ_RARE cq_block_t *any_free(cq_cleanup_t *q, uint32_t home, bool large)
+{
+	uint32_t failed;
+	cq_node_t *node = NULL;
+	cq_block_t *b;
+
+	for (uint32_t i = 0, n = cq_shards(q); node == NULL && i < n; i++)
+		node = cq_stack_pop(&cq_shard_at(q, i)->free[large], &failed);
+	if (node == NULL)
+		return large ? cq_block_get(q, false) : NULL;
+	b = cq_block_of(node);
+	b->home = (uint16_t)home;
+	return b;
+}
+
 /* An empty block: a free one, one that was never used, or the first of a new slab. NULL: no memory. */
 cq_block_t *cq_block_get(cq_cleanup_t *q, bool large)
 {
@@ -61,7 +77,7 @@ cq_block_t *cq_block_get(cq_cleanup_t *q, bool large)
 			break;
 		}
 		if ((b = make_slab(q, slab == NULL)) == NULL)
-			return NULL;
+			return any_free(q, home, large);
 		b->next_slab = slab;
 		b->large = large;
 		b->carved = large ? CQ_LARGE : 1;

@@ -102,14 +102,13 @@ static cq_block_t *end_partial(cq_cleanup_t *q, bool push)
 #define STOLEN 4
 
 /* Of another shard, for that whose stack is `own`. */
-static CQ_RARE cq_node_t *steal(const cq_cleanup_t *q, cq_workq_t *from, cq_workq_t *own, uint64_t *since, uint64_t *left)
+static CQ_RARE cq_node_t *steal(cq_cleanup_t *q, cq_workq_t *from, cq_workq_t *own, uint64_t *since, uint64_t *left)
 {
 	uint64_t before = cq_workq_units(from), n = 1;
 	cq_node_t *first, *last;
 
 	*since = cq_u64_load_relaxed(&from->user);
-	/* Not by an owner: what is in its hand meanwhile a drain doesn't see, which leaves the rest to it. */
-	if (before > 2 && !q->by_owner)
+	if (before > 2)
 		n = before / 2 < STOLEN ? before / 2 : STOLEN;
 	if (before == 0 || (before = cq_workq_take(from, n)) == 0)
 		return NULL;
@@ -123,6 +122,12 @@ static CQ_RARE cq_node_t *steal(const cq_cleanup_t *q, cq_workq_t *from, cq_work
 		if (cq_workq_units(own) == 0)
 			cq_u64_store_relaxed(&own->user, *since);
 		cq_workq_push_chain(own, first->next, last, n);
+		/* A drain may have looked while they were in this hand, and found nothing for which to wake somebody, or to say
+		   EAGAIN. Pairs with the fence in cq_sleepers_prepare_wait of wait_for (drain.c). Without it that could sleep
+		   beside what nobody takes. */
+		cq_fence_full();
+		if (cq_u32_load_relaxed(&q->draining) != 0)
+			cq_drains_wake(q);
 	}
 	return first;
 }
@@ -181,8 +186,11 @@ cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since, uint64_t *left)
 	*left = 0;
 	for (uint32_t k = 0; node == NULL && k < n; k++)
 		node = take_from(q, start ^ k, mine, since, left);
-	if (node == NULL && *left != 0) /* moved to a shard that was looked at before */
-		return cq_blocks_take(q, since, left);
+	if (node == NULL && *left != 0) { /* moved to a shard that was looked at before; to be signalled still */
+		b = cq_blocks_take(q, since, left);
+		++*left;
+		return b;
+	}
 	if (node != NULL) {
 		b = cq_block_of(node);
 	} else {
@@ -238,7 +246,7 @@ int cq_block_give_up(cq_cleanup_t *q, cq_block_t *b)
 	b->holder = NULL;
 	if (b->begin == b->end) {
 		cq_block_put(q, b);
-		/* Pairs with the acquires in cq_blocks_all_finished and drained (drain.c): what the callbacks
+		/* Pairs with the acquire in cq_blocks_finished, by trim, destroy and drains: what the callbacks
 		   did. Without it a drain could return before that is seen. */
 		cq_fence_release();
 		if (cq_u64_add_relaxed(&s->unfinished[parity], (uint64_t)-1) == 1)

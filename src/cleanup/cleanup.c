@@ -39,7 +39,7 @@ static void idle(void *arg)
 		(void)cq_cleanup_trim(q, NULL);
 }
 
-static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
+static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c, bool grows)
 {
 	cq_pool_config_t own = { 0 };
 	int err;
@@ -58,7 +58,7 @@ static int init(cq_cleanup_t *q, const cq_cleanup_config_t *c)
 	q->block_bytes = sizeof(cq_block_t) + q->slots * sizeof(cq_callback_t);
 	q->maps = q->allocator.alloc == cq_default_allocator.alloc && cq_slab_bytes() != 0;
 	q->slab_blocks = q->maps ? (uint32_t)(cq_slab_bytes() / cq_block_stride(q)) : 1;
-	q->grows = c->block_bytes == CQ_BLOCK_BYTES && q->maps && c->max_waiting == 0 && q->slab_blocks >= CQ_LARGE;
+	q->grows = grows && q->maps && c->max_waiting == 0 && q->slab_blocks >= CQ_LARGE;
 	q->large_slots = (uint32_t)((CQ_LARGE * q->block_bytes - sizeof(cq_block_t)) / sizeof(cq_callback_t));
 	q->fences = !cq_barrier_asymmetric();
 	q->own_pool = c->pool == NULL;
@@ -97,14 +97,16 @@ int cq_cleanup_create_sized(const cq_cleanup_config_t *config, size_t bytes, cq_
 	int saved = errno, err;
 	cq_cleanup_config_t c;
 	cq_cleanup_t *q;
+	bool grows;
 
 	if ((err = cq_sized_read(&c, sizeof(c), config, bytes)) != 0)
 		return err;
+	grows = c.block_bytes == 0;
 	if (out == NULL || !complete(&c))
 		return EINVAL;
 	if ((q = cq_allocate(c.allocator, sizeof(*q))) == NULL)
 		return ENOMEM;
-	if ((err = init(q, &c)) == 0)
+	if ((err = init(q, &c, grows)) == 0)
 		*out = q;
 	else
 		cq_release(c.allocator, q, sizeof(*q));
@@ -184,7 +186,7 @@ void cq_cleanup_stats_sized(cq_cleanup_t *q, cq_cleanup_stats_t *out, size_t byt
 		s.queued += cq_producer_accepted(p);
 	s.flushes = q->flushes;
 	s.producers = q->nproducers;
-	/* Pairs with the release in cq_block_get (blocks.c): the fields of the slabs. */
+	/* Pairs with the release in cq_block_get (block_memory.c): the fields of the slabs. */
 	for (cq_block_t *slab = cq_ptr_load_acquire(&q->slabs); slab != NULL; slab = slab->next_slab)
 		s.blocks_made += cq_u32_load_relaxed(&slab->carved);
 	cq_fork_unlock(&q->lock);

@@ -174,7 +174,7 @@ struct cq_cleanup {
 
 	cq_sleepers_t drains CQ_ALIGNED(CQ_LINE); /* who waits for unfinished blocks, or for room */
 
-	cq_block_t *slabs CQ_ALIGNED(CQ_LINE);	/* all, by next_slab. The first alone has blocks that were never used */
+	cq_block_t *slabs CQ_ALIGNED(CQ_LINE);	/* all, by next_slab. The first alone has blocks that are still to be used */
 
 	/*
 	 * The partial block: counted callbacks with their functions, which wait as the blocks of the newer stack do, and
@@ -273,7 +273,7 @@ static inline void cq_producer_gets(cq_producer_t *p)
 
 static inline void cq_producer_has_got(cq_producer_t *p)
 {
-	/* Pairs with the acquire in cq_blocks_all_finished (blocks.c), behind trim's look. Without it what a pop
+	/* Pairs with the acquire in cq_blocks_finished (blocks.c), behind trim's look. Without it what a pop
 	   reads could be freed. */
 	cq_u32_store_release(&p->getting, 0);
 }

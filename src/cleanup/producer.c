@@ -174,6 +174,8 @@ static CQ_RARE int close_block(cq_producer_t *p, bool may_wait)
 	cq_ptr_store_relaxed(&p->block, NULL);
 	cq_ptr_store_relaxed(&p->write, &p->dummy);
 	cq_ptr_store_relaxed(&p->limit, NULL);
+	/* Whoever flushes, claims. */
+	p->filled = b->begin == 0 && written == p->slots ? p->filled + 1 : 0;
 	CQ_POINT("producer.counted");
 	/* 3. Published, if any is left. */
 	cq_blocks_pend(q, written - state_claimed(s));
@@ -238,7 +240,6 @@ static CQ_RARE int slow(cq_producer_t *p, size_t count)
 	/* 4. Full: to the workers. That nobody can be made to run it is said by flush: this is accepted. */
 	if (cq_producer_written(p) == p->slots) {
 		p->fetched = 0;
-		p->filled++;
 		(void)close_block(p, true);
 	}
 	return 0;
@@ -393,7 +394,6 @@ int cq_producer_flush(cq_producer_t *p)
 		return EDEADLK;
 	if (p->block == NULL || cq_producer_written(p) == state_claimed(cq_u64_load_relaxed(&p->state)))
 		return signal_left(p->q);
-	p->filled = 0;
 	if (flush_few(p))
 		return cq_blocks_signal(p->q);
 	/* The rest of this block goes; what is reserved must fit the spares alone. */

@@ -46,24 +46,22 @@ void cq_shards_grow(cq_cleanup_t *q, uint32_t n)
 }
 
 /* Free blocks were looked for at the shard of this thread, and another thread was in the way so often. More shards are of use
-   if they give this thread another one. */
+   where processors of different groups meet in one. */
 CQ_RARE void cq_shard_swapped(cq_cleanup_t *q, cq_shard_t *s, uint32_t failed)
 {
-	uint32_t heat = cq_u32_load_relaxed(&s->heat), n = cq_shards(q), group;
+	uint32_t heat = cq_u32_load_relaxed(&s->heat), n = cq_shards(q), group = cq_cpu() / CQ_SHARD_CPUS;
+	bool met = group != cq_u32_load_relaxed(&s->group);
 
-	if (n > 1 && (group = cq_cpu() / CQ_SHARD_CPUS) != cq_u32_load_relaxed(&s->group)) {
-		cq_u32_store_relaxed(&s->group, group);
-		failed++;
-	}
+	cq_u32_store_relaxed(&s->group, group);
+	/* With many shards none is needed that fails: each time the lines come from another cache. */
+	failed += met && n > 1;
 	if (failed == 0 && heat == 0)
 		return;
 	heat = heat + 2 * failed > 1 ? heat + 2 * failed - 1 : 0;
 	if (heat >= HOT) {
-		heat = HOT; /* until one comes whom they help: two that meet may come in turns */
-		if ((cq_cpu() / CQ_SHARD_CPUS & n) != 0) {
-			heat = 0;
+		heat = met ? 0 : HOT; /* until another group comes */
+		if (met)
 			cq_shards_grow(q, n);
-		}
 	}
 	cq_u32_store_relaxed(&s->heat, heat);
 }

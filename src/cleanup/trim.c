@@ -56,7 +56,6 @@ static int give_back(cq_cleanup_t *q, uint64_t *freed)
 		return 0;
 	cq_shared_trim(q);
 	/* 1. Nobody finds them any more. */
-	slabs = cq_ptr_exchange_relaxed(&q->slabs, NULL);
 	for (uint32_t i = 0; i < 2 * cq_shards(q); i++)
 		while ((node = cq_stack_pop_n(&cq_shard_at(q, i / 2)->free[i & 1], 1)) != NULL) {
 			cq_block_of(node)->popped = true;
@@ -64,6 +63,7 @@ static int give_back(cq_cleanup_t *q, uint64_t *freed)
 			cq_ptr_store_relaxed(&node->next, popped);
 			popped = node;
 		}
+	slabs = cq_ptr_exchange_relaxed(&q->slabs, NULL); /* after those, which are all of these */
 	CQ_POINT("trim.taken");
 	/* 2. Pairs with the store of `getting`, then the loads of cq_block_get, in cq_producer_gets: who has found one is
 	   seen below. Without it a block could be freed under a pop. */
