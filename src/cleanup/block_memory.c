@@ -69,7 +69,9 @@ cq_block_t *cq_block_get(cq_cleanup_t *q, bool large)
 		cq_shard_swapped(q, s, failed);
 	if (node != NULL)
 		return cq_block_of(node);
-	while ((b = carve(q, large, &slab)) == NULL) {
+	for (;;) {
+		if ((b = carve(q, large, &slab)) != NULL)
+			break;
 		/* Before new memory: some may be free elsewhere, and another look costs more than it finds. */
 		other = cq_shard_any(q);
 		if (other != home && (node = cq_stack_pop(&cq_shard_at(q, other)->free[large], &failed)) != NULL) {

@@ -157,6 +157,7 @@ static void in_child(cq_cleanup_t *q)
 	q->page = q->epoch = 0;
 	q->draining = 0;
 	q->ticking = NO_TICK;
+	q->fork_ticks = false;
 	q->pending = 0;
 	for (cq_node_t *node = q->found; node != NULL; node = next) {
 		next = node->next;
@@ -189,17 +190,12 @@ static void fork_phase(struct cq_fork_client *client, cq_fork_phase_t phase)
 static void fork_make_up(struct cq_fork_client *client)
 {
 	cq_cleanup_t *q = cq_node_container(client, offsetof(cq_cleanup_t, fork_client));
-	bool wrote;
 
 	cq_drains_wake(q);
-	if (q->tick_ns == 0)
-		return;
-	/* Who came in a handler found that it couldn't arm a tick. */
-	pthread_mutex_lock(&q->lock);
-	wrote = q->writers != NULL || cq_ptr_load_relaxed(&q->newcomers.head) != NULL;
-	pthread_mutex_unlock(&q->lock);
-	if (wrote)
+	if (q->fork_ticks) {
+		q->fork_ticks = false;
 		cq_tick_begin(q);
+	}
 }
 
 const struct cq_fork_ops cq_cleanup_fork_ops = { fork_phase, fork_make_up };

@@ -202,6 +202,7 @@ struct cq_cleanup {
 	cq_block_t *giving;		/* by who is shutting down: the block in its hand, or NULL */
 
 	struct cq_fork_client fork_client;
+	bool fork_ticks;		/* a handler has written, and there was no tick to come */
 
 	uint64_t handed_back CQ_ALIGNED(8);
 };

@@ -320,7 +320,9 @@ bool cq_tick_is_due(const cq_cleanup_t *q)
 /* A producer has written, and there is no tick to come; or one is due, and no worker may have been made for it. */
 void cq_tick_begin(cq_cleanup_t *q)
 {
-	if (cq_u32_cas_relaxed(&q->ticking, NO_TICK, MADE))
+	if (cq_forking())
+		q->fork_ticks = true; /* behind it: a host's spawn may need what a thread has that waits for the fork */
+	else if (cq_u32_cas_relaxed(&q->ticking, NO_TICK, MADE))
 		arm(q);
 	else if (cq_tick_is_due(q))
 		(void)cq_task_signal(q->task);
