@@ -400,7 +400,8 @@ static void do_flush(void)
 		check_published(before, 0);
 		return;
 	}
-	if (m.block_failures != failures && few) {
+	/* Without memory for the next block, which may be free at another shard. */
+	if (m.block_failures != failures && few && p->p->block == NULL) {
 		few = false;
 		blocks = 1;
 	}
@@ -427,7 +428,7 @@ static void detach(struct producer *p)
 	note("detach p%d", id(p));
 	if (!m.forking)
 		none_left();
-	if (m.block_failures != failures)
+	if (m.block_failures != failures && !(m.spread && units() - before == blocks))
 		blocks = 1;
 	check_published(before, blocks);
 	block_gone(p);
