@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -572,4 +573,24 @@ static void counting_free(void *host, void *memory, size_t bytes)
 void test_alloc_init(test_alloc_t *a)
 {
 	*a = (test_alloc_t){ .allocator = { counting_alloc, counting_free, a } };
+}
+
+/* -------------------------------------------------------------------- fork */
+
+pid_t test_child = -1;
+
+bool test_forked(void)
+{
+	alarm(30);
+	test_child = fork();
+	CHECK(test_child >= 0);
+	return test_child == 0;
+}
+
+bool test_child_ended(void)
+{
+	int status;
+
+	CHECK(waitpid(test_child, &status, 0) == test_child);
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }

@@ -69,6 +69,14 @@ static inline uint64_t take_some(cq_workq_t *q, uint64_t max)
 /* Starts n threads, lets them begin body(arg, 0 .. n-1) at once, and joins them. */
 void run_threads(unsigned n, void (*body)(void *arg, unsigned index), void *arg);
 
+extern pid_t test_child; /* of the last fork: 0 in the child, -1 before the first */
+
+/* Forks, with 30 s against a hang; true in the child. What both run must not use Criterion. */
+bool test_forked(void);
+
+/* The child came to its _exit(0). */
+bool test_child_ended(void);
+
 pthread_t start(void *(*body)(void *arg), void *arg);
 void *join(pthread_t thread);
 

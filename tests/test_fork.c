@@ -20,7 +20,6 @@ TestSuite(fork, .timeout = 60);
 
 enum { POLLED = CQ_POOL_POLLED | CQ_POOL_HOSTED };
 
-static pid_t child = -1; /* of the last fork: 0 in the child */
 
 /* The fake park's condition counts waiters that a child doesn't have. */
 static void make_on(unsigned pool_flags, unsigned flags)
@@ -74,14 +73,14 @@ static void end_queue(void)
 {
 	shut_down();
 	AWAIT(cq_cleanup_trim(q, NULL) == 0); /* a worker may have yet to find that nothing is left */
-	CHECK(stats().blocks_made <= (child == 0));
+	CHECK(stats().blocks_made <= (test_child == 0));
 	CHECK(cq_cleanup_destroy(q) == 0);
 }
 
 /* A child leaves the memory of the worker that its parent was just making. */
 static void end_with(unsigned n)
 {
-	bool leaves = child == 0 && !hosted();
+	bool leaves = test_child == 0 && !hosted();
 
 	end_queue();
 	CHECK(each_once(n));
@@ -90,40 +89,22 @@ static void end_with(unsigned n)
 
 /* ------------------------------------------------------------------------ children */
 
-/* Forks; true in the child. What both run must not use Criterion. */
-static bool forked(void)
-{
-	alarm(30); /* for a hang in a handler */
-	child = fork();
-	CHECK(child >= 0);
-	return child == 0;
-}
-
-/* The child came to its _exit(0). */
-static bool child_ended(void)
-{
-	int status;
-
-	CHECK(waitpid(child, &status, 0) == child);
-	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
-
 static void in_a_child(void (*body)(void))
 {
-	if (forked()) {
+	if (test_forked()) {
 		body();
 		_exit(0);
 	}
-	CHECK(child_ended());
+	CHECK(test_child_ended());
 }
 
 /* After a fork in a callback or hook, which goes on in both. */
 static void end_both_with(unsigned n)
 {
 	end_with(n);
-	if (child == 0)
+	if (test_child == 0)
 		_exit(0);
-	CHECK(child_ended());
+	CHECK(test_child_ended());
 }
 
 /* --------------------------------------------------------------- what a child has */
@@ -151,7 +132,7 @@ static void is_prepared(void)
 
 static void make_workers_and_run_all_once(void)
 {
-	CHECK(child != 0 || pool_stats().workers_live == 0);
+	CHECK(test_child != 0 || pool_stats().workers_live == 0);
 	put(p, QUEUED - 2, 2);
 	CHECK(cq_cleanup_drain(q, wait_limit()) == 0);
 	run_all_once();
@@ -169,9 +150,9 @@ Test(fork, managed_child_makes_workers_of_its_own_and_needs_no_call)
 	in_a_child(make_workers_and_run_all_once);
 	make_workers_and_run_all_once();
 	q = NULL;
-	if (forked()) /* the queue is gone, and no one's business */
+	if (test_forked()) /* the queue is gone, and no one's business */
 		_exit(0);
-	cr_assert(child_ended());
+	cr_assert(test_child_ended());
 }
 
 Test(fork, queues_may_go_in_any_order)
@@ -382,9 +363,9 @@ static void fork_by_hand(void)
 {
 	cq_fork(CQ_FORK_PREPARE);
 	CHECK(cq_producer_flush(p) == EDEADLK && cq_cleanup_flush(second) == EDEADLK);
-	child = fork();
-	CHECK(child >= 0);
-	cq_fork(child == 0 ? CQ_FORK_CHILD : CQ_FORK_PARENT);
+	test_child = fork();
+	CHECK(test_child >= 0);
+	cq_fork(test_child == 0 ? CQ_FORK_CHILD : CQ_FORK_PARENT);
 }
 
 Test(fork, by_hand_queues_are_prepared_with_their_pool)
@@ -397,9 +378,9 @@ Test(fork, by_hand_queues_are_prepared_with_their_pool)
 	put(p, 2, QUEUED - 3);
 	put_to(second, run_it, QUEUED - 1);
 	end_two();
-	if (child == 0)
+	if (test_child == 0)
 		_exit(0);
-	cr_assert(child_ended());
+	cr_assert(test_child_ended());
 }
 
 /* The handlers of one pool are for all. */
@@ -572,11 +553,11 @@ static void fork_at_each_cut(void)
 			return;
 		if (meanwhile != NULL)
 			meanwhile(NULL);
-		if (forked()) {
+		if (test_forked()) {
 			goes_on_as_if_alone();
 			_exit(0);
 		}
-		if (!child_ended()) {
+		if (!test_child_ended()) {
 			fprintf(stderr, "cut %u, at %s\n", ncuts, cuts[ncuts - 1]);
 			CHECK(!"the child has ended well");
 		}
@@ -657,7 +638,7 @@ Test(fork, while_a_producer_of_one_function_is_at_any_point, .init = make_polled
 static void fork_and_trim(void *unused)
 {
 	(void)unused;
-	if (!forked())
+	if (!test_forked())
 		return;
 	CHECK(cq_cleanup_trim(q, NULL) == 0);
 	_exit(0);
@@ -669,7 +650,7 @@ Test(fork, while_a_producer_gets_a_block_the_child_may_trim, .init = make_polled
 	cr_assert_eq(cq_cleanup_run_some(q, SIZE_MAX), SLOTS);
 	at_point("producer.gets", fork_and_trim, NULL);
 	put_some(p, 1);
-	cr_assert(child_ended());
+	cr_assert(test_child_ended());
 	end_with(SLOTS + 1);
 }
 
@@ -839,7 +820,7 @@ Test(fork, while_an_enqueue_retracts_what_was_claimed, .init = make_polled)
 static int become_the_subject(void *unused)
 {
 	(void)unused;
-	is_subject = child != 0; /* the parent's first */
+	is_subject = test_child != 0; /* the parent's first */
 	return 0;
 }
 
@@ -868,7 +849,7 @@ enum { FORKING = SLOTS + 2 };
 
 static void forks(void *arg)
 {
-	(void)forked();
+	(void)test_forked();
 	run_it(arg);
 }
 
@@ -910,8 +891,8 @@ Test(fork, in_a_callback_of_a_queue_that_discards_drops_the_rest)
 	make_on(POLLED, CQ_CLEANUP_FORK_DISCARD);
 	put_block_that(forks);
 	n = cq_cleanup_run_some(q, SIZE_MAX);
-	CHECK(n == (child == 0 ? 2 : SLOTS));
-	end_both_with(child == 0 ? 2 : FORKING);
+	CHECK(n == (test_child == 0 ? 2 : SLOTS));
+	end_both_with(test_child == 0 ? 2 : FORKING);
 }
 
 /* In a callback of q, within one of `second`, within one of q. */
@@ -965,7 +946,7 @@ int __real_pthread_join(pthread_t thread, void **result);
 int __wrap_pthread_join(pthread_t thread, void **result);
 int __wrap_pthread_join(pthread_t thread, void **result)
 {
-	CHECK(child != 0 || !pthread_equal(thread, forker));
+	CHECK(test_child != 0 || !pthread_equal(thread, forker));
 	return __real_pthread_join(thread, result);
 }
 
@@ -981,7 +962,7 @@ static void forks_and_starts_a_thread(void *arg)
 {
 	gate_wait(&may_end); /* until all are enqueued */
 	forker = pthread_self();
-	if (forked())
+	if (test_forked())
 		start(end_in_the_child, NULL);
 	else
 		gate_open(&began);
@@ -1005,7 +986,7 @@ static void end_in_the_parent(void)
 	gate_open(&may_end);
 	gate_wait(&began);
 	end_with(FORKING);
-	CHECK(child_ended());
+	CHECK(test_child_ended());
 }
 
 Test(fork, in_a_callback_of_a_managed_worker_goes_on_in_both, .init = make_managed)
@@ -1024,7 +1005,7 @@ Test(fork, in_a_callback_of_a_managed_worker_blocks_its_signals_in_both, .init =
 static void *work(void *unused)
 {
 	CHECK(cq_pool_work(q->pool, NULL, CQ_FOREVER) == 0);
-	if (child == 0)
+	if (test_child == 0)
 		pthread_exit(NULL);
 	return unused;
 }
@@ -1055,7 +1036,7 @@ static void forks_and_is_to_retire(void *arg)
 {
 	gate_wait(&may_end);
 	forker = pthread_self();
-	if (forked()) {
+	if (test_forked()) {
 		q->pool->config.idle_ns = 1;
 		start(end_after_its_retirement, NULL);
 	} else {
@@ -1076,10 +1057,10 @@ Test(fork, worker_that_forked_retires_in_the_child_and_another_follows, .init = 
 static int start_forks(void *unused)
 {
 	(void)unused;
-	if (child == -1) {
+	if (test_child == -1) {
 		gate_wait(&may_end);
 		forker = pthread_self();
-		if (forked())
+		if (test_forked())
 			start(end_in_the_child, NULL);
 	}
 	return 0;
@@ -1094,7 +1075,7 @@ Test(fork, in_worker_start_goes_on_in_both)
 	gate_open(&may_end);
 	AWAIT(runs >= SLOTS);
 	end_with(FORKING);
-	cr_assert(child_ended());
+	cr_assert(test_child_ended());
 }
 
 static void stuck(void *arg)
@@ -1275,7 +1256,7 @@ Test(fork, in_a_callback_while_others_hand_back_goes_on_in_both, .init = make_ma
 	join(other);
 	CHECK(given_back == FORKING - 2);
 	end_with(FORKING);
-	CHECK(child_ended());
+	CHECK(test_child_ended());
 }
 
 static unsigned forks_at;
@@ -1290,7 +1271,7 @@ static void *shuts_down_beside_it(void *unused)
 static void forks_in_give_back(void *unused, cq_callback_fn *fn, void *arg)
 {
 	if (arg == (void *)(uintptr_t)forks_at)
-		if (forked())
+		if (test_forked())
 			join(start(shuts_down_beside_it, NULL)); /* one goes on here */
 	take_back(unused, fn, arg);
 }
@@ -1391,7 +1372,7 @@ Test(fork, child_touches_no_block_that_holds_nothing, .init = make_in_the_arena)
 static void forks_with_the_rest_protected(void *arg)
 {
 	protect_arena();
-	(void)forked();
+	(void)test_forked();
 	open_arena();
 	run_it(arg);
 }
@@ -1411,7 +1392,7 @@ static void gives_back_a_fork(void *unused, cq_callback_fn *fn, void *arg)
 {
 	if (runs == 20 * SLOTS) {
 		protect_arena();
-		(void)forked();
+		(void)test_forked();
 		open_arena();
 	}
 	take_back(unused, fn, arg);

@@ -598,24 +598,6 @@ Test(shards, trim_gives_back_what_is_free_in_any, .init = make_4)
 
 /* ------------------------------------------------------------------------ fork */
 
-static pid_t child;
-
-static bool forked(void)
-{
-	alarm(30);
-	child = fork();
-	CHECK(child >= 0);
-	return child == 0;
-}
-
-static bool child_ended(void)
-{
-	int status;
-
-	CHECK(waitpid(child, &status, 0) == child);
-	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
-
 /* Some have run, and some wait, in each. */
 static void put_in_each(void)
 {
@@ -629,7 +611,7 @@ static void put_in_each(void)
 Test(shards, a_child_has_what_is_in_any, .init = make_4)
 {
 	put_in_each();
-	if (forked()) {
+	if (test_forked()) {
 		CHECK(cq_shards(q) == 4);
 		CHECK(stats().executed == 4 * SLOTS);
 		CHECK(stats().queued == 8 * SLOTS + 1);
@@ -637,7 +619,7 @@ Test(shards, a_child_has_what_is_in_any, .init = make_4)
 		finish(8 * SLOTS + 1);
 		_exit(0);
 	}
-	cr_assert(child_ended());
+	cr_assert(test_child_ended());
 	finish(8 * SLOTS + 1);
 }
 
@@ -647,7 +629,7 @@ Test(shards, a_child_that_discards_has_nothing_in_any)
 	    (cq_pool_config_t){ .flags = CQ_POOL_POLLED | CQ_POOL_HOSTED });
 	grow_to(4);
 	put_in_each();
-	if (forked()) {
+	if (test_forked()) {
 		CHECK(waiting() == 0);
 		for (unsigned i = 0; i < 4; i++)
 			CHECK(unfinished(i) == 0);
@@ -656,7 +638,7 @@ Test(shards, a_child_that_discards_has_nothing_in_any)
 		CHECK(runs == 4 * SLOTS);
 		_exit(0);
 	}
-	cr_assert(child_ended());
+	cr_assert(test_child_ended());
 	finish(8 * SLOTS + 1);
 }
 

@@ -161,7 +161,7 @@ typedef struct cq_stack {
 typedef struct cq_workq {
 	cq_stack_t stack;
 	uint64_t units CQ_ALIGNED(8);
-	uint64_t user;	/**< the caller's, on that line; 0 in an empty queue that was made, then touched by no call */
+	uint64_t user;	/**< the caller's, on that line: 0 when it is made, then touched by no call */
 } cq_workq_t;
 
 #define CQ_WORKQ_INITIALIZER { { NULL, NULL }, 0, 0 }
