@@ -141,7 +141,7 @@ void run_bursts(const struct workload *w, const struct contestant *c, struct res
 	struct burst *bursts = bench_alloc((WARM_BURSTS + BURSTS) * sizeof(*bursts));
 	struct item *items = bench_alloc(sizeof(*items) * MAX_BURST * (WARM_BURSTS + BURSTS));
 	unsigned warm, n;
-	bool counting = futex_counter_open();
+	bool counting = call_counter_open("futex");
 	uint64_t cpu, switches, calls = 0;
 	struct own own;
 	void *queue = create(w, c, r), *producer;
@@ -155,7 +155,7 @@ void run_bursts(const struct workload *w, const struct contestant *c, struct res
 	warm = sum_sizes(bursts, WARM_BURSTS);
 
 	if (counting)
-		calls = futex_calls();
+		calls = counted_calls();
 	switches = context_switches();
 	cpu = process_cpu();
 	n = submit(w, c, producer, bursts + WARM_BURSTS, items + warm, BURSTS, &own);
@@ -163,7 +163,7 @@ void run_bursts(const struct workload *w, const struct contestant *c, struct res
 	cpu = process_cpu() - cpu;
 	switches = context_switches() - switches;
 	if (counting)
-		calls = futex_calls() - calls;
+		calls = counted_calls() - calls;
 	c->end(producer);
 	c->destroy(queue);
 

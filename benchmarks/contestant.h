@@ -10,6 +10,8 @@
 #ifndef BENCH_CONTESTANT_H
 #define BENCH_CONTESTANT_H
 
+#include <stdint.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -67,6 +69,10 @@ struct contestant {
 	void *(*create_small)(unsigned workers);
 	void (*flush_all)(void *queue);
 	unsigned long (*wakes)(void);
+
+	/* Optional. create of a queue that shows workers each callback so many nanoseconds after its
+	   enqueue at the latest, though nobody flushes. */
+	void *(*create_timed)(unsigned workers, uint64_t flush_ns);
 };
 
 /* Ends the benchmark: `what` failed, with errno's value `err`. */

@@ -48,11 +48,16 @@ static void *cq_create(unsigned workers)
 	return create_with(&(cq_cleanup_config_t){ .pool_config = &pool });
 }
 
-static void *cq_timed_create(unsigned workers)
+static void *cq_create_timed(unsigned workers, uint64_t flush_ns)
 {
 	cq_pool_config_t pool = pool_of(workers);
 
-	return create_with(&(cq_cleanup_config_t){ .pool_config = &pool, .flush_ns = UINT64_C(10000000) });
+	return create_with(&(cq_cleanup_config_t){ .pool_config = &pool, .flush_ns = flush_ns });
+}
+
+static void *cq_timed_create(unsigned workers)
+{
+	return cq_create_timed(workers, UINT64_C(10000000));
 }
 
 /* As many workers as processors, or the bound ones would leave some idle. */
@@ -236,7 +241,7 @@ const struct contestant contestant_cq_put = {
 	.name = "cq_put", .create = cq_create, ONE_FUNCTION, REST
 };
 const struct contestant contestant_cq_timed = {
-	.name = "cq_timed", .create = cq_timed_create, ONE_FUNCTION, REST
+	.name = "cq_timed", .create = cq_timed_create, .create_timed = cq_create_timed, ONE_FUNCTION, REST
 };
 const struct contestant contestant_cq_shared = {
 	.name = "cq_shared", .create = cq_create, QUEUE, .begin = cq_shared_begin,

@@ -110,7 +110,15 @@ uint64_t context_switches(void)
 	return (uint64_t)u.ru_nvcsw + (uint64_t)u.ru_nivcsw;
 }
 
-static int futex_counter = -1;
+uint64_t sleeps(void)
+{
+	struct rusage u;
+
+	getrusage(RUSAGE_SELF, &u);
+	return (uint64_t)u.ru_nvcsw;
+}
+
+static int call_counter = -1;
 
 static bool read_number(const char *path, unsigned long *n)
 {
@@ -122,7 +130,21 @@ static bool read_number(const char *path, unsigned long *n)
 	return ok;
 }
 
-bool futex_counter_open(void)
+/* In one of the two places where the kernel has its list of events. */
+static bool read_id(const char *call, unsigned long *id)
+{
+	static const char *const kernel[] = { "/sys/kernel/tracing", "/sys/kernel/debug/tracing" };
+	char path[128];
+
+	for (int i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path), "%s/events/syscalls/sys_enter_%s/id", kernel[i], call);
+		if (read_number(path, id))
+			return true;
+	}
+	return false;
+}
+
+bool call_counter_open(const char *call)
 {
 	struct perf_event_attr attr = {
 		.type = PERF_TYPE_TRACEPOINT,
@@ -131,21 +153,20 @@ bool futex_counter_open(void)
 	};
 	unsigned long id;
 
-	if (!read_number("/sys/kernel/tracing/events/syscalls/sys_enter_futex/id", &id) &&
-	    !read_number("/sys/kernel/debug/tracing/events/syscalls/sys_enter_futex/id", &id))
+	if (!read_id(call, &id))
 		return false;
 	attr.config = id;
-	futex_counter = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1,
+	call_counter = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1,
 	    PERF_FLAG_FD_CLOEXEC);
-	return futex_counter >= 0;
+	return call_counter >= 0;
 }
 
-uint64_t futex_calls(void)
+uint64_t counted_calls(void)
 {
 	uint64_t n = 0;
 
-	if (read(futex_counter, &n, sizeof(n)) != sizeof(n))
-		bench_die("read of the counter of futex calls", errno);
+	if (read(call_counter, &n, sizeof(n)) != sizeof(n))
+		bench_die("read of the counter of calls", errno);
 	return n;
 }
 

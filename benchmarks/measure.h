@@ -46,11 +46,14 @@ double percentile(const uint64_t *sorted, unsigned n, unsigned permille);
 /* Context switches of the whole process so far, whatever their cause. */
 uint64_t context_switches(void);
 
-/* Futex calls of the process from now on, also those inside the C library: a
-   counter of the kernel's, to be opened before there are other threads. False:
+/* How often a thread of the process has slept so far. */
+uint64_t sleeps(void);
+
+/* System calls of one kind ("futex") that the process makes from now on, also those inside the C library:
+   a counter of the kernel's, to be opened before there are other threads. False:
    the kernel or a missing right does not let us. */
-bool futex_counter_open(void);
-uint64_t futex_calls(void);
+bool call_counter_open(const char *call);
+uint64_t counted_calls(void);
 
 /* --------------------------------------------------------------- processors */
 

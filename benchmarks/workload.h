@@ -82,6 +82,7 @@ void run_bursts(const struct workload *w, const struct contestant *c, struct res
 void run_blocks(const struct workload *w, const struct contestant *c, struct result *r);
 void run_memory(const struct workload *w, const struct contestant *c, struct result *r);
 void run_tables(const struct workload *w, const struct contestant *c, struct result *r);
+void run_unflushed(const struct workload *w, const struct contestant *c, struct result *r);
 void run_stores(const struct workload *w, const struct contestant *c, struct result *r);
 void run_atomics(const struct workload *w, const struct contestant *c, struct result *r);
 void run_line(const struct workload *w, const struct contestant *c, struct result *r);
@@ -99,6 +100,8 @@ enum { SLEEPS, WORKS_ON };
 enum { COUNTS, COMPUTES, SLEEPS_ITSELF };
 /* run_tables' */
 enum { UNBOUNDED, BOUNDED };
+/* run_unflushed's: what comes after each gap, or beside whom */
+enum { NOW_AND_THEN, IN_BURSTS, FILLS, BESIDE_BUSY };
 
 /* Ends with one whose name is NULL. */
 extern const struct workload workloads[];

@@ -49,6 +49,12 @@
 	{ .name = NAME, .producers = 2, .workers = AS_PROCESSORS, .run = run_tables, .kind = KIND,	\
 	  .alone = "cq", .metrics = {							\
 	    RATIO("wall", "ns/row"), NO_RATIO("peak_rss", "KiB"), NO_RATIO("sleeps", "/1000 rows") } }
+#define W9(NAME, W, GAP, KIND)						\
+	{ .name = NAME, .producers = 1, .workers = W, .run = run_unflushed, .gap_ns = GAP, .kind = KIND,	\
+	  .metrics = {								\
+	    RATIO("run_p50", "ns"), RATIO("run_p99", "ns"), RATIO("run_p99.9", "ns"), RATIO("run_max", "ns"),	\
+	    NO_RATIO("own_p99.9", "ns"), RATIO("sleeps", "/s"), RATIO("cpu", "us/s"),			\
+	    NO_RATIO("barriers", "/ms") } }
 #define LIMIT(NAME, THREADS, RUN, ...)					\
 	{ .name = NAME, .producers = 1, .workers = THREADS - 1,			\
 	  .metrics = { __VA_ARGS__ }, .run = RUN, .alone = "limit" }
@@ -123,5 +129,11 @@ const struct workload workloads[] = {
 
 	W8("W8-bounded", BOUNDED),
 	W8("W8-unbounded", UNBOUNDED),
+
+	W9("W9-100us", 1, 100000, NOW_AND_THEN),
+	W9("W9-3ms", 1, 3000000, NOW_AND_THEN),
+	W9("W9-bursts", 1, 3000000, IN_BURSTS),
+	W9("W9-filling", 1, 80000, FILLS),
+	W9("W9-beside", AS_PROCESSORS, 200000, BESIDE_BUSY),
 	{ .name = NULL },
 };
