@@ -60,7 +60,7 @@ static bool set_limit(cq_producer_t *p)
 	closed = cq_u32_load_relaxed(&q->closed) != 0;
 	if (closed)
 		cq_ptr_store_relaxed(&p->limit, NULL);
-	else if (q->tick_ns != 0 && (cq_u32_load_relaxed(&q->ticking) == NO_TICK || cq_tick_is_due(q)))
+	else if (q->tick_ns != 0 && cq_u32_load_relaxed(&q->ticking) == NO_TICK)
 		cq_tick_begin(q);
 	return closed;
 }
@@ -125,7 +125,9 @@ static int open_block(cq_producer_t *p)
 
 	p->span = NULL; /* it may have been of this block, before */
 	look_ahead(p);
-	(void)set_limit(p);
+	/* Once a block, as who fills them pays for each look. */
+	if (!set_limit(p) && cq_tick_is_due(p->q))
+		cq_tick_begin(p->q);
 	return 0;
 }
 
