@@ -399,6 +399,86 @@ Test(shards, what_waits_elsewhere_is_signalled_before_a_run_begins, .init = make
 	finish(2 * SLOTS);
 }
 
+/* The time, which this thread looks at when it looks for a block in a shard while there is a partial one. At the last of
+   so many looks another thread does something first. */
+static _Thread_local struct {
+	unsigned left;
+	void (*act)(void);
+} looks;
+static uint64_t (*time_of_the_park)(void *host);
+
+static uint64_t looked_at(void *host)
+{
+	if (looks.left != 0 && --looks.left == 0)
+		looks.act();
+	return time_of_the_park(host);
+}
+
+static struct {
+	pthread_t thread;
+	atomic_bool inside;
+	gate_t leave;
+} other = { .leave = GATE_INITIALIZER };
+
+static void stand_still(void)
+{
+	other.inside = true;
+	gate_wait(&other.leave);
+}
+
+/* It has passed shard 1, and is to look at shard 0. */
+static void *runs_in_shard_1(void *unused)
+{
+	go_to(1);
+	looks.left = 2;
+	looks.act = stand_still;
+	cq_pool_run_some(cq_cleanup_pool(q), SIZE_MAX);
+	return unused;
+}
+
+/* A block is published in shard 0, and another worker begins a run for it. And the partial block is old. */
+static void publish_behind_its_back(void)
+{
+	go_to(0);
+	CHECK(cq_producer_enqueue(p, look, (void *)(uintptr_t)(SLOTS + 1)) == 0);
+	put(p, SLOTS + 2, SLOTS - 1);
+	CHECK(is_signalled());
+	other.thread = start(runs_in_shard_1, NULL);
+	AWAIT(other.inside);
+	CHECK(!is_signalled());
+	fake_advance(&park, 11 * MS);
+}
+
+static void begin_to_look(void *arg)
+{
+	looks.left = 3;
+	looks.act = publish_behind_its_back;
+	run_it(arg);
+}
+
+/* It pushes the partial block to shard 1, which it has passed, and finds another at shard 0 when it looks again. */
+Test(shards, what_was_moved_to_where_another_has_looked_is_signalled, .init = make_4)
+{
+	cq_producer_t *few;
+
+	time_of_the_park = park.ops.now;
+	park.ops.now = looked_at;
+	go_to(1);
+	CHECK(cq_producer_attach(q, NULL, &few) == 0);
+	put(few, 0, 1);
+	flush(NULL);
+	cq_producer_detach(few);
+	go_to(0);
+	put(p, 1, SLOTS - 1);
+	CHECK(cq_producer_enqueue(p, begin_to_look, (void *)(uintptr_t)SLOTS) == 0);
+	cr_assert_eq(cq_pool_run_some(cq_cleanup_pool(q), 2), 2);
+	cr_assert_eq(units(1), 1);
+	cr_assert(signalled);
+	gate_open(&other.leave);
+	join(other.thread);
+	finish(2 * SLOTS + 1);
+}
+
 static struct {
 	atomic_uint inside;
 	gate_t leave;

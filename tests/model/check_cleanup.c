@@ -6,6 +6,7 @@
  */
 #include <cq/cleanup_stats.h>
 #include <errno.h>
+#include <sched.h>
 #include <stddef.h>
 
 #include "cleanup/cleanup_priv.h"
@@ -785,6 +786,26 @@ static void drain_against_a_thief_and_a_publisher(void)
 	end_calmly();
 }
 
+/* It has two blocks in its hand, and nothing else waits, as the drain looks. Then it puts one back, and hangs in a
+   callback of the other until that has run: which is for the drain's caller, who is told so. */
+static void drain_beside_a_thief_that_hangs(void)
+{
+	int err;
+
+	begin_with_two_shards(CALLED | AWAITED);
+	first_waits_for = JOBS - ONE_BLOCK;
+	run_on(ANOTHER);
+	for (int i = JOBS; i > 0; i -= ONE_BLOCK) /* the first is taken first */
+		publish(producers[0], i - ONE_BLOCK);
+	run_beside(runner, NULL);
+	sched_yield();
+	cq_cleanup_run_some(q, 2 * ONE_BLOCK);
+	while ((err = cq_cleanup_drain(q, CQ_FOREVER)) == EAGAIN)
+		runner(NULL);
+	CHECK(err == 0);
+	end_calmly();
+}
+
 static void hand_back_against_a_thief(void)
 {
 	begin_with_much_to_steal(CALLED);
@@ -895,6 +916,7 @@ const struct scenario cleanup_scenarios[] = {
 	{ "cleanup_two_steal", two_steal, SOME(1, 1), SOME(2, 2) },
 	{ "cleanup_drain_against_a_thief_and_a_publisher", drain_against_a_thief_and_a_publisher,
 	    SOME(1, 1), SOME(2, 2) },
+	{ "cleanup_drain_beside_a_thief_that_hangs", drain_beside_a_thief_that_hangs, SOME(1, 1), SOME(2, 2) },
 	{ "cleanup_hand_back_against_a_thief", hand_back_against_a_thief, SOME(1, 1), SOME(2, 2) },
 	{ "cleanup_trim_against_an_owner_of_another_shard", trim_against_an_owner_of_another_shard,
 	    SOME(2, 2), SOME(4, 3) },

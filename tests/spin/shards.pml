@@ -7,6 +7,8 @@
  *   HANGS: one callback hangs, whichever, or none. All others run. And with it
  *       TWO:     the first publishes two, so that there is something to steal; the second shard is added meanwhile; no flips
  *       PARTIAL: one callback is flushed
+ *       THREE:   and to three shards: a worker of the second, whose block it joins; the other, of the first, finds two more
+ *                at its own. Who looks at the third finds that the time has come
  *       TICK:    a run publishes one in the last tick, and a full block waits for that, both without a signal; no flips
  *   NEAR, FAR, ONE: full blocks come without end, the next as one is taken: two in the worker's shard, two in the other, one
  *       in the worker's. A block that was in the other before is run all the same. Time has always passed. In NEAR
@@ -15,6 +17,7 @@
  *
  *   holds short safety   HANGS TWO
  *   holds short safety   HANGS PARTIAL
+ *   holds short safety   HANGS PARTIAL THREE
  *   holds short safety   HANGS TICK
  *   holds short progress NEAR
  *   holds short progress FAR
@@ -30,6 +33,7 @@
  *   fails short assertion HANGS TWO BUG_NUMBER_BEFORE_THE_SHARD
  *   fails short deadlock  HANGS PARTIAL BUG_FLIP_SIGNALS_NOTHING
  *   fails short deadlock  HANGS PARTIAL BUG_MOVER_LOOKS_ONCE
+ *   fails short deadlock  HANGS PARTIAL THREE BUG_MOVER_FORGETS_WHAT_IT_MOVED
  *   fails short deadlock  HANGS TICK BUG_NO_SCAN_BEHIND_A_TICK
  *   fails short cycle     NEAR BUG_FLIPS_OVER_ANOTHER_SHARD
  *   fails short cycle     FAR BUG_ONLY_ITS_OWN_SHARD_IS_A_REASON
@@ -52,7 +56,13 @@
 #define ARMED 1
 #define MADE 2
 
-chan waiting[4] = [4] of { byte };
+#ifdef THREE
+#define NSHARDS 3
+#else
+#define NSHARDS 2
+#endif
+
+chan waiting[2 * NSHARDS] = [4] of { byte };
 #define W(shard, stack) waiting[2 * (shard) + (stack)]
 bit page;
 #ifdef TWO
@@ -60,7 +70,7 @@ bool made;		/* the pointer */
 byte shards = 1;
 #else
 bool made = true;
-byte shards = 2;
+byte shards = NSHARDS;
 #endif
 /* The partial block; each use of it is one step, for its lock. */
 bool there;
@@ -117,11 +127,12 @@ active proctype first()
 	bit newer;
 
 	push(0, A);
-#ifdef TWO
+#if defined(TWO) || defined(THREE)
 	push(0, B);
 #endif
 }
 
+#ifndef THREE
 active proctype second()
 {
 	bit newer, mine;
@@ -138,14 +149,17 @@ active proctype second()
 	push(mine, C)
 #endif
 }
+#endif
 
 /* Its block may have come from either. */
 inline join()
 {
 	atomic {
 		if
+#ifndef THREE
 		:: home = 0
-		:: shards == 2 -> home = 1
+#endif
+		:: shards > 1 -> home = 1
 		fi;
 		there = true
 	}
@@ -255,6 +269,8 @@ inline flip()
 
 #if defined(TWO) || defined(TICK)
 #define REASON false
+#elif defined(THREE)
+#define REASON (i == 2 && there)
 #elif defined(BUG_ONLY_ITS_OWN_SHARD_IS_A_REASON)
 #define REASON (i == mine && (len(W(i, older ^ 1)) > 1 || there))
 #else
@@ -272,9 +288,15 @@ inline take_from()
 #else
 		take_of(0, older);
 		if
-		:: b == 0 && n == 2 -> take_of(1, older)
+		:: b == 0 && n > 1 -> take_of(1, older)
 		:: else
 		fi;
+#ifdef THREE
+		if
+		:: b == 0 -> take_of(2, older)
+		:: b != 0
+		fi;
+#endif
 		if
 		:: b == 0 -> flip()
 		:: b != 0
@@ -302,7 +324,7 @@ inline take_from()
 inline take()
 {
 	NUMBER;
-	mine = (n == 2 && _pid % 2 == 1);
+	mine = (n > 1 && _pid % 2 == 1);
 #ifndef HANGS
 	mine = 0;
 #endif
@@ -318,20 +340,30 @@ inline take()
 		take_from();
 #ifndef BUG_LOOKS_AT_ITS_OWN_SHARD
 		if
-		:: b == 0 && n == 2 -> i = 1 - i; take_from()
+		:: b == 0 && n > 1 -> i = (i + 1) % n; take_from()
 		:: else
 		fi;
+#ifdef THREE
+		if
+		:: b == 0 -> i = (i + 1) % n; take_from()
+		:: b != 0
+		fi;
+#endif
 #endif
 #ifdef BUG_MOVER_LOOKS_ONCE
 		break
 #else
 		if
-		:: b == 0 && left -> i = mine	/* moved to where it has looked */
+		:: b == 0 && left -> i = mine; moved = true	/* to where it has looked */
 		:: else -> break
 		fi
 #endif
 	od;
 	atomic {
+#ifndef BUG_MOVER_FORGETS_WHAT_IT_MOVED
+		left = left || moved;	/* what is found in its place may be another */
+#endif
+		moved = false;
 		if
 		:: b == 0 && there -> b = P; there = false; home = 0
 		:: else
@@ -350,8 +382,11 @@ inline scan()
 #else
 	left = left || nempty(W(0, 0)) || nempty(W(0, 1));
 	if
-	:: n == 2 ->
-		left = left || nempty(W(1, 0)) || nempty(W(1, 1))
+	:: n > 1 ->
+		left = left || nempty(W(1, 0)) || nempty(W(1, 1));
+#ifdef THREE
+		left = left || nempty(W(2, 0)) || nempty(W(2, 1))
+#endif
 	:: n == 1
 	fi
 #endif
@@ -395,9 +430,9 @@ progress:	W(1, page)!P
 
 active [WORKERS] proctype worker()
 {
-	byte b, more, y, n = 1;
-	bit i, mine, older, turn;
-	bool left, scans;
+	byte b, more, y, n = 1, i;
+	bit mine, older, turn;
+	bool left, moved, scans;
 
 end:	do
 	:: atomic { records > 0 -> records-- };
@@ -450,6 +485,8 @@ end:	do
 #ifdef HANGS
 #ifdef TWO
 #define ALL (A | B | C)
+#elif defined(THREE)
+#define ALL (A | B | P)
 #else
 #define ALL (A | C | P)
 #endif
