@@ -410,10 +410,10 @@ static __thread bool is_subject;
 static const char *cuts[256], *last_cut;
 static atomic_uint ncuts;
 
-static bool locks_are_free(void)
+static bool locks_of_are_free(cq_cleanup_t *queue)
 {
-	pthread_mutex_t *const all[] = { &q->lock, &q->partial_lock, &q->drains.lock, &q->pool->lock, &q->pool->idle.lock,
-		&q->pool->closers.lock };
+	pthread_mutex_t *const all[] = { &queue->lock, &queue->partial_lock, &queue->drains.lock, &queue->pool->lock,
+		&queue->pool->idle.lock, &queue->pool->closers.lock };
 
 	for (unsigned i = 0; i < sizeof(all) / sizeof(*all); i++) {
 		if (pthread_mutex_trylock(all[i]) != 0)
@@ -421,6 +421,11 @@ static bool locks_are_free(void)
 		pthread_mutex_unlock(all[i]);
 	}
 	return true;
+}
+
+static bool locks_are_free(void)
+{
+	return locks_of_are_free(q) && (second == NULL || locks_of_are_free(second));
 }
 
 static void stop_here(void)
@@ -837,6 +842,121 @@ Test(fork, while_a_worker_is_at_any_point)
 	put_some(p, SLOTS + 1);
 	fork_at_each_cut();
 	end_of_cuts(of_a_worker);
+}
+
+/*
+ * The subject makes another queue, with a pool and a worker of its own, and destroys it. It is stopped where
+ * memory is allocated or freed, too, and before the queue and the pool leave the list of those who are told of forks.
+ * The child has no use for what it finds of them.
+ */
+static bool cuts_in_the_allocator;
+static gate_t ran_there = GATE_INITIALIZER;
+
+static void *allocate_and_cut(void *host, size_t bytes, size_t align)
+{
+	void *memory = mem.allocator.alloc(host, bytes, align);
+
+	if (cuts_in_the_allocator)
+		cut("allocated", NULL);
+	return memory;
+}
+
+static void free_and_cut(void *host, void *memory, size_t bytes)
+{
+	if (cuts_in_the_allocator)
+		second = NULL; /* and none of its locks is taken any more */
+	mem.allocator.free(host, memory, bytes);
+	if (cuts_in_the_allocator)
+		cut("freed", NULL);
+}
+
+void __real_cq_fork_unregister(struct cq_fork_client *client);
+void __wrap_cq_fork_unregister(struct cq_fork_client *client);
+void __wrap_cq_fork_unregister(struct cq_fork_client *client)
+{
+	cut("unregistering", NULL);
+	__real_cq_fork_unregister(client);
+}
+
+static void make_and_destroy_another(void)
+{
+	const cq_allocator_t allocator = { allocate_and_cut, free_and_cut, &mem };
+	const cq_pool_config_t own = { .workers_max = 1, .allocator = &allocator };
+	const cq_cleanup_config_t config = { .pool_config = &own };
+	cq_cleanup_t *another;
+
+	cuts_in_the_allocator = true;
+	CHECK(cq_cleanup_create(&config, &another) == 0);
+	cuts_in_the_allocator = false; /* some of what follows is with a lock held */
+	second = another;
+	CHECK(cq_cleanup_enqueue(another, gate_open, &ran_there) == 0);
+	CHECK(cq_cleanup_drain(another, wait_limit()) == 0);
+	AWAIT(asleep_in(&another->pool->idle));
+	cuts_in_the_allocator = true;
+	CHECK(cq_cleanup_destroy(another) == 0);
+	cuts_in_the_allocator = false;
+}
+
+static const char *const of_another[] = { "allocated", "freed", "tasks.closed", "unregistering", NULL };
+
+Test(fork, while_another_queue_is_made_and_destroyed, .init = make_polled)
+{
+	put_some(p, SLOTS + 2);
+	cut_all_along(make_and_destroy_another, of_another);
+}
+
+static bool lost_it;
+
+static void forks_with_a_piece(cq_run_t *run, void *arg)
+{
+	cq_run_piece(run, arg);
+	if (test_forked()) {
+		CHECK(!lost_it);
+		_exit(0);
+	}
+	cq_run_piece(run, NULL);
+}
+
+static void lose_it(void *arg, void *piece)
+{
+	(void)arg;
+	(void)piece;
+	lost_it = true;
+}
+
+static void destroy_second(void)
+{
+	CHECK(cq_cleanup_destroy(second) == 0);
+}
+
+/* The record of its task is another's by then, which has a piece in hand, and goes on with it in the child. */
+Test(fork, in_a_run_of_a_task_whose_record_was_that_of_a_queue_which_is_being_destroyed)
+{
+	static const cq_task_ops_t ops = { forks_with_a_piece, lose_it, NULL };
+	void (*script)(void) = destroy_second;
+	cq_task_t *task, *former;
+	pthread_t thread;
+
+	make_two_on_a_pool(POLLED);
+	former = second->task;
+	begin_to_cut();
+	thread = start(subject, &script);
+	do {
+		while (sem_wait(&here) != 0)
+			CHECK(errno == EINTR);
+		if (!was_cut_at("unregistering"))
+			CHECK(sem_post(&go_on) == 0);
+	} while (!was_cut_at("unregistering"));
+	at_every_point(NULL, NULL);
+	cr_assert_eq(cq_task_create(pool, &ops, &ran_there, 0, &task), 0);
+	cr_assert_eq(task, former);
+	cr_assert_eq(cq_task_run_some(task, 1), 1);
+	cr_assert(test_child_ended());
+	CHECK(sem_post(&go_on) == 0);
+	join(thread);
+	cr_assert_eq(cq_task_close(task, CQ_FOREVER), 0);
+	end_queue();
+	cr_assert_eq(cq_pool_destroy(pool, CQ_FOREVER), 0);
 }
 
 /* ------------------------------------------------------------- in a callback that forks */

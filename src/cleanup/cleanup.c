@@ -142,9 +142,10 @@ int cq_cleanup_destroy(cq_cleanup_t *q)
 		return EBUSY;
 	/* Runs may go on, which find nothing. */
 	(void)cq_task_close(q->task, CQ_FOREVER);
+	/* Before the task is gone, at which a forked child looks. */
+	cq_fork_unregister(&q->fork_client);
 	if (q->own_pool)
 		(void)cq_pool_destroy(q->pool, CQ_FOREVER);
-	cq_fork_unregister(&q->fork_client);
 	allocator = q->allocator;
 	cq_shared_free(q);
 	cq_shards_free(q);

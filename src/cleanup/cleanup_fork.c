@@ -90,7 +90,7 @@ static void find_blocks(cq_cleanup_t *q)
 		cq_block_found(q, q->partial);
 	if (q->giving != NULL)
 		cq_block_found(q, q->giving);
-	cq_task_kept(q->task);
+	cq_task_kept(q->task, q);
 	for (uint32_t i = 0; i < 2 * cq_shards(q); i++)
 		counted += cq_shard_at(q, i / 2)->unfinished[i & 1];
 	if (q->nfound == counted)

@@ -43,10 +43,10 @@ static void settle_members(cq_pool_t *p)
 	p->has_ended = false;
 }
 
-void cq_task_kept(const cq_task_t *t)
+void cq_task_kept(const cq_task_t *t, const void *arg)
 {
 	for (const cq_run_t *m = t->pool->members; m != NULL; m = m->next)
-		if (m->task == t && m->piece != NULL)
+		if (m->task == t && t->arg == arg && m->piece != NULL)
 			t->ops->lost(t->arg, m->piece);
 }
 

@@ -38,8 +38,9 @@ bool cq_task_is_timed(const cq_task_t *task);
    be the caller itself. */
 void cq_task_note(cq_task_t *task);
 
-/* In a forked child, behind the pool: what runs of the task that go on there have in hand, as `lost` had the others'. */
-void cq_task_kept(const cq_task_t *task);
+/* In a forked child, behind the pool: what runs of the task that go on there have in hand, as `lost` had the others'. If it
+   is that of `arg` still: its closer may be lost, and the record another's. */
+void cq_task_kept(const cq_task_t *task, const void *arg);
 
 /* What is in hand of a task: how many parts, and for how long the oldest of its pieces by `now`. Takes the pool's lock. */
 void cq_task_in_hand(const cq_task_t *task, uint64_t now, uint64_t *parts, uint64_t *longest_ns);
