@@ -445,7 +445,8 @@ static void subject_ends(void)
 static void cut(const char *where, void *unused)
 {
 	(void)unused;
-	if (!is_subject || !locks_are_free())
+	/* While it parks it may have a lock of park_condvar.c's. */
+	if (!is_subject || strncmp(where, "park.", 5) == 0 || !locks_are_free())
 		return;
 	CHECK(ncuts < 256);
 	cuts[ncuts++] = where;

@@ -84,11 +84,11 @@ static void trap(int number, siginfo_t *info, void *context)
 
 static void step(bool on)
 {
+	enum { TRAP_FLAG = 0x100 };
+	unsigned long long flags = __builtin_ia32_readeflags_u64();
+
 	is_subject = on;
-	if (on)
-		__asm__ volatile("pushfq; orq $0x100, (%%rsp); popfq" ::: "memory", "cc");
-	else
-		__asm__ volatile("pushfq; andq $~0x100, (%%rsp); popfq" ::: "memory", "cc");
+	__builtin_ia32_writeeflags_u64(on ? flags | TRAP_FLAG : flags & ~(unsigned long long)TRAP_FLAG);
 }
 
 static void subject_ends(void)
@@ -457,7 +457,7 @@ static gate_t ran_there = GATE_INITIALIZER;
 
 static void make_and_destroy_another(void)
 {
-	const cq_pool_config_t own = { .workers_max = 1 };
+	const cq_pool_config_t own = { .workers_max = 1, .allocator = &mem.allocator };
 	const cq_cleanup_config_t config = { .pool_config = &own };
 	cq_cleanup_t *another;
 
@@ -467,10 +467,12 @@ static void make_and_destroy_another(void)
 	CHECK(cq_cleanup_destroy(another) == 0);
 }
 
+/* Its allocator poisons what is freed. */
 Test(fork_steps, of_who_makes_and_destroys_another_queue)
 {
 	if (!can_step())
 		return;
+	test_alloc_init(&mem);
 	make_polled_in_slabs();
 	put_some(p, SLOTS + 1);
 	step_along(make_and_destroy_another);
