@@ -183,7 +183,9 @@ inline arm_it()
 #endif
 	if
 	:: !armed ->
-#ifndef BUG_TICKING_STAYS_WHEN_NOTHING_IS_ARMED
+#ifdef BUG_TICKING_STAYS_WHEN_NOTHING_IS_ARMED
+		ticking = MADE;
+#else
 		ticking = NO_TICK;
 #endif
 		/* Who relied on it has pushed. */
