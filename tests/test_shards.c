@@ -399,8 +399,8 @@ Test(shards, what_waits_elsewhere_is_signalled_before_a_run_begins, .init = make
 	finish(2 * SLOTS);
 }
 
-/* The time, which this thread looks at when it looks for a block in a shard while there is a partial one. At the last of
-   so many looks another thread does something first. */
+/* The time, which this thread looks at when it looks for a block in a shard while there is a partial one. At the last
+   of so many looks another thread does something first. */
 static _Thread_local struct {
 	unsigned left;
 	void (*act)(void);

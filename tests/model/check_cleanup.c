@@ -733,6 +733,35 @@ static void shard_is_added_against_a_worker_going_to_sleep(void)
 	end_calmly();
 }
 
+static void grower(void *unused)
+{
+	(void)unused;
+	cq_shards_grow(q, 1);
+}
+
+/* It is counted, or not yet, as a run looks for blocks: that learns of it in no other way. */
+static void shard_is_added_against_a_run(void)
+{
+	begin(CALLED, 0, 1);
+	publish(producers[0], 0);
+	run_beside(grower, NULL);
+	runner(NULL);
+	join_beside();
+	end_calmly();
+}
+
+/* Who counts it may not have made it. */
+static void shard_is_added_by_two_against_a_run(void)
+{
+	begin(CALLED, 0, 1);
+	publish(producers[0], 0);
+	run_beside(grower, NULL);
+	run_beside(grower, NULL);
+	runner(NULL);
+	join_beside();
+	end_calmly();
+}
+
 /* One finds the shard that the other has made, and counts it, or has made one too many. */
 static void shard_is_added_by_two(void)
 {
@@ -912,6 +941,8 @@ const struct scenario cleanup_scenarios[] = {
 	    SOME(1, 1), SOME(3, 2) },
 	{ "cleanup_shard_is_added_against_a_worker_going_to_sleep",
 	    shard_is_added_against_a_worker_going_to_sleep, SOME(1, 1), SOME(3, 2) },
+	{ "cleanup_shard_is_added_against_a_run", shard_is_added_against_a_run, SOME(2, 2), SOME(4, 3) },
+	{ "cleanup_shard_is_added_by_two_against_a_run", shard_is_added_by_two_against_a_run, SOME(2, 0), SOME(3, 2) },
 	{ "cleanup_shard_is_added_by_two", shard_is_added_by_two, SOME(2, 1), SOME(3, 2) },
 	{ "cleanup_two_steal", two_steal, SOME(1, 1), SOME(2, 2) },
 	{ "cleanup_drain_against_a_thief_and_a_publisher", drain_against_a_thief_and_a_publisher,

@@ -5,9 +5,8 @@
  * tick takes signals nobody. Owners; runs of the task, which is signalled or not; a timer, which is due whenever it
  * is armed; a collector, a drain or a shutdown. How a timer is armed is in clock.pml, how a signalled task gets its
  * worker in pool.pml, who is let go in writers.pml: what the owner stores waits in a buffer as there. With FENCES
- * limit is NULL always. A claim is one step: shutdown.pml. The sources have a third value of ticking, MADE, by which
- * one of several runs ticks, and none while an owner arms; here each does that finds a tick due: all that they may do,
- * and more.
+ * limit is NULL always. A claim is one step: shutdown.pml. ticking has the three values of the sources: who takes it
+ * from ARMED to MADE ticks alone.
  *
  * FAILS: so often nobody can be made who sees to the timer. Then what is written waits for the next slow path, which
  * comes at last; what is published is taken before. STANDS_STILL: the timer is never due, and the drain ends.
@@ -45,7 +44,8 @@
  *   fails short assertion FENCES ENQUEUES=2 FAILS=1 BUG_TICKING_STAYS_WHEN_NOTHING_IS_ARMED
  *   fails short assertion FENCES ENQUEUES=2 FAILS=1 BUG_ARMED_BY_NEWCOMERS_ALONE
  *   fails short assertion FENCES FAILS=1 FILLER ENQUEUES=1 BUG_WHO_RELIED_ON_A_FAILED_ARM_IS_FORGOTTEN
- *   fails short assertion FENCES FAILS=1 FILLER ENQUEUES=1 BUG_TAKEN_BEFORE_A_FAILED_ARM
+ *   fails short assertion FENCES ENQUEUES=1 BUG_ARMED_BEHIND_THE_SIGNAL
+ *   fails short assertion FENCES ENQUEUES=1 BUG_ARMED_IS_NOT_SAID
  * What leaves a shutdown or a drain asleep, or ticks for ever:
  *   fails short assertion FENCES SHUTDOWN HAND_BACK ENQUEUES=1 SLOTS=1 BUG_LAZY_IN_A_HAND_BACK
  *   fails short assertion FENCES DRAIN STANDS_STILL BUG_LAZY_BESIDE_A_DRAIN
@@ -79,7 +79,11 @@ bit seq[OWNERS], seen[OWNERS];
 mtype = { UNLISTED, NEWCOMER, WRITER };
 mtype listed[OWNERS] = UNLISTED;
 /* cq_cleanup_t */
-bool lock_held, ticking, closed, sealed, stop;
+bool lock_held, closed, sealed, stop;
+#define NO_TICK 0
+#define ARMED 1
+#define MADE 2	/* a tick, or the next one is being armed */
+byte ticking;
 bit epoch;
 byte units[2], unfinished[2];	/* by the epoch at which they were counted */
 bool partial;
@@ -162,6 +166,37 @@ inline blocks_signal()
 	fi
 }
 
+/* arm, by who has made it MADE */
+inline arm_it()
+{
+#ifdef BUG_ARMED_BEHIND_THE_SIGNAL
+	signal_at();
+	if
+	:: armed -> ticking = ARMED
+	:: !armed
+	fi;
+#else
+#ifndef BUG_ARMED_IS_NOT_SAID
+	ticking = ARMED;
+#endif
+	signal_at();
+#endif
+	if
+	:: !armed ->
+#ifdef BUG_TICKING_STAYS_WHEN_NOTHING_IS_ARMED
+		ticking = MADE;
+#else
+		ticking = NO_TICK;
+#endif
+		/* Who relied on it has pushed. */
+#ifndef BUG_WHO_RELIED_ON_A_FAILED_ARM_IS_FORGOTTEN
+		blocks_signal()
+#endif
+	:: armed
+	fi;
+	armed = false
+}
+
 /* A block is counted: where somebody waits for that. */
 #if defined(DRAIN) || defined(SHUTDOWN)
 #define EPOCH epoch
@@ -211,7 +246,7 @@ inline come_in()
 	if
 	:: mine ->
 #ifdef BUG_NO_FENCE_BEHIND_THE_PUSH
-		early = ticking;
+		early = (ticking != NO_TICK);
 #endif
 		assert(!newcomer[me]);
 		newcomer[me] = true
@@ -225,17 +260,17 @@ inline arm()
 #ifdef BUG_NO_FENCE_BEHIND_THE_PUSH
 	if
 	:: mine && early
-	:: else -> early = ticking
+	:: else -> early = (ticking != NO_TICK)
 	fi;
 #else
-	early = ticking;
+	early = (ticking != NO_TICK);
 #endif
 	mine = false;
 	if
 	:: !early ->
 		atomic {
 			if
-			:: !ticking -> ticking = true; mine = true
+			:: ticking == NO_TICK -> ticking = MADE; mine = true
 			:: else
 			fi
 		}
@@ -243,20 +278,7 @@ inline arm()
 	fi;
 	early = false;
 	if
-	:: mine ->
-		signal_at();
-		if
-		:: !armed ->
-#ifndef BUG_TICKING_STAYS_WHEN_NOTHING_IS_ARMED
-			ticking = false;
-#endif
-			/* Who relied on it has pushed. */
-#ifndef BUG_WHO_RELIED_ON_A_FAILED_ARM_IS_FORGOTTEN
-			blocks_signal()
-#endif
-		:: armed
-		fi;
-		armed = false
+	:: mine -> arm_it()
 	:: else
 	fi;
 	mine = false
@@ -299,7 +321,7 @@ inline set_limit()
 inline look_at_tick()
 {
 #if !defined(BUG_NO_FENCE_BEHIND_THE_BLOCK)
-	early = ticking;
+	early = (ticking != NO_TICK);
 #endif
 	wakes_some = !early;
 #ifdef BUG_LAZY_WITHOUT_A_TICK
@@ -317,7 +339,7 @@ inline look_at_tick()
 inline push(lazy)
 {
 #ifdef BUG_NO_FENCE_BEHIND_THE_BLOCK
-	early = ticking;
+	early = (ticking != NO_TICK);
 #endif
 	units[parity]++;
 	wakes_some = true;
@@ -539,6 +561,7 @@ inline cq_collect(of_tick)
 
 /* --------------------------------------------------------------------- the runs */
 
+/* By who has made it MADE. */
 inline tick()
 {
 	lock();
@@ -567,45 +590,34 @@ inline tick()
 #ifdef BUG_NEWCOMERS_READ_BEFORE_TICKING_IS_RESET
 		came = ANY(newcomer);
 #endif
-		ticking = false;
+		ticking = NO_TICK;
 #ifdef BUG_NEWCOMERS_READ_WITHOUT_THE_LOCK
 		unlock();
 #endif
 #if !defined(BUG_NEWCOMERS_READ_BEFORE_TICKING_IS_RESET) && !defined(BUG_NEWCOMERS_NOT_LOOKED_AT)
 		came = ANY(newcomer);
 #endif
-		if
-		:: came && !sealed -> ticking = true
-		:: else
-		fi;
-		came = false
-	:: !none
-	fi;
+		/* An owner may be faster, and arms. */
+		atomic {
+			if
+			:: came && !sealed && ticking == NO_TICK -> ticking = MADE; none = false
+			:: else
+			fi;
+			came = false
+		}
 #ifdef BUG_NEWCOMERS_READ_WITHOUT_THE_LOCK
-	if
-	:: none
 	:: !none -> unlock()
 	fi;
 #else
+	:: !none
+	fi;
 	unlock();
 #endif
-	none = false;
 	if
-	:: ticking ->
-#ifdef BUG_TAKEN_BEFORE_A_FAILED_ARM
-		nothing = WAITS == 0;
-#endif
-		signal_at();
-		if
-		:: armed
-		:: !armed ->
-#ifndef BUG_TICKING_STAYS_WHEN_NOTHING_IS_ARMED
-			ticking = false		/* and a fence, before the look at what waits */
-#endif
-		fi;
-		armed = false
-	:: else
-	fi
+	:: !none -> arm_it()
+	:: none
+	fi;
+	none = false
 }
 
 /* cq_blocks_take: of which parity, in `parity` */
@@ -627,7 +639,7 @@ inline take()
 active [WORKERS] proctype worker()
 {
 	byte o;
-	bool quiet[OWNERS], none, came, armed, got, last, nothing;
+	bool quiet[OWNERS], mine, none, came, armed, got, last, nothing;
 	bit parity;
 
 end:	do
@@ -636,11 +648,21 @@ end:	do
 		:: stop -> break
 		:: else ->
 			if
-			:: ticking ->
+			:: ticking == ARMED ->
 				if
-				:: !timed -> tick()
+				:: !timed ->
+					atomic {
+						if
+						:: ticking == ARMED -> ticking = MADE; mine = true
+						:: else	/* another run was faster */
+						fi
+					}
 				:: else
 				fi
+			:: else
+			fi;
+			if
+			:: mine -> mine = false; tick()
 			:: else
 			fi;
 			take();
@@ -805,7 +827,7 @@ active proctype properties()
 	/* And no timer goes on. */
 	assert(!timed);
 #ifndef HAND_BACK
-	assert(!ticking);
+	assert(ticking == NO_TICK);
 #endif
 #endif
 	assert(!in || stop)
