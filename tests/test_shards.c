@@ -118,10 +118,10 @@ Test(shards, there_are_more_when_swaps_have_failed_often, .init = make)
 /* Whoever comes from another group than the one before. */
 Test(shards, there_are_more_only_for_whom_they_help, .init = make)
 {
-	go_to(0);
-	swap_fails(10 * HOT);
-	cr_assert_eq(cq_shards(q), 1);
 	for (uint32_t n = 1; n < 1 << CQ_SHARD_BITS; n *= 2) {
+		go_to(0);
+		swap_fails(10 * HOT);
+		cr_assert_eq(cq_shards(q), n);
 		cpu = n * CQ_SHARD_CPUS + CQ_SHARD_CPUS - 1;
 		swap_fails(2 * HOT);
 		cr_assert_eq(cq_shards(q), 2 * n);
@@ -129,6 +129,8 @@ Test(shards, there_are_more_only_for_whom_they_help, .init = make)
 		swap_fails(10 * HOT);
 		cr_assert_eq(cq_shards(q), 2 * n);
 	}
+	go_to(0);
+	swap_fails(10 * HOT);
 	cpu = CQ_SHARD_CPUS << CQ_SHARD_BITS;
 	swap_fails(10 * HOT);
 	cr_assert_eq(cq_shards(q), 1 << CQ_SHARD_BITS, "64 at most");
@@ -150,13 +152,23 @@ Test(shards, there_are_more_when_processors_of_different_groups_meet_in_one)
 	finish(i * SLOTS);
 }
 
-/* Another thread's pop and push, while a free block is being popped. */
-static void disturb(void *unused)
+Test(shards, there_are_no_more_for_swaps_at_a_shard_that_has_become_anothers)
 {
-	cq_node_t *node = cq_stack_pop_n(&q->first.free[0], 1);
+	make_of(2);
+	for (unsigned i = 0; i < 4 * HOT; i++) {
+		go_to(1 + 2 * (i % 2));
+		swap_fails(1);
+	}
+	cr_assert_eq(cq_shards(q), 2);
+	finish(0);
+}
 
-	(void)unused;
-	cq_stack_push(&q->first.free[0], node);
+/* Another thread's pop and push, while a block is being popped off that stack. */
+static void disturb(void *stack)
+{
+	cq_node_t *node = cq_stack_pop_n(stack, 1);
+
+	cq_stack_push(stack, node);
 }
 
 Test(shards, a_free_block_whose_pop_was_disturbed_counts, .init = make)
@@ -167,7 +179,7 @@ Test(shards, a_free_block_whose_pop_was_disturbed_counts, .init = make)
 		publish(1, 0, 2);
 		run_at(1, 2);
 		for (; i < 4 * HOT && cq_shards(q) == 1; i++) {
-			at_point("stack.walked", disturb, NULL);
+			at_point("stack.walked", disturb, &q->first.free[0]);
 			publish(2 * (i % 2), i * SLOTS, 1); /* which two shards don't part */
 			run_at(1, 1);
 		}
@@ -177,6 +189,22 @@ Test(shards, a_free_block_whose_pop_was_disturbed_counts, .init = make)
 	} else {
 		finish(0);
 	}
+}
+
+Test(shards, a_block_whose_take_was_disturbed_counts, .init = make)
+{
+	unsigned i = 0;
+
+	if (strcmp(cq_pop_kind, "dwcas") == 0) {
+		publish(1, 0, HOT);
+		for (; i < HOT; i++) {
+			cr_assert_eq(cq_shards(q), 1);
+			at_point("stack.walked", disturb, &q->first.waiting[0].stack);
+			run_at(1 + i % 2, 1);
+		}
+		cr_assert_eq(cq_shards(q), 2);
+	}
+	finish(i * SLOTS);
 }
 
 Test(shards, without_memory_for_more_it_goes_on_with_what_there_is, .init = make)

@@ -136,8 +136,11 @@ static CQ_RARE cq_node_t *steal(cq_cleanup_t *q, cq_workq_t *from, cq_workq_t *o
    many as were there beside it. */
 static inline cq_node_t *take_of(cq_cleanup_t *q, uint32_t i, uint32_t mine, unsigned stack, uint64_t *since, uint64_t *left)
 {
-	cq_workq_t *own = &cq_shard_at(q, mine)->waiting[stack];
+	cq_shard_t *home = cq_shard_at(q, mine);
+	cq_workq_t *own = &home->waiting[stack];
+	uint32_t failed;
 	uint64_t before;
+	cq_node_t *node;
 
 	if (i != mine)
 		return steal(q, &cq_shard_at(q, i)->waiting[stack], own, since, left);
@@ -145,7 +148,12 @@ static inline cq_node_t *take_of(cq_cleanup_t *q, uint32_t i, uint32_t mine, uns
 	if ((before = cq_workq_take(own, 1)) == 0)
 		return NULL;
 	*left += before - 1;
-	return cq_workq_pop_taken(own);
+	CQ_POINT("workq.taken");
+	node = cq_stack_pop(&own->stack, &failed); /* cq_workq_pop_taken, but for that */
+	CQ_CHECK(node != NULL);
+	if (failed != 0)
+		cq_shard_swapped(q, home, failed);
+	return node;
 }
 
 /* Out of the ith shard. All change places if it has a reason: its own threads may take none. */
@@ -198,6 +206,8 @@ cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since, uint64_t *left)
 		if ((b = end_partial(q, false)) == NULL)
 			return NULL;
 	}
+	for (uint32_t i = 0; i < CQ_AHEAD && i < b->end; i += 4)
+		__builtin_prefetch(&b->callbacks[i]); /* under way together, and while the next worker is told */
 	b->first = b->begin;
 	b->holder = cq_thread_mark();
 	return b;

@@ -127,7 +127,7 @@ typedef struct cq_shard {
 	uint64_t unfinished[2] CQ_ALIGNED(8);
 	uint64_t executed;		/* callbacks. Beside what is written as they end */
 	uint32_t group;			/* which of the processors' was here last. Approximate, as the next */
-	uint32_t heat;			/* of swaps for free blocks: how often they failed lately. Approximate */
+	uint32_t heat;			/* of swaps: how often they failed lately. Approximate */
 } cq_shard_t;
 
 /* Words that different threads write are on different cache lines. */
@@ -217,6 +217,10 @@ static inline uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 /* --------------------------------------------------------- hot, and so in a header */
 
+/* So many callbacks ahead of the one that runs a worker fetches: the lines of a block are in the cache of the processor that
+   filled it. At 0 each waits for its line. */
+#define CQ_AHEAD 64
+
 /* The next callback of a block in hand. False: there is none. */
 static inline bool cq_block_next(cq_block_t *b, cq_callback_t *callback)
 {
@@ -224,6 +228,8 @@ static inline bool cq_block_next(cq_block_t *b, cq_callback_t *callback)
 
 	if (i == b->end)
 		return false;
+	if (i % 4 == 0 && i + CQ_AHEAD < b->end)
+		__builtin_prefetch(b->fn != NULL ? (void *)&block_args(b)[i + CQ_AHEAD] : &b->callbacks[i + CQ_AHEAD]);
 	if (b->fn != NULL)
 		*callback = (cq_callback_t){ b->fn, block_args(b)[i] };
 	else

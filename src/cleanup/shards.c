@@ -4,7 +4,7 @@
 
 #include "cleanup_priv.h"
 
-/* A swap for a free block that fails makes its shard warmer, one that doesn't cools it; so hot, there are to be more
+/* A swap that fails makes its shard warmer, one for a free block that doesn't cools it; so hot, there are to be more
    shards. At 1 two threads that meet once have two; without limit all processors have one. */
 #define HOT 64
 
@@ -45,13 +45,15 @@ void cq_shards_grow(cq_cleanup_t *q, uint32_t n)
 	(void)cq_u32_cas_relaxed(&q->added, n - 1, 2 * n - 1);
 }
 
-/* Free blocks were looked for at the shard of this thread, and another thread was in the way so often. More shards are of use
-   where processors of different groups meet in one. */
+/* A block was taken at the shard of this thread, or a free one looked for, and another thread was in the way so often. More
+   shards are of use where processors of different groups meet in one. */
 CQ_RARE void cq_shard_swapped(cq_cleanup_t *q, cq_shard_t *s, uint32_t failed)
 {
 	uint32_t heat = cq_u32_load_relaxed(&s->heat), n = cq_shards(q), group = cq_cpu() / CQ_SHARD_CPUS;
 	bool met = group != cq_u32_load_relaxed(&s->group);
 
+	if (s != cq_shard_at(q, group % n)) /* more were added meanwhile: that may be enough */
+		return;
 	cq_u32_store_relaxed(&s->group, group);
 	/* With many shards none is needed that fails: each time the lines come from another cache. */
 	failed += met && n > 1;
