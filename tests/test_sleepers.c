@@ -550,8 +550,8 @@ Test(sleepers, wake_takes_the_newest_first, .init = setup)
 Test(sleepers, a_waker_prefers_who_slept_on_its_cpu, .init = setup)
 {
 	static const uint32_t cpus[SLEEPERS] = { 3, 7, 3, 7, 5 };
-	/* The newest of CPU 3; ensure of two more: the other of 3, then the newest of all. */
-	static const size_t order[SLEEPERS] = { 2, 0, 4, 1, 3 };
+	/* The newest of CPU 3, then the other; two more at once: the newest of all. */
+	static const size_t order[SLEEPERS] = { 2, 0, 4, 3, 1 };
 
 	for (size_t i = 0; i < SLEEPERS; i++)
 		crowd[i].cpu = cpus[i];
@@ -559,15 +559,16 @@ Test(sleepers, a_waker_prefers_who_slept_on_its_cpu, .init = setup)
 	my_cpu = 3;
 	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
 	cr_assert_eq(crowd_join(2), CQ_WOKEN);
-	cr_assert_eq(cq_sleepers_ensure(&set, 2), 2);
+	cr_assert_eq(cq_sleepers_ensure(&set, 1), 1);
 	cr_assert_eq(crowd_join(0), CQ_WOKEN);
+	my_cpu = 7;
+	cr_assert_eq(cq_sleepers_ensure(&set, 2), 2);
 	cr_assert_eq(crowd_join(4), CQ_WOKEN);
+	cr_assert_eq(crowd_join(3), CQ_WOKEN);
 	my_cpu = 9; /* nobody's: the newest */
 	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
-	cr_assert_eq(crowd_join(3), CQ_WOKEN);
-	cr_assert_eq(cq_sleepers_wake(&set, 1), 1);
 	cr_assert_eq(crowd_join(1), CQ_WOKEN);
-	for (size_t i = 0; i < 3; i++)
+	for (size_t i = 0; i < SLEEPERS; i++)
 		cr_assert_eq(park.unparked[i], (void *)(order[i] + 1));
 	check_nobody_is_left();
 }

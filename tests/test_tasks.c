@@ -174,18 +174,94 @@ Test(tasks, what_is_left_is_run_by_others_while_the_piece_runs)
 	end_spawned();
 }
 
-Test(tasks, many_pieces_that_are_left_wake_as_many)
+/* A tree: each run that begins wakes two more, whoever is on the way; and a fourth of those. */
+Test(tasks, many_pieces_that_are_left_wake_two_for_each_run_that_begins)
+{
+	open_spawned((cq_pool_config_t){ .workers_min = 7, .workers_max = 7 });
+	open_task(&a, 0);
+	fake_wait_blocked(&park, 7);
+	park.leave = &room.leave;
+	for (unsigned i = 0; i < 9; i++)
+		add(&a, NULL, NULL);
+	cr_assert_eq(cq_task_run_some(a.task, 1), 1);
+	cr_assert_eq(stats().workers_coming, 2);
+	cr_assert_eq(cq_task_run_some(a.task, 1), 1);
+	cr_assert_eq(stats().workers_coming, 4);
+	cr_assert_eq(cq_task_run_some(a.task, 1), 1); /* 4 + 1 + 2, but for 6 that are left */
+	cr_assert_eq(stats().workers_coming, 6);
+	gate_open(&room.leave);
+	AWAIT(a.done == 9);
+	end_spawned();
+}
+
+/* They may be short, and gone before those come. */
+Test(tasks, later_pieces_of_a_run_wake_one)
 {
 	open_spawned((cq_pool_config_t){ .workers_min = 4, .workers_max = 4 });
 	open_task(&a, 0);
 	fake_wait_blocked(&park, 4);
 	park.leave = &room.leave;
-	for (unsigned i = 0; i < 5; i++)
+	for (unsigned i = 0; i < 9; i++)
 		add(&a, NULL, NULL);
-	cr_assert_eq(cq_task_run_some(a.task, 1), 1);
-	cr_assert_eq(stats().workers_coming, 4);
+	cr_assert_eq(cq_task_run_some(a.task, 4), 4);
+	cr_assert_eq(stats().workers_coming, 2);
 	gate_open(&room.leave);
-	AWAIT(a.done == 5);
+	AWAIT(a.done == 9);
+	end_spawned();
+}
+
+static atomic_uint pushes;
+
+static void count_pushes(const char *where, void *unused)
+{
+	(void)unused;
+	pushes += strcmp(where, "tasks.push") == 0;
+}
+
+Test(tasks, the_record_of_many_pieces_stays_for_all_who_come)
+{
+	open_spawned((cq_pool_config_t){ .workers_min = 4, .workers_max = 4 });
+	open_task(&a, 0);
+	fake_wait_blocked(&park, 4);
+	at_every_point(count_pushes, NULL);
+	for (unsigned i = 0; i < 7; i++)
+		add(&a, stay, &room);
+	cr_assert_eq(signal_job(&a, stay, &room), 0);
+	AWAIT(room.inside == 4);
+	cr_assert_eq(stats().tasks_waiting, 1);
+	cr_assert_eq(pushes, 2); /* by the signal, and by the first who popped it */
+	gate_open(&room.leave);
+	AWAIT(a.done == 8);
+	end_spawned();
+}
+
+Test(tasks, a_record_whose_pieces_are_gone_is_popped)
+{
+	open_spawned((cq_pool_config_t){ .workers_min = 4, .workers_max = 4 });
+	open_task(&a, 0);
+	fake_wait_blocked(&park, 4);
+	cr_assert_eq(signal_jobs(&a, 100), 0);
+	AWAIT(a.done == 100);
+	fake_wait_blocked(&park, 4);
+	cr_assert_eq(stats().tasks_waiting, 0);
+	cr_assert_eq(a.task->word, 0);
+	end_spawned();
+}
+
+/* A task that always has many holds no other back. */
+Test(tasks, who_comes_takes_turns_though_a_record_stays)
+{
+	open_spawned((cq_pool_config_t){ .workers_min = 2, .workers_max = 2 });
+	open_task(&a, 0);
+	open_task(&b, 0);
+	fake_wait_blocked(&park, 2);
+	for (unsigned i = 0; i < 7; i++)
+		add(&a, stay, &room);
+	cr_assert_eq(signal_job(&a, stay, &room), 0);
+	AWAIT(room.inside == 2);
+	cr_assert_eq(signal_jobs(&b, 1), 0);
+	gate_open(&room.leave);
+	AWAIT(b.done == 1 && a.done == 8);
 	end_spawned();
 }
 

@@ -232,8 +232,9 @@ CQ_API const cq_park_ops_t *cq_pool_park(const cq_pool_t *pool);
 CQ_API size_t cq_task_run_some(cq_task_t *task, size_t pieces);
 
 /** My task has so many pieces more than the one that I am about to run: so that others come for them. 0 is
-    nothing. Others may have taken some meanwhile. Wakes one, or four where there are many (UINT64_MAX, if nobody
-    counts them); makes no worker. May be called with locks of the caller's held, as the next two. */
+    nothing. Others may have taken some meanwhile. Wakes one, or at the first of a run two or more where there are
+    many (UINT64_MAX, if nobody counts them); makes no worker. May be called with locks of the caller's held, as the
+    next two. */
 CQ_API void cq_run_more(cq_run_t *run, uint64_t pieces);
 
 /** What is in hand, a pointer that is not NULL: for `lost`, the statistics, and run_some's count: cq_task_run_some

@@ -197,8 +197,8 @@ CQ_API uint32_t cq_sleepers_ensure(cq_sleepers_t *set, uint32_t n);
 
 /**
  * Wakes up to `n` more, however many are already on their way; UINT32_MAX: all. Returns how many it took; with fewer
- * than n, who is prepared and not yet listed is made to look again, as by ensure. Of those listed it prefers one
- * that slept on this CPU, else the newest: its stack is warmest. A sleeper is woken by exactly one waker. Use ensure
+ * than n, who is prepared and not yet listed is made to look again, as by ensure. Of those listed it takes the
+ * newest, whose stacks are warmest; or if n is 1, and one of the newest few slept on this CPU, that. A sleeper is woken by exactly one waker. Use ensure
  * for work, each unit of which one sleeper takes; wake(UINT32_MAX) for a state that all must see.
  */
 CQ_API uint32_t cq_sleepers_wake(cq_sleepers_t *set, uint32_t n);

@@ -28,7 +28,8 @@ enum {
 	TASK_MORE = 2,		/* signalled at the limit of runs: the run that ends pushes it */
 	TASK_CLOSED = 4,	/* no run begins */
 	TASK_RELEASED = 8,	/* and the closer is gone: who takes it off the stack frees it */
-	TASK_RUN = 16		/* times the runs that go on */
+	TASK_MANY = 16,		/* a hint, with IN: a run has left many pieces, and none has found nothing since */
+	TASK_RUN = 32		/* times the runs that go on */
 };
 
 /* A task's record. It belongs to the pool until that is destroyed, so a pop that is under way may read it
@@ -201,6 +202,7 @@ void cq_run_enter(cq_run_t *run);
 void cq_run_leave(cq_run_t *run);
 bool cq_run_is_mine(const cq_run_t *run); /* the calling thread is inside of it, in a task or in a hook */
 cq_task_t *cq_task_pop(cq_pool_t *p);
+bool cq_task_join(cq_run_t *run);
 void cq_task_run(cq_run_t *run, cq_task_t *t);
 size_t cq_tasks_run_some(cq_pool_t *p, cq_task_t *only, size_t pieces);
 void cq_task_lose(cq_run_t *run);

@@ -58,23 +58,24 @@ bool cq_task_is_current(const cq_task_t *t)
 
 /* ----------------------------------------------------------------------- the word */
 
-/* What changes it. A run begins by a POP of the record, or by a CALL: it stays where it is. */
-enum event { SIGNAL, POP, CALL, END, CLOSE };
+/* What changes it. A run begins by a POP of the record, or by a CALL or a JOIN: it stays where it is. The END of
+   one that had no piece is HAD_NONE. */
+enum event { SIGNAL, LEFT_MANY, POP, CALL, JOIN, HAD_NONE, END, CLOSE };
 
 struct change {
 	uint64_t word;	/* after it */
 	bool pushed;	/* SIGNAL, END: IN was set, and the record pushed, but for an owner's */
-	bool begun;	/* POP, CALL: a run */
+	bool begun;	/* POP, CALL, JOIN: a run */
 };
 
 static inline struct change change(cq_task_t *t, enum event event)
 {
 	cq_pool_t *p = t->pool;
-	uint32_t parallel = t->parallel;
+	uint32_t parallel = event == JOIN ? 0 : t->parallel; /* not then: see there */
 	struct change c;
 	uint64_t word;
 
-	if (event == SIGNAL)
+	if (event == SIGNAL || event == LEFT_MANY)
 		/* The work, before the look at IN. Pairs with the fence in call: either the run that has just
 		   cleared IN sees the work, or IN is seen cleared here. Without it a signal could rely on a
 		   run that has looked already. */
@@ -91,6 +92,10 @@ static inline struct change change(cq_task_t *t, enum event event)
 
 		c = (struct change){ .word = word };
 		switch (event) {
+		case LEFT_MANY:
+			if (!closed && parallel == 0)
+				c.word |= TASK_MANY;
+			/* fall through */
 		case SIGNAL:
 			if (closed || (word & TASK_IN) != 0)
 				break;
@@ -98,7 +103,7 @@ static inline struct change change(cq_task_t *t, enum event event)
 			c.pushed = !at_limit;
 			break;
 		case POP:
-			c.word &= ~(uint64_t)TASK_IN;
+			c.word &= ~(uint64_t)(TASK_IN | TASK_MANY);
 			if (!closed && at_limit)
 				c.word |= TASK_MORE;
 			/* fall through */
@@ -109,6 +114,15 @@ static inline struct change change(cq_task_t *t, enum event event)
 			if (c.begun)
 				c.word += TASK_RUN;
 			break;
+		case JOIN:
+			/* By the word alone: the record may be another task's by now, or of one that is being made. */
+			c.begun = (word & (TASK_IN | TASK_MANY | TASK_CLOSED)) == (TASK_IN | TASK_MANY);
+			if (c.begun)
+				c.word += TASK_RUN;
+			break;
+		case HAD_NONE:
+			c.word &= ~(uint64_t)TASK_MANY;
+			/* fall through */
 		case END:
 			c.word -= TASK_RUN;
 			c.pushed = !closed && (word & TASK_MORE) != 0;
@@ -190,18 +204,27 @@ void cq_task_note(cq_task_t *t)
 		cq_task_tell(t);
 }
 
-/* For so many pieces, or more, so many workers are woken, each of which wakes as many: a tree. For fewer a line is as
-   fast, and leaves the waker more time for its own piece. At 2 the last ones wake others for nothing, and 16 blocks of
-   sleeping callbacks take 1.15 times as long; a line, without limit, takes half as long again. */
+/* For so many pieces, or more, a run wakes two as it begins, each of which wakes two: a tree; and some more where many
+   are on their way, as then others wait for the sleepers' lock. For fewer a line is as fast, and leaves the waker more
+   time for its own piece. Where pieces are short, the later ones of a run wake one at most: two at each of them, or
+   three at the first, wake twice as many for 64 blocks of empty callbacks, and most come too late. */
 #define MANY_PIECES 4
 
 void cq_run_more(cq_run_t *run, uint64_t pieces)
 {
+	bool polled = cq_pool_is(run->pool, CQ_POOL_POLLED), many = pieces >= MANY_PIECES && !polled;
 	cq_pool_t *p = run->pool;
+	uint32_t coming, n = 1;
 
-	if (pieces != 0 && run->task->parallel != CQ_BY_OWNER && is_waiting(change(run->task, SIGNAL).word) &&
-	    !cq_pool_is(p, CQ_POOL_POLLED))
-		cq_sleepers_ensure(&p->idle, pieces < MANY_PIECES ? 1 : MANY_PIECES);
+	if (pieces == 0 || run->task->parallel == CQ_BY_OWNER ||
+	    !is_waiting(change(run->task, many ? LEFT_MANY : SIGNAL).word) || polled)
+		return;
+	if (many && run->pieces == run->pieces_before) {
+		(void)cq_sleepers_waiters(&p->idle, &coming);
+		n = coming + coming / 3 + 2;
+		n = pieces < n ? (uint32_t)pieces : n;
+	}
+	cq_sleepers_ensure(&p->idle, n);
 }
 
 /* ------------------------------------------------------------------------ running */
@@ -212,7 +235,7 @@ static inline bool begin(cq_task_t *t, enum event event)
 	struct change c = change(t, event);
 
 	/* Its close has left the record to the pop. */
-	if ((c.word & TASK_RELEASED) != 0)
+	if (event == POP && (c.word & TASK_RELEASED) != 0)
 		cq_stack_push(&t->pool->free, &t->node);
 	return c.begun;
 }
@@ -238,7 +261,7 @@ static void end(cq_run_t *run)
 	}
 	cq_ptr_store_relaxed(&run->task, NULL);
 	cq_run_leave(run);
-	c = change(t, END);
+	c = change(t, run->pieces == run->pieces_before ? HAD_NONE : END);
 	CQ_POINT("tasks.ended");
 	/* A worker looks for tasks before it sleeps. The caller of a run_some may not. */
 	if (c.pushed && run->budget != 0)
@@ -273,6 +296,29 @@ void cq_task_run(cq_run_t *run, cq_task_t *t)
 	if (!polled)
 		(void)cq_workers_make(p, false);
 	call(run, t);
+}
+
+/* Where only the record of one task waits, which has many pieces, it is left there for all who come: handed from one
+   to the next, it would be in somebody's hand whenever another looks, who then sleeps. For a worker, which pops it
+   before it sleeps. False: there is no such. */
+bool cq_task_join(cq_run_t *run)
+{
+	cq_pool_t *p = run->pool;
+	cq_node_t *node = NULL;
+	cq_task_t *t;
+
+	for (int i = 0; i < 2 && node == NULL; i++)
+		if (cq_workq_units(&p->waiting[i]) == 1 && cq_workq_units(&p->waiting[i ^ 1]) == 0)
+			node = cq_ptr_load_relaxed(&p->waiting[i].stack.head);
+	/* Pairs with the release in cq_stack_push: the record, as it was made. Without it the word could be one of before
+	   it was a record. */
+	cq_fence_acquire();
+	if (node == NULL || !begin(t = cq_task_of(node), JOIN))
+		return false;
+	/* Not the chain of the pool, as in cq_task_run: whoever pushes another wakes somebody else for it. */
+	(void)cq_workers_make(p, false);
+	call(run, t);
+	return true;
 }
 
 /* What a lost worker had in hand is the task's again. */

@@ -26,6 +26,11 @@ bool cq_pool_serve(cq_run_t *w, cq_sleeper_t *me, uint64_t deadline)
 	cq_task_t *t;
 
 	while (!cq_workers_surplus(w)) {
+		if (cq_task_join(w)) {
+			result = CQ_AGAIN;
+			since = 0;
+			continue;
+		}
 		if ((t = cq_task_pop(p)) == NULL) {
 			if (cq_pool_stopped(p))
 				return true;

@@ -18,28 +18,32 @@ static uint32_t waiters_of(uint64_t counts) { return (uint32_t)(counts % ON_THE_
 static uint32_t on_the_way_of(uint64_t counts) { return (uint32_t)(counts % PROMISE / ON_THE_WAY); }
 static uint32_t promised_of(uint64_t counts) { return (uint32_t)(counts / PROMISE); }
 
-/* How far from the newest a waker looks for a sleeper of its own CPU: a few dozen loads under
-   the lock. With 0 the newest is woken, wherever it ran; without end a wake is as long as the list. */
-#define CHOICES 16
+/* How far from the newest a waker of one looks for a sleeper of its own CPU: loads under the lock, each of another line.
+   With 0 the newest is woken, wherever it ran; without end a wake is as long as the list. Who wakes several takes the
+   newest: they are to run beside it, and others wait for the lock. */
+#define CHOICES 4
 
 static uint64_t now(const cq_park_ops_t *ops)
 {
 	return ops->now(ops->host);
 }
 
-/* Under the lock: takes `s` off the list, if it is there; or with NULL whom a waker on `cpu` is to wake: one that
-   slept on that CPU, so that the kernel needn't move it, else the newest. It is no waiter any more, but what
-   `becomes` says. Returns it, or NULL. */
-static cq_sleeper_t *take(cq_sleepers_t *set, cq_sleeper_t *s, uint32_t cpu, uint64_t becomes)
+/* Under the lock: whom a waker on `cpu` is to wake: one that slept on that CPU, so that the kernel needn't move it,
+   else the newest; or NULL. */
+static cq_sleeper_t *choose(const cq_sleepers_t *set, uint32_t cpu)
 {
-	if (s == NULL) {
-		int left = CHOICES;
+	cq_sleeper_t *s = set->newest;
 
-		for (s = set->newest; left > 0 && s != NULL && s->cpu != cpu; left--)
-			s = s->next;
-		if (left == 0 || s == NULL)
-			s = set->newest;
-	}
+	for (int left = CHOICES; left > 0 && s != NULL; left--, s = s->next)
+		if (s->cpu == cpu)
+			return s;
+	return set->newest;
+}
+
+/* Under the lock: takes `s` off the list, if it is there. It is no waiter any more, but what `becomes` says. Returns
+   it, or NULL. */
+static cq_sleeper_t *take(cq_sleepers_t *set, cq_sleeper_t *s, uint64_t becomes)
+{
 	if (s == NULL || s->link == NULL)
 		return NULL;
 	*s->link = s->next;
@@ -150,7 +154,7 @@ static cq_wait_result_t list_and_park(cq_sleepers_t *set, cq_sleeper_t *s, uint6
 		if (deadline != CQ_FOREVER && now(ops) >= deadline) {
 			CQ_POINT("sleepers.timed_out");
 			pthread_mutex_lock(&set->lock);
-			listed = take(set, s, 0, 0) != NULL;
+			listed = take(set, s, 0) != NULL;
 			pthread_mutex_unlock(&set->lock);
 			if (listed) {
 				s->waits_long = true;
@@ -162,7 +166,7 @@ static cq_wait_result_t list_and_park(cq_sleepers_t *set, cq_sleeper_t *s, uint6
 	}
 
 	/* 4. Back. Judged by when the waker came, as a thread takes long to wake up. */
-	s->waits_long = set->spin_ns != 0 && s->granted_at - began > set->spin_ns;
+	s->waits_long = spin_end != began && s->granted_at - began > spin_end - began;
 	result = cq_u32_load_relaxed(&set->stopped) != 0 ? CQ_STOPPED : CQ_WOKEN;
 	cq_u64_add_relaxed(&set->counts, 0 - ON_THE_WAY); /* the last access to the set */
 	return result;
@@ -200,7 +204,7 @@ static uint32_t wake(cq_sleepers_t *set, uint32_t n, bool ensures, cq_sleeper_t 
 	uint64_t counts, at, promise = ensures ? PROMISE : 0;
 	const cq_park_ops_t *ops;
 	uint32_t cpu, coming, k;
-	bool timed;
+	bool timed, one = n == 1;
 
 	/* 1. Is anyone missing? The waker's half of the handshake; pairs with the fences in prepare_wait and
 	      commit_wait. It stands between the work that the caller published and the load of the counts. */
@@ -220,7 +224,10 @@ static uint32_t wake(cq_sleepers_t *set, uint32_t n, bool ensures, cq_sleeper_t 
 
 	/* 3. Off the list: a promise becomes one on its way. */
 	pthread_mutex_lock(&set->lock);
-	for (k = 0; k < n && (s = take(set, only, cpu, ON_THE_WAY - promise)) != NULL; k++) {
+	for (k = 0; k < n; k++) {
+		s = only != NULL ? only : one ? choose(set, cpu) : set->newest;
+		if (take(set, s, ON_THE_WAY - promise) == NULL)
+			break;
 		*end = s;
 		end = &s->next;
 	}

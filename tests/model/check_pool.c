@@ -21,6 +21,7 @@ struct work {
 	uint32_t hangs_until;	/* its first piece, until so many have run in all; 0: it doesn't */
 	int letter;		/* plain: by the signaller, for the run */
 	bool one_a_run;		/* so many pieces */
+	bool many;		/* it says that many are left when any is */
 	bool closed;		/* plain: behind the return of close */
 	uint32_t told;		/* stalled was called, which several may do at once */
 	bool refused;		/* signal said so */
@@ -86,7 +87,7 @@ static void run_work(cq_run_t *run, void *arg)
 		CHECK(cq_u64_add_relaxed(&w->running, 1) < w->limit);
 	while (take(w, &left)) {
 		if (left != 0)
-			cq_run_more(run, left);
+			cq_run_more(run, w->many ? UINT64_MAX : left);
 		cq_run_piece(run, w);
 		run_piece(w);
 		cq_run_piece(run, NULL);
@@ -359,6 +360,32 @@ static void piece_does_not_wait_for_one_that_hangs(void)
 	add(&works[0], 1);
 	signal_work(&works[0]);
 	end_after(2);
+}
+
+/* The record of many pieces stays for all who come: one hangs until the others have run. */
+static void piece_does_not_wait_for_who_joined_and_hangs(void)
+{
+	begin(0, 0, 2);
+	make_task(&works[0], 0);
+	works[0].many = works[0].one_a_run = true;
+	works[0].hangs_until = 2;
+	add(&works[0], 2);
+	signal_work(&works[0]);
+	end_after(3);
+}
+
+/* The one who is woken for both is not to leave the other's record to nobody. */
+static void record_does_not_wait_for_who_joined_and_hangs(void)
+{
+	begin(0, 2, 2);
+	make_task(&works[0], 0);
+	make_task(&works[1], 0);
+	works[0].many = works[0].one_a_run = true;
+	works[0].hangs_until = 2;
+	add(&works[0], 1);
+	run_beside(signal_work, &works[1]);
+	signal_work(&works[0]);
+	end_after(3);
 }
 
 /* -------------------------------------------------------------- making and retiring */
@@ -820,6 +847,21 @@ static void close_against_two_runs(void)
 	end();
 }
 
+/* Who joins finds the record closed, free, or in use again by a task of which there is one run at a time. */
+static void close_against_who_joins(void)
+{
+	begin(0, 2, 2);
+	make_task(&works[0], 0);
+	works[0].many = true;
+	add(&works[0], 1);
+	signal_work(&works[0]);
+	close_work(&works[0]);
+	make_task(&works[1], 1);
+	signal_work(&works[1]);
+	wait_for(&works[1].done, 1);
+	end();
+}
+
 /* A record that is closed in the stack is freed by who pops it, or by the closer: once. */
 static void closed_record_is_used_again(void)
 {
@@ -1087,6 +1129,10 @@ const struct scenario pool_scenarios[] = {
 	    SOME(0, 1), SOME(1, 1) },
 	{ "pool_piece_does_not_wait_for_one_that_hangs", piece_does_not_wait_for_one_that_hangs,
 	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_piece_does_not_wait_for_who_joined_and_hangs", piece_does_not_wait_for_who_joined_and_hangs,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_record_does_not_wait_for_who_joined_and_hangs", record_does_not_wait_for_who_joined_and_hangs,
+	    SOME(1, 0), SOME(2, 0) },
 	{ "pool_worker_makes_the_next_beside_a_promise",
 	    worker_makes_the_next_beside_a_promise, SOME(2, 0), SOME(3, 1) },
 	{ "pool_signal_against_retirement_of_the_last",
@@ -1132,6 +1178,8 @@ const struct scenario pool_scenarios[] = {
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_task_is_made_and_closed_while_all_are_told", task_is_made_and_closed_while_all_are_told,
 	    SOME(2, 1), SOME(3, 2) },
+	{ "pool_close_against_who_joins", close_against_who_joins,
+	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_closed_record_is_used_again", closed_record_is_used_again,
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_caller_and_worker_at_the_limit", caller_and_worker_at_the_limit,

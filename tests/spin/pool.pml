@@ -6,6 +6,7 @@
  * sleepers.pml: a waker's hold of its lock is one step here. Producers end; a piece may hang
  * for ever (HANGS of them). What must hold then is at the foot: at_rest.
  * A compare-and-swap of the word is one step: a loop around it changes nothing but time.
+ * MANY is a hint: with JOINS it is said at first, and each run that leaves pieces may say it anew.
  *
  *   holds short safety   TASKS=1 PIECES=1 HANGS=1
  *   holds short safety   TASKS=1 PIECES=1 LIMIT=1
@@ -16,6 +17,12 @@
  *   holds short safety   TASKS=1 STALLS=1 PIECES=1
  *   holds short safety   PRODUCERS=1 PIECES=3 WORKERS=3 HANGS=2
  *   holds short safety   PRODUCERS=1 PIECES=3 WORKERS=3 HANGS=1 LIMIT=2
+ *   holds short safety   JOINS=1 PRODUCERS=1 PIECES=3 HANGS=1
+ *   holds short safety   JOINS=1 TASKS=1 PIECES=1 CLOSER=1
+ *   holds short safety   JOINS=1 TASKS=2 PRODUCERS=2 PIECES=1 HANGS=1
+ *   holds full  safety   JOINS=1 HANGS=1
+ *   holds full  safety   JOINS=1 PRODUCERS=1 PIECES=3 WORKERS=3 HANGS=2
+ *   holds full  safety   JOINS=1 TASKS=2 PRODUCERS=3 PIECES=2 HANGS=1
  *   holds full  safety   LIMIT=1
  *   holds full  safety   HANGS=1
  *   holds full  safety   TASKS=1 LIMIT=1 CALLERS=1 CLOSER=1
@@ -36,6 +43,9 @@
  *   fails short assertion BUG_IN_READ_BEFORE_RELEASED
  *   fails short assertion BUG_CLOSER_FREES_WHAT_IS_IN_A_STACK
  *   fails short assertion BUG_CLOSE_WAITS_FOR_NO_RUN
+ *   fails short assertion BUG_JOIN_FREES_THE_RECORD
+ *   fails short assertion BUG_JOIN_OF_A_CLOSED_TASK
+ *   fails short assertion BUG_JOIN_BESIDE_ANOTHER_RECORD
  */
 #if defined(BUG_NO_MORE) || defined(BUG_MORE_IS_NOT_PUSHED)
 #define LIMIT 1
@@ -75,6 +85,18 @@
 #define PIECES 1
 #endif
 
+#if defined(BUG_JOIN_FREES_THE_RECORD) || defined(BUG_JOIN_OF_A_CLOSED_TASK)
+#define JOINS 1
+#define PRODUCERS 1
+#define CLOSER 1
+#endif
+#ifdef BUG_JOIN_BESIDE_ANOTHER_RECORD
+#define JOINS 1
+#define TASKS 2
+#define PIECES 1
+#define HANGS 1
+#endif
+
 #ifndef TASKS
 #define TASKS 1
 #endif
@@ -99,6 +121,9 @@
 #ifndef CLOSER		/* closes task 0 when it is signalled no more; makes another of its record */
 #define CLOSER 0
 #endif
+#ifndef JOINS		/* may a run that leaves pieces leave the record to others? */
+#define JOINS 0
+#endif
 #ifndef STALLS		/* may producer 0 stop between its push and its wake? */
 #define STALLS 0
 #endif
@@ -107,7 +132,7 @@
 #define AT_LIMIT(t) (LIMIT != 0 && runs[t] >= LIMIT)
 
 /* the word of a task */
-bool in[TASKS], more[TASKS], closed[TASKS], released[TASKS];
+bool in[TASKS], more[TASKS], many[TASKS] = JOINS, closed[TASKS], released[TASKS];
 byte runs[TASKS];
 /* the pool: which stack a record is in, plus one; 0: none */
 byte at[TASKS], units[2];
@@ -324,6 +349,7 @@ inline change_by_pop(t)
 #ifndef BUG_IN_CLEARED_AFTER_THE_TAKE
 		in[t] = false;
 #endif
+		many[t] = false;
 		if
 		:: begins -> runs[t]++
 		:: !begins && !closed[t] ->
@@ -341,12 +367,37 @@ inline change_by_pop(t)
 	}
 }
 
-/* `wakes`: it has pushed the record. */
+/* The record stays where it is. */
+inline change_by_join(t)
+{
+	atomic {
+		begins = in[t] && many[t] && !closed[t];
+#ifdef BUG_JOIN_OF_A_CLOSED_TASK
+		begins = in[t] && many[t];
+#endif
+		if
+		:: begins -> assert(!is_free[t] && !released[t]); runs[t]++
+		:: else
+		fi;
+#ifdef BUG_JOIN_FREES_THE_RECORD
+		if
+		:: released[t] -> free_record(t)
+		:: else
+		fi
+#endif
+	}
+}
+
+/* `wakes`: it has pushed the record. `idle`: the run had no piece. */
 inline change_by_end(t)
 {
 	atomic {
 		assert(!is_free[t] && runs[t] > 0);
 		runs[t]--;
+		if
+		:: idle -> many[t] = false
+		:: else
+		fi;
 		wakes = more[t] && !closed[t];
 		if
 		:: wakes ->
@@ -373,14 +424,20 @@ inline run_task(t)
 		if
 		:: piece -> left[t]--
 		:: else
-		fi
+		fi;
+		idle = !piece
 	}
 #ifdef BUG_IN_CLEARED_AFTER_THE_TAKE
 	in[t] = false;
 #endif
 #ifndef BUG_CHAIN_AFTER_THE_RUN
 	if
-	:: piece && left[t] > 0 -> cq_task_signal(t, 2)
+	:: piece && left[t] > 0 ->
+		if
+		:: JOINS -> atomic { many[t] = !closed[t] } /* by the signal, in one step with it or before */
+		:: true
+		fi;
+		cq_task_signal(t, 2)
 	:: else
 	fi;
 #endif
@@ -421,9 +478,46 @@ inline stop_owing()
 active [WORKERS] proctype worker()
 {
 	byte me = _pid, task = NONE, i, s;
-	bool got, found, begins, piece, hangs, pushes, wakes, owes;
+	bool got, found, begins, piece, hangs, pushes, wakes, owes, idle;
 
 	do
+	:: JOINS ->
+		/* The only record that waits, whichever that is as head is read. */
+		found = false;
+		s = units[0];
+		atomic {
+			s = s + units[1];
+#ifdef BUG_JOIN_BESIDE_ANOTHER_RECORD
+			s = (s > 0 -> 1 : 0)
+#endif
+		}
+		if
+		:: s == 1 ->
+			atomic {
+				s = 0;
+				if
+				:: at[0] != 0 -> task = 0
+#if TASKS > 1
+				:: at[1] != 0 -> task = 1
+#endif
+				:: else
+				fi
+			}
+			if
+			:: task != NONE ->
+				change_by_join(task);
+				if
+				:: begins ->
+					begins = false;
+					run_task(task);
+					change_by_end(task)
+				:: else
+				fi;
+				atomic { task = NONE; wakes = false }
+			:: else
+			fi
+		:: else -> s = 0
+		fi
 	:: cq_task_pop();
 		if
 		:: task == NONE ->
@@ -517,7 +611,7 @@ end_stalled:	false
 active [CALLERS] proctype caller()
 {
 	byte i, s, n;
-	bool begins, piece, hangs, pushes, wakes;
+	bool begins, piece, hangs, pushes, wakes, idle;
 
 	do
 	:: n == 2 -> break
@@ -581,6 +675,7 @@ end_waits:
 			closed[0] = false;
 			released[0] = false;
 			more[0] = false;
+			many[0] = JOINS;
 			left[0] = 0
 		}
 		left[0]++;
