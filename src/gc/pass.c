@@ -27,20 +27,25 @@ static uint64_t now(void)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-/* How many of its entries died, or are done. `all`: none is alive. */
-static size_t look_at(cq_gc_table_t *t, bool all, size_t *done)
+struct found {
+	size_t died, done;	/* now; and earlier */
+	size_t gone;		/* all that are not alive */
+};
+
+/* `all`: none is alive. */
+static struct found look_at(cq_gc_table_t *t, bool all)
 {
+	struct found f = { 0 };
 	uintptr_t page = 0;
 	bool used = false;
-	size_t died = 0;
 
-	*done = 0;
 	for (size_t i = 0; i < ENTRIES; i++) {
 		uint64_t word = cq_u64_load_relaxed(&t->word[i]);
 		uintptr_t address = word_address(word);
 
 		if (!word_is_object(word)) {
-			*done += word_is_done(word);
+			f.done += word_is_done(word);
+			f.gone++;
 			continue;
 		}
 		if (address >> PAGE_BITS != page && !all) {
@@ -50,32 +55,37 @@ static size_t look_at(cq_gc_table_t *t, bool all, size_t *done)
 		if (used && GC_is_marked((void *)address))
 			continue;
 		CQ_POINT("gc.dies");
-		/* A stop may be faster. */
-		died += cq_u64_cas_relaxed(&t->word[i], &word, DEAD | word_generation(word));
+		f.gone++;
+		if ((word & HELD) == 0)
+			cq_u64_store_relaxed(&t->word[i], DEAD | word_generation(word));
+		else if (!cq_u64_cas_relaxed(&t->word[i], &word, DEAD | word_generation(word)))
+			continue; /* a stop was faster */
+		f.died++;
 	}
-	if (died != 0)
+	if (f.died != 0)
 		cq_gc_pend(t);
-	return died;
+	return f;
 }
 
 static void look_at_all(void)
 {
 	bool tidy = pthread_mutex_trylock(&cq_gc.lists) == 0; /* else the lists wait for the next pass */
 	bool old = false;
-	size_t died = 0, done;
+	struct found f = { 0 };
+	size_t died = 0;
 
 	if (tidy) {
 		cq_gc.passes++;
-		cq_gc.spare[0] = cq_gc.spare[1] = NULL;
+		cq_gc.spare[0] = cq_gc.spare[1] = cq_gc.dying[0] = cq_gc.dying[1] = NULL;
 	}
 	/* Pairs with the release in carve. */
 	for (cq_gc_table_t *t = cq_ptr_load_acquire(&cq_gc.all); t != NULL; t = t->next) {
 		uint32_t place = cq_u32_load_relaxed(&t->place);
 
 		if (place != EMPTY && place != BARE)
-			died += look_at(t, false, &done);
+			died += (f = look_at(t, false)).died;
 		if (tidy && (place == FULL || place == SPARE))
-			cq_gc_table_sort(t, done);
+			cq_gc_table_sort(t, f.done, f.gone);
 		old |= tidy && cq_gc_table_is_old(t);
 	}
 	if (tidy)
@@ -125,11 +135,9 @@ void cq_gc_pass_open(void)
 
 static void *kill_all(void *n)
 {
-	size_t done;
-
 	cq_u32_store_relaxed(&cq_gc.attention, NOT_OPEN);
 	for (cq_gc_table_t *t = cq_ptr_load_relaxed(&cq_gc.all); t != NULL; t = t->next)
-		*(size_t *)n += look_at(t, true, &done);
+		*(size_t *)n += look_at(t, true).died;
 	return NULL;
 }
 

@@ -92,20 +92,55 @@ int cq_gc_tables_open(void)
 	return err;
 }
 
+/* What becomes of a table without an owner, of which so many entries are done, or soon will be. Under the lock of
+   the lists. */
+void cq_gc_table_sort(cq_gc_table_t *t, size_t done, size_t gone)
+{
+	if (done < ENTRIES / REUSE) {
+		if (gone >= ENTRIES / REUSE)
+			put_in(&cq_gc.dying[t->scanned], t, FULL);
+		else
+			cq_u32_store_relaxed(&t->place, FULL);
+		return;
+	}
+	/* What the users of its entries did, before another uses or frees them. Pairs with the releases in cq_gc_stop
+	   and entry_ran. Without it one could write to args that are freed. */
+	cq_fence_acquire();
+	t->cursor = 0;
+	if (done < ENTRIES) {
+		put_in(&cq_gc.spare[t->scanned], t, SPARE);
+	} else {
+		t->emptied = cq_gc.passes;
+		put_in(&cq_gc.empty[t->scanned], t, EMPTY);
+	}
+}
+
+/* One that was dying is looked at again: but for this a program that makes objects as fast as they die would have
+   two tables where one does. */
+static void look_again(bool scanned)
+{
+	cq_gc_table_t *t = take_from(&cq_gc.dying[scanned]);
+	size_t done = 0;
+
+	for (size_t i = 0; t != NULL && i < ENTRIES; i++)
+		done += word_is_done(cq_u64_load_relaxed(&t->word[i]));
+	if (t != NULL)
+		cq_gc_table_sort(t, done, 0);
+}
+
 /* Memory for what its owner is about to write. False: there is none. */
-static bool furnish(cq_gc_table_t *t, bool scanned)
+static bool furnish(cq_gc_table_t *t)
 {
 	void **args = t->own_args;
 
 	if (t->args != NULL)
 		return true;
 	/* May collect, and run finalizers of the program's that come here. */
-	if (scanned && (args = GC_MALLOC_UNCOLLECTABLE(sizeof(t->own_args))) == NULL)
+	if (t->scanned && (args = GC_MALLOC_UNCOLLECTABLE(sizeof(t->own_args))) == NULL)
 		return false;
 	for (size_t i = 0; t->generation != 0 && i < ENTRIES; i++)
 		cq_u64_store_relaxed(&t->word[i], FREE | t->generation);
 	t->generation = 0;
-	t->scanned = scanned;
 	t->args = args;
 	return true;
 }
@@ -121,15 +156,19 @@ static bool next_table(bool scanned)
 	if (*mine != NULL)
 		cq_u32_store_relaxed(&(*mine)->place, FULL);
 	*mine = NULL;
+	if (cq_gc.spare[scanned] == NULL && cq_gc.empty[scanned] == NULL)
+		look_again(scanned);
 	if ((t = take_from(&cq_gc.spare[scanned])) == NULL && (t = take_from(&cq_gc.empty[scanned])) == NULL &&
 	    (t = take_from(&cq_gc.bare)) == NULL)
 		t = carve();
-	if (t != NULL)
+	if (t != NULL) {
+		t->scanned = scanned;
 		cq_u32_store_relaxed(&t->place, OWNED);
+	}
 	pthread_mutex_unlock(&cq_gc.lists);
 	if (t == NULL)
 		return false;
-	if (!furnish(t, scanned)) {
+	if (!furnish(t)) {
 		pthread_mutex_lock(&cq_gc.lists);
 		put_in(&cq_gc.bare, t, BARE);
 		pthread_mutex_unlock(&cq_gc.lists);
@@ -155,8 +194,8 @@ uint64_t *cq_gc_entry(bool scanned)
 			if (!word_is_done(old) || word_generation(old) == GENERATION_MAX)
 				continue;
 			if (word_state(old) != FREE) {
-				t->run += word_state(old) == RAN;
-				t->stopped += word_state(old) == STOPPED;
+				cq_u64_store_relaxed(&t->run, t->run + (word_state(old) == RAN));
+				cq_u64_store_relaxed(&t->stopped, t->stopped + (word_state(old) == STOPPED));
 				cq_u64_store_relaxed(word, FREE | (word_generation(old) + 1));
 			}
 			return word;
@@ -167,25 +206,6 @@ uint64_t *cq_gc_entry(bool scanned)
 
 /* ---- what is left ---- */
 
-/* What becomes of a table without an owner that the pass has looked at. Under the lock of the lists. */
-void cq_gc_table_sort(cq_gc_table_t *t, size_t done)
-{
-	if (done < ENTRIES / REUSE) {
-		cq_u32_store_relaxed(&t->place, FULL);
-		return;
-	}
-	/* What the users of its entries did, before another uses or frees them. Pairs with the releases in cq_gc_stop
-	   and entry_ran. Without it one could write to args that are freed. */
-	cq_fence_acquire();
-	t->cursor = 0;
-	if (done < ENTRIES) {
-		put_in(&cq_gc.spare[t->scanned], t, SPARE);
-	} else {
-		t->emptied = cq_gc.passes;
-		put_in(&cq_gc.empty[t->scanned], t, EMPTY);
-	}
-}
-
 bool cq_gc_table_is_old(const cq_gc_table_t *t)
 {
 	return t->place == EMPTY && cq_gc.passes - t->emptied >= KEEP_PASSES;
@@ -193,8 +213,8 @@ bool cq_gc_table_is_old(const cq_gc_table_t *t)
 
 static void tally(const cq_gc_table_t *t, cq_gc_counts_t *out)
 {
-	out->run += t->run;
-	out->stopped += t->stopped;
+	out->run += cq_u64_load_relaxed(&t->run);
+	out->stopped += cq_u64_load_relaxed(&t->stopped);
 	for (size_t i = 0; i < ENTRIES; i++) {
 		uint64_t word = cq_u64_load_relaxed(&t->word[i]);
 
