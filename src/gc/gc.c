@@ -116,7 +116,7 @@ bool cq_gc_stop(cq_gc_handle_t handle)
 	if (t->scanned)
 		t->args[i] = NULL;
 	CQ_POINT("gc.stopped");
-	/* All that was done to the entry. Pairs with the acquires of whoever uses it next, in cq_gc_entry and
+	/* All that was done to the entry. Pairs with the acquires of whoever uses it next, in next_done and
 	   cq_gc_table_sort. Without it NULL could be written to what is their argument. */
 	cq_u64_store_release(&t->word[i], STOPPED | generation);
 	return true;

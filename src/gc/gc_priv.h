@@ -74,6 +74,7 @@ typedef struct cq_gc_table {
 	void **args;				/* O: NULL as long as it is bare */
 	uint64_t generation;			/* O: what its words shall begin at, if not 0 */
 	uint64_t emptied;			/* L: the pass that has found it empty */
+	size_t done;				/* L: of a spare one, entries that are */
 	uint64_t run, stopped;			/* O: what words that are gone were */
 	CQ_ALIGNED(HEADER_BYTES) uint64_t word[ENTRIES];
 	cq_callback_fn *fn[ENTRIES];
@@ -120,6 +121,7 @@ uint64_t *cq_gc_entry(bool scanned);		/* an entry of the calling thread that is 
 int cq_gc_tables_open(void);
 void cq_gc_table_sort(cq_gc_table_t *t, size_t done, size_t gone);
 bool cq_gc_table_is_old(const cq_gc_table_t *t);
+void cq_gc_tables_compact(bool scanned);
 void cq_gc_tables_trim(void);
 void cq_gc_tables_child(void);
 void cq_gc_tally(cq_gc_counts_t *out);

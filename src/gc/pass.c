@@ -88,8 +88,11 @@ static void look_at_all(void)
 			cq_gc_table_sort(t, f.done, f.gone);
 		old |= tidy && cq_gc_table_is_old(t);
 	}
-	if (tidy)
+	if (tidy) {
+		cq_gc_tables_compact(false);
+		cq_gc_tables_compact(true);
 		pthread_mutex_unlock(&cq_gc.lists);
+	}
 	if (old)
 		cq_u32_store_relaxed(&cq_gc.to_trim, 1);
 	if (died == 0 && !old)
