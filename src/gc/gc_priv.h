@@ -103,7 +103,7 @@ extern struct cq_gc {
 
 	cq_gc_table_t *pending;		/* tables with dead entries. All may push, who has `draining` takes all */
 	uint32_t to_trim;		/* the pass has seen tables that were empty for long */
-	uint64_t late, missed, pass_ns;
+	uint64_t late, pass_ns;
 
 	pthread_mutex_t draining;	/* one hand-over at a time */
 	sem_t work;			/* for the helper: posted by the pass */
@@ -134,6 +134,7 @@ size_t cq_gc_run_dead(void);			/* the same in place, whatever there is to hand o
 /* pass.c */
 void GC_CALLBACK cq_gc_event(GC_EventType event);
 void cq_gc_pass_open(void);
+uint64_t cq_gc_pass_missed(void);
 size_t cq_gc_pass_close(void);			/* all that is attached is dead, how many; and it is not open any more */
 
 /* helper.c */

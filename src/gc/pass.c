@@ -13,8 +13,9 @@
 /* Under the collector's lock. */
 static struct {
 	GC_on_collection_event_proc before;	/* was there first, and is called too */
-	uint64_t collections;			/* number of the last before open */
+	uint64_t collections;			/* those before open */
 	uint64_t seen;				/* passes */
+	uint64_t missed;			/* as of the last look */
 } pass;
 
 enum { PAGE_BITS = 12 }; /* the collector's blocks are no smaller, and GC_base says the same of each object that begins in one */
@@ -115,7 +116,6 @@ void GC_CALLBACK cq_gc_event(GC_EventType event)
 		begin = now();
 		look_at_all();
 		pass.seen++;
-		cq_u64_store_relaxed(&cq_gc.missed, GC_get_gc_no() - pass.collections - pass.seen);
 		cq_u64_store_relaxed(&cq_gc.pass_ns, now() - begin);
 		errno = saved;
 	}
@@ -125,19 +125,38 @@ void GC_CALLBACK cq_gc_event(GC_EventType event)
 
 static void *note_collections(void *unused)
 {
-	pass.collections = GC_get_gc_no();
+	pass.collections = GC_get_gc_no() - pass.seen;
 	return unused;
 }
 
 void cq_gc_pass_open(void)
 {
-	GC_call_with_alloc_lock(note_collections, NULL);
 	pass.before = GC_get_on_collection_event();
 	GC_set_on_collection_event(cq_gc_event);
+	GC_call_with_alloc_lock(note_collections, NULL);
+}
+
+static void *count_missed(void *out)
+{
+	if (cq_u32_load_relaxed(&cq_gc.attention) != NOT_OPEN)
+		pass.missed = GC_get_gc_no() - pass.collections - pass.seen;
+	*(uint64_t *)out = pass.missed;
+	return NULL;
+}
+
+uint64_t cq_gc_pass_missed(void)
+{
+	uint64_t n;
+
+	GC_call_with_alloc_lock(count_missed, &n);
+	return n;
 }
 
 static void *kill_all(void *n)
 {
+	uint64_t missed;
+
+	count_missed(&missed);
 	cq_u32_store_relaxed(&cq_gc.attention, NOT_OPEN);
 	for (cq_gc_table_t *t = cq_ptr_load_relaxed(&cq_gc.all); t != NULL; t = t->next)
 		*(size_t *)n += look_at(t, true).died;
