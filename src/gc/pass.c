@@ -18,7 +18,9 @@ static struct {
 	uint64_t missed;			/* as of the last look */
 } pass;
 
-enum { PAGE_BITS = 12 }; /* the collector's blocks are no smaller, and GC_base says the same of each object that begins in one */
+/* Of a word, what is below the page of its object. The collector's blocks are no smaller than that, so where one object
+   begins in a page, marks can be asked for of all that begin there. */
+enum { PAGE_BITS = 16 + 12 };
 
 static uint64_t now(void)
 {
@@ -33,27 +35,35 @@ struct found {
 	size_t gone;		/* all that are not alive */
 };
 
+/* False: the object is gone. GC_is_marked must not be asked then: if a pass was missed, or the collector's rules were not
+   kept, the page may be the middle of a large object, of which it knows nothing. */
+static bool page_is_used(uint64_t word)
+{
+	void *base = GC_base((void *)word_address(word));
+
+	return base != NULL && (uintptr_t)base >> 12 == word >> PAGE_BITS;
+}
+
 /* `all`: none is alive. */
 static struct found look_at(cq_gc_table_t *t, bool all)
 {
 	struct found f = { 0 };
-	uintptr_t page = 0;
+	uint64_t page = 0;
 	bool used = false;
 
 	for (size_t i = 0; i < ENTRIES; i++) {
 		uint64_t word = cq_u64_load_relaxed(&t->word[i]);
-		uintptr_t address = word_address(word);
 
 		if (!word_is_object(word)) {
 			f.done += word_is_done(word);
 			f.gone++;
 			continue;
 		}
-		if (address >> PAGE_BITS != page && !all) {
-			page = address >> PAGE_BITS;
-			used = GC_base((void *)address) != NULL;
+		if (word >> PAGE_BITS != page || !used) {
+			page = word >> PAGE_BITS;
+			used = !all && page_is_used(word);
 		}
-		if (used && GC_is_marked((void *)address))
+		if (used && GC_is_marked((void *)word_address(word)))
 			continue;
 		CQ_POINT("gc.dies");
 		f.gone++;
