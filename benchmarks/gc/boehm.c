@@ -18,7 +18,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "gccleanup.h"
+#include <cq/gc.h>
 
 enum { WARM_UPS = 3, TIMES = WARM_UPS + 1, WORDS = 6 };
 
@@ -56,8 +56,8 @@ static __attribute__((noinline)) void fill(uint8_t *first)
 		dropped[i] = GC_MALLOC(WORDS * sizeof(void *));
 		if (dropped[i] == NULL)
 			fail("no memory");
-		if (first != NULL && gc_cleanup_add(dropped[i], cleanup, first + i, NULL) != 0)
-			fail("gc_cleanup_add fails");
+		if (first != NULL && cq_gc_add(dropped[i], cleanup, first + i, NULL) != 0)
+			fail("cq_gc_add fails");
 	}
 }
 
@@ -92,11 +92,11 @@ static void measure(uint8_t *first, bool report)
 {
 	struct times began, attach, plain, collect, all;
 
-	gc_cleanup_collect();
+	cq_gc_collect();
 	fill(NULL);
 	drop();
 	began = now();
-	gc_cleanup_collect();
+	cq_gc_collect();
 	plain = since(began);
 
 	atomic_store(&nran, 0);
@@ -105,7 +105,7 @@ static void measure(uint8_t *first, bool report)
 	attach = since(began);
 	drop();
 	began = now();
-	gc_cleanup_collect(); /* enqueues, or runs, the cleanups of the dead */
+	cq_gc_collect(); /* enqueues, or runs, the cleanups of the dead */
 	collect = since(began);
 	if (queue != NULL && cq_cleanup_drain(queue, CQ_FOREVER) != 0)
 		fail("cq_cleanup_drain fails");
@@ -134,8 +134,8 @@ static void start(int argc, char **argv)
 	GC_INIT();
 	if (!in_place && cq_cleanup_create(NULL, &queue) != 0)
 		fail("cq_cleanup_create fails");
-	if (gc_cleanup_open(queue) != 0)
-		fail("gc_cleanup_open fails");
+	if (cq_gc_open(queue) != 0)
+		fail("cq_gc_open fails");
 	dropped = GC_MALLOC_UNCOLLECTABLE(objects * sizeof(*dropped));
 	ran = calloc(TIMES, objects);
 	if (dropped == NULL || ran == NULL)
@@ -147,7 +147,7 @@ int main(int argc, char **argv)
 	start(argc, argv);
 	for (int i = 0; i < TIMES; i++)
 		measure(ran + (size_t)i * objects, i == WARM_UPS);
-	gc_cleanup_close();
+	cq_gc_close();
 	if (queue != NULL && (cq_cleanup_shutdown(queue, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL) != 0 ||
 	    cq_cleanup_destroy(queue) != 0))
 		fail("the queue does not end");
