@@ -163,7 +163,7 @@ void cq_gc_counts(cq_gc_counts_t *out)
 	*out = (cq_gc_counts_t){ 0 };
 	cq_gc_tally(out);
 	out->late = cq_u64_load_relaxed(&cq_gc.late);
-	out->missed = cq_u64_load_relaxed(&cq_gc.missed);
+	out->missed = cq_gc_pass_missed();
 	out->pass_ns = cq_u64_load_relaxed(&cq_gc.pass_ns);
 }
 

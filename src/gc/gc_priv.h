@@ -130,6 +130,7 @@ size_t cq_gc_run_dead(void);			/* the same in place, whatever there is to hand o
 /* pass.c */
 void GC_CALLBACK cq_gc_event(GC_EventType event);
 void cq_gc_pass_open(void);
+uint64_t cq_gc_pass_missed(void);
 size_t cq_gc_pass_close(void);			/* all that is attached is dead, how many; and it is not open any more */
 
 /* helper.c */

@@ -31,7 +31,7 @@ static uint64_t now(void)
 static size_t look_at(cq_gc_table_t *t, bool all, size_t *done)
 {
 	uintptr_t page = 0;
-	bool used = false;
+	bool used = false, missed = cq_gc.missed != 0;
 	size_t died = 0;
 
 	*done = 0;
@@ -43,9 +43,10 @@ static size_t look_at(cq_gc_table_t *t, bool all, size_t *done)
 			*done += word_is_done(word);
 			continue;
 		}
-		if (address >> PAGE_BITS != page && !all) {
+		/* What has died in a missed collection may be the middle of another object: no mark is asked for that. */
+		if ((address >> PAGE_BITS != page || missed) && !all) {
 			page = address >> PAGE_BITS;
-			used = GC_base((void *)address) != NULL;
+			used = GC_base((void *)address) == (void *)address;
 		}
 		if (used && GC_is_marked((void *)address))
 			continue;
@@ -93,6 +94,19 @@ static void look_at_all(void)
 	}
 }
 
+static void *count_missed(void *unused)
+{
+	if (cq_u32_load_relaxed(&cq_gc.attention) != NOT_OPEN)
+		cq_u64_store_relaxed(&cq_gc.missed, GC_get_gc_no() - pass.collections - pass.seen);
+	return unused;
+}
+
+uint64_t cq_gc_pass_missed(void)
+{
+	GC_call_with_alloc_lock(count_missed, NULL);
+	return cq_u64_load_relaxed(&cq_gc.missed);
+}
+
 void GC_CALLBACK cq_gc_event(GC_EventType event)
 {
 	int saved = errno;
@@ -100,9 +114,9 @@ void GC_CALLBACK cq_gc_event(GC_EventType event)
 
 	if (event == GC_EVENT_RECLAIM_END && cq_u32_load_relaxed(&cq_gc.attention) != NOT_OPEN) {
 		begin = now();
-		look_at_all();
 		pass.seen++;
-		cq_u64_store_relaxed(&cq_gc.missed, GC_get_gc_no() - pass.collections - pass.seen);
+		count_missed(NULL);
+		look_at_all();
 		cq_u64_store_relaxed(&cq_gc.pass_ns, now() - begin);
 		errno = saved;
 	}

@@ -214,7 +214,7 @@ void cq_gc_tally(cq_gc_counts_t *out)
 			continue;
 		}
 		tally(t, out);
-		out->bytes += TABLE_BYTES + (t->scanned ? sizeof(t->own_args) : 0);
+		out->bytes += TABLE_BYTES; /* its own args are not touched where it has the collector's */
 	}
 	pthread_mutex_unlock(&cq_gc.lists);
 	out->added += out->run + out->stopped;
