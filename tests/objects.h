@@ -44,7 +44,8 @@ static MAY_BE_UNUSED void begin_collector(void)
 
 static MAY_BE_UNUSED void open_in_place(void)
 {
-	begin_collector();
+	if (roots == NULL)
+		begin_collector();
 	CHECK(cq_gc_open(NULL) == 0);
 	is_open = true;
 }

@@ -200,6 +200,58 @@ Test(gc, stopped_cleanup_leaves_its_object_to_free)
 	cr_assert_eq(ran, 0);
 }
 
+/* The entries of `many` have been others' before, those of what has just died among them. */
+enum { MORE = 10 * OBJECTS };
+
+static void **many;
+
+static void use_every_entry(void *unused)
+{
+	(void)unused;
+	drop_roots();
+	collect();
+	many = GC_MALLOC_UNCOLLECTABLE(MORE * sizeof(*many));
+	for (int i = 0; i < MORE; i++) {
+		many[i] = GC_MALLOC(16);
+		cr_assert_eq(cq_gc_add(many[i], count_beside, NULL, NULL), 0);
+	}
+}
+
+Test(gc, stop_that_comes_late_stops_no_new_cleanup)
+{
+	open_in_place();
+	for (int i = 0; i < OBJECTS; i++) {
+		roots[i] = GC_MALLOC(48);
+		cr_assert_eq(cq_gc_add(roots[i], note, &over[i], &handles[i]), 0);
+	}
+	forget();
+	at_point("gc.stop", use_every_entry, NULL);
+	for (int i = OBJECTS / 2; i < OBJECTS; i++)
+		cr_assert_eq(cq_gc_stop(handles[i]), !over[i]);
+	cr_assert_eq(ran_beside, 0);
+	cr_assert_leq(counts().stopped, FEW);
+	memset(many, 0, MORE * sizeof(*many));
+}
+
+/* In the pass, just as it has found one dead. */
+static void stop_all(void *unused)
+{
+	(void)unused;
+	for (int i = 0; i < OBJECTS; i++)
+		CHECK(cq_gc_stop(handles[i]));
+}
+
+Test(gc, stop_may_be_faster_than_the_pass_that_found_its_object_dead)
+{
+	open_in_place();
+	attach_with_handles();
+	forget();
+	at_point("gc.dies", stop_all, NULL);
+	collect();
+	cr_assert_eq(ran, 0);
+	cr_assert_eq(counts().stopped, OBJECTS);
+}
+
 /* --------------------------------------------------------------- the argument */
 
 static atomic_uint intact;
@@ -307,6 +359,26 @@ Test(gc, in_place_nothing_runs_in_the_collector_but_in_the_next_call)
 	GC_gcollect();
 	cr_assert_eq(ran, 0);
 	cr_assert_eq(cq_gc_add(GC_MALLOC(16), count_beside, NULL, NULL), 0);
+	cr_assert(most(ran, OBJECTS));
+}
+
+static void drop_and_collect(void *unused)
+{
+	(void)unused;
+	drop_roots();
+	forget();
+	GC_gcollect();
+}
+
+/* Of the same table, and before it there. */
+Test(gc, what_dies_while_its_table_is_looked_through_is_not_forgotten)
+{
+	open_in_place();
+	attach_alive(OBJECTS, count, NULL);
+	attach_dead(FEW, drop_and_collect, NULL);
+	forget();
+	GC_gcollect();
+	cq_gc_poll();
 	cr_assert(most(ran, OBJECTS));
 }
 
@@ -492,6 +564,30 @@ IN_BOTH(close_runs_what_is_attached_and_says_how_many)
 	GC_reachable_here(object);
 }
 
+Test(gc, close_waits_for_room)
+{
+	open_with((cq_cleanup_config_t){ .max_waiting = CQ_MAX_WAITING_MIN }, (cq_pool_config_t){ 0 });
+	attach_alive(OBJECTS, count, NULL);
+	cr_assert_eq(cq_gc_close(), OBJECTS);
+	cr_assert_eq(cq_cleanup_drain(queue, CQ_FOREVER), 0);
+	cr_assert_eq(ran, OBJECTS);
+}
+
+Test(gc, close_runs_in_place_what_cannot_be_enqueued)
+{
+	static test_alloc_t mem;
+
+	test_alloc_init(&mem);
+	mem.fails = refuses;
+	open_with((cq_cleanup_config_t){ .allocator = &mem.allocator }, (cq_pool_config_t){ 0 });
+	attach_alive(OBJECTS, count, NULL);
+	refusing = true;
+	cr_assert_eq(cq_gc_close(), OBJECTS);
+	refusing = false;
+	cr_assert_eq(cq_cleanup_drain(queue, CQ_FOREVER), 0);
+	cr_assert_eq(ran, OBJECTS);
+}
+
 IN_BOTH(counts_add_up)
 {
 	cq_gc_counts_t c;
@@ -540,7 +636,7 @@ Test(gc, at_most_32_bytes_a_cleanup_with_an_argument_in_collected_memory)
 	what_is_attached_takes(100 * OBJECTS, kept);
 }
 
-/* Of each round a few live on, in tables that are nearly empty: those are used again. */
+/* In each round a few live on, in tables that are nearly empty: those are used again. */
 IN_BOTH(tables_that_are_half_empty_are_used_again)
 {
 	enum { ROUNDS = 20, EACH = 20 * OBJECTS, OF = 16 };
@@ -559,6 +655,29 @@ IN_BOTH(tables_that_are_half_empty_are_used_again)
 	}
 	cr_assert_leq(counts().bytes, 64 * alive + 2 * 32 * EACH);
 	memset(many, 0, alive * sizeof(*many));
+}
+
+IN_BOTH(tables_that_are_empty_go_back_but_for_their_heads)
+{
+	uint64_t before, most_of_all;
+
+	attach_dead(1, count, NULL);
+	before = counts().bytes;
+	for (int round = 0; round < 3; round++) {
+		many = GC_MALLOC(100 * OBJECTS * sizeof(*many));
+		for (int i = 0; i < 100 * OBJECTS; i++) {
+			many[i] = GC_MALLOC(16);
+			cr_assert_eq(cq_gc_add(many[i], count, i % 2 ? roots : NULL, NULL), 0);
+		}
+		most_of_all = counts().bytes;
+		memset(many, 0, 100 * OBJECTS * sizeof(*many));
+		many = NULL;
+		for (int i = 0; i < 3; i++)
+			collect();
+		cr_assert_leq(counts().bytes, most_of_all / 4 + 2 * before);
+	}
+	cr_assert_eq(counts().added, 300 * OBJECTS + 1);
+	cr_assert(most(ran, counts().added));
 }
 
 static void *attach_few(void *unused)
