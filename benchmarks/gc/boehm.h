@@ -19,7 +19,6 @@ enum { WORDS = 6 };	/* of an object: as large as the others' */
 
 extern const char *name;	/* of this contestant, as reported */
 extern cq_cleanup_t *queue;	/* NULL: in place, or without libcq */
-extern bool collected_args;	/* an argument is an object of the collector's */
 extern bool long_links;		/* no cleanups, but a long link each, that the collector clears */
 extern void **objects;		/* `count` of them: uncollectable, and a root as such */
 extern size_t count;

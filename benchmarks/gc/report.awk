@@ -85,7 +85,8 @@ END {
 		print ""
 	}
 	to_go("attach", "boehm_cq", "attach", 0.15)
-	to_go("attach, with an argument made for each", "boehm_cq_args", "attach", 0.15)
+	to_go("  CPU", "boehm_cq", "attach_cpu", 0.15)
+	to_go("  with arguments in collected memory", "boehm_cq_args", "attach", 0.15)
 	to_go("to the last cleanup, wall", "boehm_cq", "added_wall", 0.3)
 	to_go("to the last cleanup, CPU", "boehm_cq", "added_cpu", 0.3)
 	to_go("  with arguments, wall", "boehm_cq_args", "added_wall", 0.3)
