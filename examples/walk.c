@@ -14,8 +14,7 @@
  * status 1 if anything was lost, or there was nothing to do.
  *
  * Where to read: walk_file.c, an object and its cleanups; walk_limit.c, the
- * back-pressure; walk_run.c, the mutators; gccleanup.c, from the collector's
- * finalizers to libcq.
+ * back-pressure; walk_run.c, the mutators. The way from the collector to libcq is cq/gc.h.
  */
 #include <errno.h>
 #include <getopt.h>

@@ -55,6 +55,13 @@
 
 CQ_BEGIN_DECLS
 
+/* As CQ_API, for the functions of this library. */
+#if defined(CQ_GC_BUILDING) && !defined(PIC)
+#define CQ_GC_API __attribute__((visibility("hidden")))
+#else
+#define CQ_GC_API __attribute__((visibility("default")))
+#endif
+
 /** A cleanup that was attached. May be copied, kept for ever, and dropped. */
 typedef struct cq_gc_handle {
 	void *table;
@@ -67,28 +74,29 @@ typedef struct cq_gc_handle {
  * close, by its thread. EALREADY: it was called before; EAGAIN: the thread can't be made; ENOMEM; ENOTSUP: the
  * collector in use is older than 8.0.
  */
-CQ_API CQ_MUST_CHECK int cq_gc_open(cq_cleanup_t *queue);
+CQ_GC_API CQ_MUST_CHECK int cq_gc_open(cq_cleanup_t *queue);
 
 /**
  * Has fn(arg) run once, some time after the object that `ptr` points to or into has become unreachable. `handle` may
  * be NULL. EINVAL: ptr points into no collected object, arg points into the same one (the cleanup could never run),
- * or fn is NULL; ENOMEM; ENXIO: not open. After an error nothing is attached. May allocate, by malloc and from
+ * or fn is NULL; ENOMEM; ENXIO: not open; ENOTSUP: its
+ * address has more than 48 bits. After an error nothing is attached. May allocate, by malloc and from
  * the collector; in place it runs what is known to be dead.
  */
-CQ_API CQ_MUST_CHECK int cq_gc_add(void *ptr, cq_callback_fn *fn, void *arg, cq_gc_handle_t *handle);
+CQ_GC_API CQ_MUST_CHECK int cq_gc_add(void *ptr, cq_callback_fn *fn, void *arg, cq_gc_handle_t *handle);
 
 /**
  * Detaches a cleanup. True: it will not run, and arg is the caller's again. False: it is found dead, or has run, or
  * was stopped before; also for a handle of zeros. Takes no lock.
  */
-CQ_API bool cq_gc_stop(cq_gc_handle_t handle);
+CQ_GC_API bool cq_gc_stop(cq_gc_handle_t handle);
 
 /**
  * Hands what is known to be dead to the queue, and flushes; in place runs it. collect has the collector collect
  * first. The number of cleanups. What can't be enqueued for want of memory or room stays, for later.
  */
-CQ_API size_t cq_gc_poll(void);
-CQ_API size_t cq_gc_collect(void);
+CQ_GC_API size_t cq_gc_poll(void);
+CQ_GC_API size_t cq_gc_collect(void);
 
 /**
  * For a resource that has run out before memory has (descriptors, say): collects, hands over, and waits until what
@@ -96,21 +104,23 @@ CQ_API size_t cq_gc_collect(void);
  * their way; ETIMEDOUT: not all have run, some may have; ENOENT: nothing was found dead; EDEADLK: called by
  * a cleanup; else as cq_cleanup_drain.
  */
-CQ_API CQ_MUST_CHECK int cq_gc_relieve(uint64_t timeout_ns);
+CQ_GC_API CQ_MUST_CHECK int cq_gc_relieve(uint64_t timeout_ns);
 
 /**
  * Ends: enqueues, or runs, every cleanup that is still attached, though its object may be alive (a conservative
  * collector can't promise that each one dies), and returns how many those were. All other threads that have used the
- * library have ended or will not use it again. Shut the queue down after it, not before.
+ * library have ended or will not use it again. Shut the queue down after it, not before. What can't be enqueued runs
+ * in the caller.
  */
-CQ_API size_t cq_gc_close(void);
+CQ_GC_API size_t cq_gc_close(void);
 
-/** For a pool's configuration: makes its workers known to the collector, and takes that back. */
-CQ_API void cq_gc_worker_start(void *arg);
-CQ_API void cq_gc_worker_end(void *arg);
+/** For a pool's configuration (worker_start, worker_end): makes its workers known to the collector, for whose signals
+    they are open then, and takes that back. ENOMEM; ENOTSUP: the collector can't be told of this thread. */
+CQ_GC_API int cq_gc_worker_start(void *host);
+CQ_GC_API void cq_gc_worker_end(void *host);
 
 /** What has happened since open. At the end: added == stopped + run. */
-typedef struct cq_gc_counts {
+typedef struct cq_gc_statistics {
 	uint64_t added, stopped, run;
 	uint64_t late;		/**< times that a hand-over had to wait, for want of memory or room */
 	uint64_t missed;	/**< collections at whose end the handler was not called; what died then may never run */
@@ -118,7 +128,7 @@ typedef struct cq_gc_counts {
 	uint64_t pass_ns;	/**< the last look at all attached objects, under the collector's lock; nanoseconds */
 } cq_gc_counts_t;
 
-CQ_API void cq_gc_counts(cq_gc_counts_t *out);
+CQ_GC_API void cq_gc_counts(cq_gc_counts_t *out);
 
 CQ_END_DECLS
 

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The look at all attached objects. At GC_EVENT_RECLAIM_END, the collector's lock held: marks are complete, also those
+ * of what finalizers reach, and no block has been used again. Neither is so a moment later, when the lock is let go.
+ *
+ * In here nothing is called that could wait, for a lock or for memory, but GC_base and GC_is_marked.
+ */
+#include <errno.h>
+#include <time.h>
+
+#include "gc_priv.h"
+
+/* Under the collector's lock. */
+static struct {
+	GC_on_collection_event_proc before;	/* was there first, and is called too */
+	uint64_t collections;			/* number of the last before open */
+	uint64_t seen;				/* passes */
+} pass;
+
+enum { PAGE_BITS = 12 }; /* the collector's blocks are no smaller, and GC_base says the same of each object that begins in one */
+
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* How many of its entries died, or are done. `all`: none is alive. */
+static size_t look_at(cq_gc_table_t *t, bool all, size_t *done)
+{
+	uintptr_t page = 0;
+	bool used = false;
+	size_t died = 0;
+
+	*done = 0;
+	for (size_t i = 0; i < ENTRIES; i++) {
+		uint64_t word = cq_u64_load_relaxed(&t->word[i]);
+		uintptr_t address = word_address(word);
+
+		if (!word_is_object(word)) {
+			*done += word_is_done(word);
+			continue;
+		}
+		if (address >> PAGE_BITS != page && !all) {
+			page = address >> PAGE_BITS;
+			used = GC_base((void *)address) != NULL;
+		}
+		if (used && GC_is_marked((void *)address))
+			continue;
+		CQ_POINT("gc.dies");
+		/* A stop may be faster. */
+		died += cq_u64_cas_relaxed(&t->word[i], &word, DEAD | word_generation(word));
+	}
+	if (died != 0)
+		cq_gc_pend(t);
+	return died;
+}
+
+static void look_at_all(void)
+{
+	bool tidy = pthread_mutex_trylock(&cq_gc.lists) == 0; /* else the lists wait for the next pass */
+	bool old = false;
+	size_t died = 0, done;
+
+	if (tidy) {
+		cq_gc.passes++;
+		cq_gc.spare[0] = cq_gc.spare[1] = NULL;
+	}
+	/* Pairs with the release in carve. */
+	for (cq_gc_table_t *t = cq_ptr_load_acquire(&cq_gc.all); t != NULL; t = t->next) {
+		uint32_t place = cq_u32_load_relaxed(&t->place);
+
+		if (place != EMPTY && place != BARE)
+			died += look_at(t, false, &done);
+		if (tidy && (place == FULL || place == SPARE))
+			cq_gc_table_sort(t, done);
+		old |= tidy && cq_gc_table_is_old(t);
+	}
+	if (tidy)
+		pthread_mutex_unlock(&cq_gc.lists);
+	if (old)
+		cq_u32_store_relaxed(&cq_gc.to_trim, 1);
+	if (died == 0 && !old)
+		return;
+	if (cq_gc.queue != NULL) {
+		sem_post(&cq_gc.work);
+	} else {
+		/* What has died, then the word. Pairs with the fence in cq_gc_run_dead. */
+		cq_fence_full();
+		cq_u32_store_relaxed(&cq_gc.attention, SOME_DEAD);
+	}
+}
+
+void GC_CALLBACK cq_gc_event(GC_EventType event)
+{
+	int saved = errno;
+	uint64_t begin;
+
+	if (event == GC_EVENT_RECLAIM_END && cq_u32_load_relaxed(&cq_gc.attention) != NOT_OPEN) {
+		begin = now();
+		look_at_all();
+		pass.seen++;
+		cq_u64_store_relaxed(&cq_gc.missed, GC_get_gc_no() - pass.collections - pass.seen);
+		cq_u64_store_relaxed(&cq_gc.pass_ns, now() - begin);
+		errno = saved;
+	}
+	if (pass.before != NULL)
+		pass.before(event);
+}
+
+static void *note_collections(void *unused)
+{
+	pass.collections = GC_get_gc_no();
+	return unused;
+}
+
+void cq_gc_pass_open(void)
+{
+	GC_call_with_alloc_lock(note_collections, NULL);
+	pass.before = GC_get_on_collection_event();
+	GC_set_on_collection_event(cq_gc_event);
+}
+
+static void *kill_all(void *n)
+{
+	size_t done;
+
+	cq_u32_store_relaxed(&cq_gc.attention, NOT_OPEN);
+	for (cq_gc_table_t *t = cq_ptr_load_relaxed(&cq_gc.all); t != NULL; t = t->next)
+		*(size_t *)n += look_at(t, true, &done);
+	return NULL;
+}
+
+size_t cq_gc_pass_close(void)
+{
+	size_t n = 0;
+
+	GC_call_with_alloc_lock(kill_all, &n);
+	if (GC_get_on_collection_event() == cq_gc_event) /* else a later one calls this, which only passes it on */
+		GC_set_on_collection_event(pass.before);
+	return n;
+}

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The memory of attached cleanups: tables that pass from thread to thread, and what is left in them. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* MAP_ANONYMOUS, madvise */
+#endif
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "gc_priv.h"
+
+_Static_assert(sizeof(cq_gc_table_t) <= TABLE_BYTES, "a table's address is found by its alignment");
+
+enum {
+	SLAB_TABLES = 16,	/* mapped at once: a system call for 43,000 cleanups. Pages are used as they are touched */
+	REUSE = 4,		/* a table is used again once 1/4 is done: 32 bytes for a living entry at the worst, four looks to find room */
+	KEEP_PASSES = 2		/* an empty table keeps its memory so long: a program at a pace needs it again */
+};
+
+struct cq_gc cq_gc = {
+	.attention = NOT_OPEN, .lists = PTHREAD_MUTEX_INITIALIZER, .draining = PTHREAD_MUTEX_INITIALIZER
+};
+__thread struct cq_gc_thread cq_gc_mine;
+
+static pthread_key_t ended;
+
+static void put_in(cq_gc_table_t **list, cq_gc_table_t *t, enum place place)
+{
+	t->next_listed = *list;
+	*list = t;
+	cq_u32_store_relaxed(&t->place, place);
+}
+
+static cq_gc_table_t *take_from(cq_gc_table_t **list)
+{
+	cq_gc_table_t *t = *list;
+
+	if (t != NULL)
+		*list = t->next_listed;
+	return t;
+}
+
+/* A table that was never used. */
+static cq_gc_table_t *carve(void)
+{
+	cq_gc_table_t *t;
+
+	if (cq_gc.slab == cq_gc.slab_end) {
+		size_t bytes = (size_t)(SLAB_TABLES + 1) * TABLE_BYTES;
+		char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (memory == MAP_FAILED)
+			return NULL;
+		cq_gc.slab = memory + (-(uintptr_t)memory & (TABLE_BYTES - 1));
+		cq_gc.slab_end = cq_gc.slab + (size_t)SLAB_TABLES * TABLE_BYTES;
+	}
+	t = (cq_gc_table_t *)(void *)cq_gc.slab;
+	cq_gc.slab += TABLE_BYTES;
+	t->next = cq_gc.all;
+	/* The list of all, with the header of what is first. Pairs with the look at it in pass.c. Without it a pass could
+	   go on from a table to nowhere. */
+	cq_ptr_store_release(&cq_gc.all, t);
+	return t;
+}
+
+/* A thread has no more use for it. */
+static void hand_on(cq_gc_table_t *t)
+{
+	pthread_mutex_lock(&cq_gc.lists);
+	if (t->cursor <= ENTRIES / 2 && t->args != NULL)
+		put_in(&cq_gc.spare[t->scanned], t, SPARE);
+	else
+		cq_u32_store_relaxed(&t->place, FULL);
+	pthread_mutex_unlock(&cq_gc.lists);
+}
+
+static void thread_ends(void *mine)
+{
+	for (int k = 0; k < 2; k++) {
+		if (cq_gc_mine.tables[k] != NULL)
+			hand_on(cq_gc_mine.tables[k]);
+		cq_gc_mine.tables[k] = NULL;
+	}
+	(void)mine;
+}
+
+int cq_gc_tables_open(void)
+{
+	static bool made;
+	int err = made ? 0 : pthread_key_create(&ended, thread_ends);
+
+	made |= err == 0;
+	return err;
+}
+
+/* Memory for what its owner is about to write. False: there is none. */
+static bool furnish(cq_gc_table_t *t, bool scanned)
+{
+	void **args = t->own_args;
+
+	if (t->args != NULL)
+		return true;
+	/* May collect, and run finalizers of the program's that come here. */
+	if (scanned && (args = GC_MALLOC_UNCOLLECTABLE(sizeof(t->own_args))) == NULL)
+		return false;
+	for (size_t i = 0; t->generation != 0 && i < ENTRIES; i++)
+		cq_u64_store_relaxed(&t->word[i], FREE | t->generation);
+	t->generation = 0;
+	t->scanned = scanned;
+	t->args = args;
+	return true;
+}
+
+/* The calling thread's next table; false: no memory. */
+static bool next_table(bool scanned)
+{
+	cq_gc_table_t *t, **mine = &cq_gc_mine.tables[scanned];
+
+	if (pthread_setspecific(ended, &cq_gc_mine) != 0)
+		return false;
+	pthread_mutex_lock(&cq_gc.lists);
+	if (*mine != NULL)
+		cq_u32_store_relaxed(&(*mine)->place, FULL);
+	*mine = NULL;
+	if ((t = take_from(&cq_gc.spare[scanned])) == NULL && (t = take_from(&cq_gc.empty[scanned])) == NULL &&
+	    (t = take_from(&cq_gc.bare)) == NULL)
+		t = carve();
+	if (t != NULL)
+		cq_u32_store_relaxed(&t->place, OWNED);
+	pthread_mutex_unlock(&cq_gc.lists);
+	if (t == NULL)
+		return false;
+	if (!furnish(t, scanned)) {
+		pthread_mutex_lock(&cq_gc.lists);
+		put_in(&cq_gc.bare, t, BARE);
+		pthread_mutex_unlock(&cq_gc.lists);
+		return false;
+	}
+	if (*mine != NULL) /* a finalizer's */
+		hand_on(*mine);
+	*mine = t;
+	return true;
+}
+
+uint64_t *cq_gc_entry(bool scanned)
+{
+	do {
+		cq_gc_table_t *t = cq_gc_mine.tables[scanned];
+
+		while (t != NULL && t->cursor < ENTRIES) {
+			uint64_t *word = &t->word[t->cursor++];
+			/* What the last user of the entry did. Pairs with the releases in cq_gc_stop and entry_ran. Without it
+			   their last write to args could follow the new one. */
+			uint64_t old = cq_u64_load_acquire(word);
+
+			if (!word_is_done(old) || word_generation(old) == GENERATION_MAX)
+				continue;
+			if (word_state(old) != FREE) {
+				t->run += word_state(old) == RAN;
+				t->stopped += word_state(old) == STOPPED;
+				cq_u64_store_relaxed(word, FREE | (word_generation(old) + 1));
+			}
+			return word;
+		}
+	} while (next_table(scanned));
+	return NULL;
+}
+
+/* ---- what is left ---- */
+
+/* What becomes of a table without an owner that the pass has looked at. Under the lock of the lists. */
+void cq_gc_table_sort(cq_gc_table_t *t, size_t done)
+{
+	if (done < ENTRIES / REUSE) {
+		cq_u32_store_relaxed(&t->place, FULL);
+		return;
+	}
+	/* What the users of its entries did, before another uses or frees them. Pairs with the releases in cq_gc_stop
+	   and entry_ran. Without it one could write to args that are freed. */
+	cq_fence_acquire();
+	t->cursor = 0;
+	if (done < ENTRIES) {
+		put_in(&cq_gc.spare[t->scanned], t, SPARE);
+	} else {
+		t->emptied = cq_gc.passes;
+		put_in(&cq_gc.empty[t->scanned], t, EMPTY);
+	}
+}
+
+bool cq_gc_table_is_old(const cq_gc_table_t *t)
+{
+	return t->place == EMPTY && cq_gc.passes - t->emptied >= KEEP_PASSES;
+}
+
+static void tally(const cq_gc_table_t *t, cq_gc_counts_t *out)
+{
+	out->run += t->run;
+	out->stopped += t->stopped;
+	for (size_t i = 0; i < ENTRIES; i++) {
+		uint64_t word = cq_u64_load_relaxed(&t->word[i]);
+
+		out->run += word_state(word) == RAN;
+		out->stopped += word_state(word) == STOPPED;
+		out->added += !word_is_done(word);
+	}
+}
+
+void cq_gc_tally(cq_gc_counts_t *out)
+{
+	pthread_mutex_lock(&cq_gc.lists);
+	for (const cq_gc_table_t *t = cq_gc.all; t != NULL; t = t->next) {
+		if (t->place == BARE) {
+			out->run += t->run;
+			out->stopped += t->stopped;
+			continue;
+		}
+		tally(t, out);
+		out->bytes += TABLE_BYTES + (t->scanned ? sizeof(t->own_args) : 0);
+	}
+	pthread_mutex_unlock(&cq_gc.lists);
+	out->added += out->run + out->stopped;
+}
+
+/* Its words are done, and begin above all of their generations when it is used again. Until then what is read
+   there is done, or nothing: so no handle finds its own. */
+static void strip(cq_gc_table_t *t)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), from = (HEADER_BYTES + page - 1) / page * page;
+	cq_gc_counts_t sum = { 0 };
+
+	for (size_t i = 0; i < ENTRIES; i++) {
+		uint64_t g = word_generation(cq_u64_load_relaxed(&t->word[i]));
+
+		g += g < GENERATION_MAX;
+		t->generation = t->generation > g ? t->generation : g;
+	}
+	tally(t, &sum);
+	t->run = sum.run;
+	t->stopped = sum.stopped;
+	(void)madvise((char *)t + from, TABLE_BYTES - from, MADV_DONTNEED);
+	t->args = NULL;
+	put_in(&cq_gc.bare, t, BARE);
+}
+
+static bool strip_one(bool scanned)
+{
+	cq_gc_table_t *t, **at = &cq_gc.empty[scanned];
+	void **args = NULL;
+
+	pthread_mutex_lock(&cq_gc.lists);
+	while (*at != NULL && !cq_gc_table_is_old(*at))
+		at = &(*at)->next_listed;
+	if ((t = take_from(at)) != NULL) {
+		args = t->args;
+		strip(t);
+	}
+	pthread_mutex_unlock(&cq_gc.lists);
+	if (scanned)
+		GC_FREE(args);
+	return t != NULL;
+}
+
+void cq_gc_tables_trim(void)
+{
+	while (strip_one(false) || strip_one(true))
+		;
+}
+
+/* The threads that owned these are not here. One that was cut as it was about to furnish its table has left it
+   as it was. */
+void cq_gc_tables_child(void)
+{
+	for (cq_gc_table_t *t = cq_gc.all; t != NULL; t = t->next) {
+		if (t->place == OWNED && t != cq_gc_mine.tables[0] && t != cq_gc_mine.tables[1])
+			cq_u32_store_relaxed(&t->place, FULL);
+	}
+}
