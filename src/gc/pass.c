@@ -17,7 +17,9 @@ static struct {
 	uint64_t seen;				/* passes */
 } pass;
 
-enum { PAGE_BITS = 12 }; /* the collector's blocks are no smaller, and GC_base says the same of each object that begins in one */
+/* Of a word, what is below the page of its object: the collector's blocks are no smaller than 4 KiB, and GC_base says
+   the same of each object that begins in one. */
+enum { WORD_PAGE_BITS = 16 + 12 };
 
 static uint64_t now(void)
 {
@@ -30,29 +32,28 @@ static uint64_t now(void)
 /* How many of its entries died, or are done. `all`: none is alive. */
 static size_t look_at(cq_gc_table_t *t, bool all, size_t *done)
 {
-	uintptr_t page = 0;
+	uint64_t page = 0;
 	bool used = false;
-	size_t died = 0;
+	size_t died = 0, ndone = 0;
 
-	*done = 0;
 	for (size_t i = 0; i < ENTRIES; i++) {
 		uint64_t word = cq_u64_load_relaxed(&t->word[i]);
-		uintptr_t address = word_address(word);
 
 		if (!word_is_object(word)) {
-			*done += word_is_done(word);
+			ndone += word_is_done(word);
 			continue;
 		}
-		if (address >> PAGE_BITS != page && !all) {
-			page = address >> PAGE_BITS;
-			used = GC_base((void *)address) != NULL;
+		if (word >> WORD_PAGE_BITS != page) {
+			page = word >> WORD_PAGE_BITS;
+			used = !all && GC_base((void *)word_address(word)) != NULL;
 		}
-		if (used && GC_is_marked((void *)address))
+		if (used && GC_is_marked((void *)word_address(word)))
 			continue;
 		CQ_POINT("gc.dies");
 		/* A stop may be faster. */
 		died += cq_u64_cas_relaxed(&t->word[i], &word, DEAD | word_generation(word));
 	}
+	*done = ndone;
 	if (died != 0)
 		cq_gc_pend(t);
 	return died;
