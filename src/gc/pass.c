@@ -29,6 +29,23 @@ static uint64_t now(void)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
+/* Whether the collector has objects in the page of this one. Objects that were attached in another order than they were
+   allocated in come back to it many times. */
+static bool page_is_used(uint64_t word)
+{
+	enum { SLOT_BITS = 14, TAG_BITS = 64 - WORD_PAGE_BITS - SLOT_BITS };
+	static uint64_t used[1 << SLOT_BITS]; /* the rest of the page's number, and the pass that has asked for it */
+	uint64_t page = word >> WORD_PAGE_BITS, *slot = &used[page & ((1 << SLOT_BITS) - 1)];
+	uint64_t asked = pass.seen << TAG_BITS | page >> SLOT_BITS;
+
+	if (*slot == asked)
+		return true;
+	if (GC_base((void *)word_address(word)) == NULL)
+		return false;
+	*slot = asked;
+	return true;
+}
+
 /* How many of its entries died, or are done. `all`: none is alive. */
 static size_t look_at(cq_gc_table_t *t, bool all, size_t *done)
 {
@@ -45,7 +62,7 @@ static size_t look_at(cq_gc_table_t *t, bool all, size_t *done)
 		}
 		if (word >> WORD_PAGE_BITS != page) {
 			page = word >> WORD_PAGE_BITS;
-			used = !all && GC_base((void *)word_address(word)) != NULL;
+			used = !all && page_is_used(word);
 		}
 		if (used && GC_is_marked((void *)word_address(word)))
 			continue;
@@ -101,8 +118,8 @@ void GC_CALLBACK cq_gc_event(GC_EventType event)
 
 	if (event == GC_EVENT_RECLAIM_END && cq_u32_load_relaxed(&cq_gc.attention) != NOT_OPEN) {
 		begin = now();
-		look_at_all();
 		pass.seen++;
+		look_at_all();
 		cq_u64_store_relaxed(&cq_gc.missed, GC_get_gc_no() - pass.collections - pass.seen);
 		cq_u64_store_relaxed(&cq_gc.pass_ns, now() - begin);
 		errno = saved;
