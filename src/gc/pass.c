@@ -13,8 +13,9 @@
 /* Under the collector's lock. */
 static struct {
 	GC_on_collection_event_proc before;	/* was there first, and is called too */
-	uint64_t collections;			/* number of the last before open */
+	uint64_t collections;			/* those before open */
 	uint64_t seen;				/* passes */
+	uint64_t missed;			/* as of the last look */
 } pass;
 
 /* Of a word, what is below the page of its object: the collector's blocks are no smaller than 4 KiB, and GC_base says
@@ -46,18 +47,24 @@ static bool page_is_used(uint64_t word)
 	return true;
 }
 
-/* How many of its entries died, or are done. `all`: none is alive. */
-static size_t look_at(cq_gc_table_t *t, bool all, size_t *done)
+struct found {
+	size_t died, done;	/* now; and earlier */
+	size_t gone;		/* all that are not alive */
+};
+
+/* `all`: none is alive. */
+static struct found look_at(cq_gc_table_t *t, bool all)
 {
+	struct found f = { 0 };
 	uint64_t page = 0;
 	bool used = false;
-	size_t died = 0, ndone = 0;
 
 	for (size_t i = 0; i < ENTRIES; i++) {
 		uint64_t word = cq_u64_load_relaxed(&t->word[i]);
 
 		if (!word_is_object(word)) {
-			ndone += word_is_done(word);
+			f.done += word_is_done(word);
+			f.gone++;
 			continue;
 		}
 		if (word >> WORD_PAGE_BITS != page) {
@@ -67,37 +74,44 @@ static size_t look_at(cq_gc_table_t *t, bool all, size_t *done)
 		if (used && GC_is_marked((void *)word_address(word)))
 			continue;
 		CQ_POINT("gc.dies");
-		/* A stop may be faster. */
-		died += cq_u64_cas_relaxed(&t->word[i], &word, DEAD | word_generation(word));
+		f.gone++;
+		if ((word & HELD) == 0)
+			cq_u64_store_relaxed(&t->word[i], DEAD | word_generation(word));
+		else if (!cq_u64_cas_relaxed(&t->word[i], &word, DEAD | word_generation(word)))
+			continue; /* a stop was faster */
+		f.died++;
 	}
-	*done = ndone;
-	if (died != 0)
+	if (f.died != 0)
 		cq_gc_pend(t);
-	return died;
+	return f;
 }
 
 static void look_at_all(void)
 {
 	bool tidy = pthread_mutex_trylock(&cq_gc.lists) == 0; /* else the lists wait for the next pass */
 	bool old = false;
-	size_t died = 0, done;
+	struct found f = { 0 };
+	size_t died = 0;
 
 	if (tidy) {
 		cq_gc.passes++;
-		cq_gc.spare[0] = cq_gc.spare[1] = NULL;
+		cq_gc.spare[0] = cq_gc.spare[1] = cq_gc.dying[0] = cq_gc.dying[1] = NULL;
 	}
 	/* Pairs with the release in carve. */
 	for (cq_gc_table_t *t = cq_ptr_load_acquire(&cq_gc.all); t != NULL; t = t->next) {
 		uint32_t place = cq_u32_load_relaxed(&t->place);
 
 		if (place != EMPTY && place != BARE)
-			died += look_at(t, false, &done);
+			died += (f = look_at(t, false)).died;
 		if (tidy && (place == FULL || place == SPARE))
-			cq_gc_table_sort(t, done);
+			cq_gc_table_sort(t, f.done, f.gone);
 		old |= tidy && cq_gc_table_is_old(t);
 	}
-	if (tidy)
+	if (tidy) {
+		cq_gc_tables_compact(false);
+		cq_gc_tables_compact(true);
 		pthread_mutex_unlock(&cq_gc.lists);
+	}
 	if (old)
 		cq_u32_store_relaxed(&cq_gc.to_trim, 1);
 	if (died == 0 && !old)
@@ -120,7 +134,6 @@ void GC_CALLBACK cq_gc_event(GC_EventType event)
 		begin = now();
 		pass.seen++;
 		look_at_all();
-		cq_u64_store_relaxed(&cq_gc.missed, GC_get_gc_no() - pass.collections - pass.seen);
 		cq_u64_store_relaxed(&cq_gc.pass_ns, now() - begin);
 		errno = saved;
 	}
@@ -130,24 +143,41 @@ void GC_CALLBACK cq_gc_event(GC_EventType event)
 
 static void *note_collections(void *unused)
 {
-	pass.collections = GC_get_gc_no();
+	pass.collections = GC_get_gc_no() - pass.seen;
 	return unused;
 }
 
 void cq_gc_pass_open(void)
 {
-	GC_call_with_alloc_lock(note_collections, NULL);
 	pass.before = GC_get_on_collection_event();
 	GC_set_on_collection_event(cq_gc_event);
+	GC_call_with_alloc_lock(note_collections, NULL);
+}
+
+static void *count_missed(void *out)
+{
+	if (cq_u32_load_relaxed(&cq_gc.attention) != NOT_OPEN)
+		pass.missed = GC_get_gc_no() - pass.collections - pass.seen;
+	*(uint64_t *)out = pass.missed;
+	return NULL;
+}
+
+uint64_t cq_gc_pass_missed(void)
+{
+	uint64_t n;
+
+	GC_call_with_alloc_lock(count_missed, &n);
+	return n;
 }
 
 static void *kill_all(void *n)
 {
-	size_t done;
+	uint64_t missed;
 
+	count_missed(&missed);
 	cq_u32_store_relaxed(&cq_gc.attention, NOT_OPEN);
 	for (cq_gc_table_t *t = cq_ptr_load_relaxed(&cq_gc.all); t != NULL; t = t->next)
-		*(size_t *)n += look_at(t, true, &done);
+		*(size_t *)n += look_at(t, true).died;
 	return NULL;
 }
 
