@@ -210,7 +210,7 @@ int cq_gc_worker_start(void *host)
 	sigemptyset(&signals);
 	sigaddset(&signals, GC_get_suspend_signal());
 	sigaddset(&signals, GC_get_thr_restart_signal());
-	if (GC_get_stack_base(&stack) != GC_SUCCESS || (err = pthread_sigmask(SIG_UNBLOCK, &signals, NULL)) != 0)
+	if (GC_get_stack_base(&stack) != GC_SUCCESS || pthread_sigmask(SIG_UNBLOCK, &signals, NULL) != 0)
 		return ENOTSUP;
 	err = GC_register_my_thread(&stack);
 	cq_gc_mine.registered = err == GC_SUCCESS; /* a duplicate is another's to end */
