@@ -183,7 +183,7 @@ int cq_gc_relieve(uint64_t timeout_ns)
 
 	if (cq_u32_load_relaxed(&cq_gc.attention) == NOT_OPEN)
 		return ENXIO;
-	if (cq_gc_mine.draining)
+	if (cq_gc_mine.draining || (cq_gc.queue != NULL && cq_pool_is_current(cq_cleanup_pool(cq_gc.queue))))
 		return EDEADLK;
 	cq_gc_counts(&before);
 	GC_gcollect();

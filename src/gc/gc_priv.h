@@ -43,6 +43,7 @@ static inline uint64_t word_generation(uint64_t word) { return word & GENERATION
 static inline uint64_t word_state(uint64_t word) { return word & ~(HELD | GENERATION_MAX); }
 static inline bool word_is_object(uint64_t word) { return word >= OBJECT_MIN; }
 static inline bool word_is_done(uint64_t word) { return word < DEAD; }
+static inline bool word_is_usable(uint64_t word) { return word_is_done(word) && word_generation(word) < GENERATION_MAX; }
 static inline uintptr_t word_address(uint64_t word) { return (uintptr_t)(word_state(word) >> 16); }
 
 /* ---- tables ----
@@ -53,7 +54,7 @@ static inline uintptr_t word_address(uint64_t word) { return (uintptr_t)(word_st
 enum { TABLE_BYTES = 65536, HEADER_BYTES = 256 };
 enum { ENTRIES = (TABLE_BYTES - HEADER_BYTES) / (sizeof(uint64_t) + 2 * sizeof(void *)) };
 
-/* Who may use a table's done entries: */
+/* Who may use a table's done entries (but those at the last generation: a table of such stays full): */
 enum place {
 	OWNED,	/* one thread, its owner: for new cleanups, from `cursor` on */
 	FULL,	/* nobody, until a pass finds a fourth of them done */

@@ -31,7 +31,7 @@ static uint64_t now(void)
 }
 
 struct found {
-	size_t died, done;	/* now; and earlier */
+	size_t died, done;	/* now; and earlier, and may be used again */
 	size_t gone;		/* all that are not alive */
 };
 
@@ -55,7 +55,7 @@ static struct found look_at(cq_gc_table_t *t, bool all)
 		uint64_t word = cq_u64_load_relaxed(&t->word[i]);
 
 		if (!word_is_object(word)) {
-			f.done += word_is_done(word);
+			f.done += word_is_usable(word);
 			f.gone++;
 			continue;
 		}

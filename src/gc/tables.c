@@ -126,7 +126,7 @@ static void look_again(bool scanned)
 	size_t done = 0;
 
 	for (size_t i = 0; t != NULL && i < ENTRIES; i++)
-		done += word_is_done(cq_u64_load_relaxed(&t->word[i]));
+		done += word_is_usable(cq_u64_load_relaxed(&t->word[i]));
 	if (t != NULL)
 		cq_gc_table_sort(t, done, 0);
 }
@@ -198,7 +198,7 @@ static uint64_t *next_done(cq_gc_table_t *t)
 		   their last write to args could follow the new one. */
 		uint64_t old = cq_u64_load_acquire(word);
 
-		if (!word_is_done(old) || word_generation(old) == GENERATION_MAX)
+		if (!word_is_usable(old))
 			continue;
 		if (word_state(old) != FREE) {
 			cq_u64_store_relaxed(&t->run, t->run + (word_state(old) == RAN));
