@@ -26,8 +26,9 @@
 
 /* ---- the word of an entry ----
 
-   An object's address, which is a multiple of 8 below 2^48, shifted by 16, or a state; below that whether somebody has
-   a handle; and the entry's generation, by which a handle knows its own cleanup. It goes up as the entry is used again. */
+   An object's address, which is a multiple of 8 below 2^48, shifted by 16, or a state; below that whether somebody
+   has a handle; and the entry's generation, by which a handle knows its own cleanup. It goes up as the entry is used
+   again. */
 
 #define GENERATION_MAX ((UINT64_C(1) << 18) - 1) /* an entry at the last one is not used again */
 #define HELD (UINT64_C(1) << 18) /* with an object alone: a stop may come. Else only the pass changes the word */
@@ -43,8 +44,12 @@ static inline uint64_t word_generation(uint64_t word) { return word & GENERATION
 static inline uint64_t word_state(uint64_t word) { return word & ~(HELD | GENERATION_MAX); }
 static inline bool word_is_object(uint64_t word) { return word >= OBJECT_MIN; }
 static inline bool word_is_done(uint64_t word) { return word < DEAD; }
-static inline bool word_is_usable(uint64_t word) { return word_is_done(word) && word_generation(word) < GENERATION_MAX; }
 static inline uintptr_t word_address(uint64_t word) { return (uintptr_t)(word_state(word) >> 16); }
+
+static inline bool word_is_usable(uint64_t word)
+{
+	return word_is_done(word) && word_generation(word) < GENERATION_MAX;
+}
 
 /* ---- tables ----
 
@@ -115,6 +120,7 @@ extern __thread struct cq_gc_thread {
 	cq_gc_table_t *tables[2];	/* its own, by `scanned`, or NULL */
 	bool draining;			/* hands over: what it calls shall not */
 	bool registered;		/* by worker_start */
+	uint64_t relieved;		/* cleanups that had run when its last call of relieve returned */
 } cq_gc_mine;
 
 /* tables.c */
