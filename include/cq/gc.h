@@ -120,7 +120,7 @@ CQ_GC_API int cq_gc_worker_start(void *host);
 CQ_GC_API void cq_gc_worker_end(void *host);
 
 /** What has happened since open. At the end: added == stopped + run. */
-typedef struct cq_gc_counts {
+typedef struct cq_gc_statistics {
 	uint64_t added, stopped, run;
 	uint64_t late;		/**< times that a hand-over had to wait, for want of memory or room */
 	uint64_t missed;	/**< collections at whose end the handler was not called; what died then may never run */

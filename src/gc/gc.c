@@ -39,11 +39,14 @@ int cq_gc_open(cq_cleanup_t *queue)
 
 static int attend(void)
 {
+	uint32_t what = cq_u32_load_relaxed(&cq_gc.attention);
 	int saved = errno, ignored;
 
-	switch (cq_u32_load_relaxed(&cq_gc.attention)) {
-	case NOT_OPEN:
+	if (what == NOT_OPEN)
 		return ENXIO;
+	if (cq_gc_mine.draining) /* a call from within, by the collector's finalizers, say */
+		return 0;
+	switch (what) {
 	case NO_HELPER: /* a forked child, whose helper finds the semaphore posted */
 		if (cq_gc_helper_start() == 0) {
 			cq_u32_store_relaxed(&cq_gc.attention, NOTHING);
@@ -86,6 +89,7 @@ int cq_gc_add(void *ptr, cq_callback_fn *fn, void *arg, cq_gc_handle_t *handle)
 	if (handle != NULL) {
 		handle->table = t;
 		handle->entry = (uint64_t)i << 32 | word_generation(address);
+		address |= HELD;
 	}
 	CQ_POINT("gc.add");
 	/* fn and arg. Pairs with the acquire in next_dead. Without it another's could be run. */
@@ -112,7 +116,7 @@ bool cq_gc_stop(cq_gc_handle_t handle)
 	if (t->scanned)
 		t->args[i] = NULL;
 	CQ_POINT("gc.stopped");
-	/* All that was done to the entry. Pairs with the acquires of whoever uses it next, in cq_gc_entry and
+	/* All that was done to the entry. Pairs with the acquires of whoever uses it next, in next_done and
 	   cq_gc_table_sort. Without it NULL could be written to what is their argument. */
 	cq_u64_store_release(&t->word[i], STOPPED | generation);
 	return true;
@@ -136,7 +140,10 @@ size_t cq_gc_poll(void)
 
 size_t cq_gc_collect(void)
 {
+	int saved = errno;
+
 	GC_gcollect();
+	errno = saved;
 	return cq_gc_poll();
 }
 
@@ -203,7 +210,7 @@ int cq_gc_worker_start(void *host)
 	sigemptyset(&signals);
 	sigaddset(&signals, GC_get_suspend_signal());
 	sigaddset(&signals, GC_get_thr_restart_signal());
-	if (GC_get_stack_base(&stack) != GC_SUCCESS || (err = pthread_sigmask(SIG_UNBLOCK, &signals, NULL)) != 0)
+	if (GC_get_stack_base(&stack) != GC_SUCCESS || pthread_sigmask(SIG_UNBLOCK, &signals, NULL) != 0)
 		return ENOTSUP;
 	err = GC_register_my_thread(&stack);
 	cq_gc_mine.registered = err == GC_SUCCESS; /* a duplicate is another's to end */

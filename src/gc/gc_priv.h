@@ -26,10 +26,11 @@
 
 /* ---- the word of an entry ----
 
-   An object's address, which is a multiple of 8 below 2^48, shifted by 16, or a state; and below that the entry's
-   generation, by which a handle knows its own cleanup. It goes up as the entry is used again. */
+   An object's address, which is a multiple of 8 below 2^48, shifted by 16, or a state; below that whether somebody has
+   a handle; and the entry's generation, by which a handle knows its own cleanup. It goes up as the entry is used again. */
 
-#define GENERATION_MAX ((UINT64_C(1) << 19) - 1) /* an entry at the last one is not used again */
+#define GENERATION_MAX ((UINT64_C(1) << 18) - 1) /* an entry at the last one is not used again */
+#define HELD (UINT64_C(1) << 18) /* with an object alone: a stop may come. Else only the pass changes the word */
 #define STATE(n) ((uint64_t)(n) << 19)
 #define FREE STATE(0)		/* never used, since its table was made or was bare */
 #define RAN STATE(1)		/* fn has returned */
@@ -39,7 +40,7 @@
 #define OBJECT_MIN STATE(8)	/* the address 64 */
 
 static inline uint64_t word_generation(uint64_t word) { return word & GENERATION_MAX; }
-static inline uint64_t word_state(uint64_t word) { return word & ~GENERATION_MAX; }
+static inline uint64_t word_state(uint64_t word) { return word & ~(HELD | GENERATION_MAX); }
 static inline bool word_is_object(uint64_t word) { return word >= OBJECT_MIN; }
 static inline bool word_is_done(uint64_t word) { return word < DEAD; }
 static inline uintptr_t word_address(uint64_t word) { return (uintptr_t)(word_state(word) >> 16); }
@@ -69,10 +70,11 @@ typedef struct cq_gc_table {
 	uint32_t pending;			/* is on, or about to be on, `pending`, or was just taken off it */
 	uint32_t place;				/* L; read by the pass without it */
 	uint32_t cursor;			/* O: entries below it have been looked at */
-	bool scanned;				/* O: args is memory of the collector's */
+	bool scanned;				/* L, unless owned: args is memory of the collector's */
 	void **args;				/* O: NULL as long as it is bare */
 	uint64_t generation;			/* O: what its words shall begin at, if not 0 */
 	uint64_t emptied;			/* L: the pass that has found it empty */
+	size_t done;				/* L: of a spare one, entries that are */
 	uint64_t run, stopped;			/* O: what words that are gone were */
 	CQ_ALIGNED(HEADER_BYTES) uint64_t word[ENTRIES];
 	cq_callback_fn *fn[ENTRIES];
@@ -94,13 +96,14 @@ extern struct cq_gc {
 	pthread_mutex_t lists;		/* a leaf */
 	cq_gc_table_t *all;		/* grows only; read without the lock */
 	cq_gc_table_t *spare[2], *empty[2]; /* L, by `scanned` */
+	cq_gc_table_t *dying[2];	/* L: those full ones that may be spare when what the pass has found dead has run */
 	cq_gc_table_t *bare;		/* L */
 	char *slab, *slab_end;		/* L: memory for tables to come */
 	uint64_t passes;		/* L: those that had the lock of the lists */
 
 	cq_gc_table_t *pending;		/* tables with dead entries. All may push, who has `draining` takes all */
 	uint32_t to_trim;		/* the pass has seen tables that were empty for long */
-	uint64_t late, missed, pass_ns;
+	uint64_t late, pass_ns;
 
 	pthread_mutex_t draining;	/* one hand-over at a time */
 	sem_t work;			/* for the helper: posted by the pass */
@@ -116,8 +119,9 @@ extern __thread struct cq_gc_thread {
 /* tables.c */
 uint64_t *cq_gc_entry(bool scanned);		/* an entry of the calling thread that is done; NULL: no memory */
 int cq_gc_tables_open(void);
-void cq_gc_table_sort(cq_gc_table_t *t, size_t done);
+void cq_gc_table_sort(cq_gc_table_t *t, size_t done, size_t gone);
 bool cq_gc_table_is_old(const cq_gc_table_t *t);
+void cq_gc_tables_compact(bool scanned);
 void cq_gc_tables_trim(void);
 void cq_gc_tables_child(void);
 void cq_gc_tally(cq_gc_counts_t *out);

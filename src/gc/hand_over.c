@@ -71,10 +71,11 @@ static void entry_ran(void *word)
 	cq_gc_table_t *t = table_of(word);
 	uint64_t w = cq_u64_load_relaxed(word);
 
+	CQ_CHECK(word_state(w) == QUEUED);
 	if (t->scanned)
 		t->args[(uint64_t *)word - t->word] = NULL;
 	CQ_POINT("gc.ran");
-	/* All that was done to the entry. Pairs with the acquires of whoever uses it next, in cq_gc_entry and
+	/* All that was done to the entry. Pairs with the acquires of whoever uses it next, in next_done and
 	   cq_gc_table_sort. Without it NULL could be written to what is their argument. */
 	cq_u64_store_release(word, RAN | word_generation(w));
 }

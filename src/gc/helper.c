@@ -61,10 +61,12 @@ int cq_gc_helper_start(void)
 
 	pthread_mutex_lock(&cq_gc.draining);
 	if (!helper.lives) {
+		cq_gc_mine.draining = true; /* it allocates, and may run finalizers */
 		block_signals(&old);
 		err = GC_pthread_create(&helper.thread, NULL, helper_main, NULL);
 		pthread_sigmask(SIG_SETMASK, &old, NULL);
 		helper.lives = err == 0;
+		cq_gc_mine.draining = false;
 	}
 	pthread_mutex_unlock(&cq_gc.draining);
 	return err;

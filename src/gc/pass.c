@@ -13,11 +13,14 @@
 /* Under the collector's lock. */
 static struct {
 	GC_on_collection_event_proc before;	/* was there first, and is called too */
-	uint64_t collections;			/* number of the last before open */
+	uint64_t collections;			/* those before open */
 	uint64_t seen;				/* passes */
+	uint64_t missed;			/* as of the last look */
 } pass;
 
-enum { PAGE_BITS = 12 }; /* the collector's blocks are no smaller, and GC_base says the same of each object that begins in one */
+/* Of a word, what is below the page of its object. The collector's blocks are no smaller than that, so where one object
+   begins in a page, marks can be asked for of all that begin there. */
+enum { PAGE_BITS = 16 + 12 };
 
 static uint64_t now(void)
 {
@@ -27,60 +30,80 @@ static uint64_t now(void)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-/* How many of its entries died, or are done. `all`: none is alive. */
-static size_t look_at(cq_gc_table_t *t, bool all, size_t *done)
-{
-	uintptr_t page = 0;
-	bool used = false, missed = cq_gc.missed != 0;
-	size_t died = 0;
+struct found {
+	size_t died, done;	/* now; and earlier */
+	size_t gone;		/* all that are not alive */
+};
 
-	*done = 0;
+/* False: the object is gone. GC_is_marked must not be asked then: if a pass was missed, or the collector's rules were not
+   kept, the page may be the middle of a large object, of which it knows nothing. */
+static bool page_is_used(uint64_t word)
+{
+	void *base = GC_base((void *)word_address(word));
+
+	return base != NULL && (uintptr_t)base >> 12 == word >> PAGE_BITS;
+}
+
+/* `all`: none is alive. */
+static struct found look_at(cq_gc_table_t *t, bool all)
+{
+	struct found f = { 0 };
+	uint64_t page = 0;
+	bool used = false;
+
 	for (size_t i = 0; i < ENTRIES; i++) {
 		uint64_t word = cq_u64_load_relaxed(&t->word[i]);
-		uintptr_t address = word_address(word);
 
 		if (!word_is_object(word)) {
-			*done += word_is_done(word);
+			f.done += word_is_done(word);
+			f.gone++;
 			continue;
 		}
-		/* What has died in a missed collection may be the middle of another object: no mark is asked for that. */
-		if ((address >> PAGE_BITS != page || missed) && !all) {
-			page = address >> PAGE_BITS;
-			used = GC_base((void *)address) == (void *)address;
+		if (word >> PAGE_BITS != page || !used) {
+			page = word >> PAGE_BITS;
+			used = !all && page_is_used(word);
 		}
-		if (used && GC_is_marked((void *)address))
+		if (used && GC_is_marked((void *)word_address(word)))
 			continue;
 		CQ_POINT("gc.dies");
-		/* A stop may be faster. */
-		died += cq_u64_cas_relaxed(&t->word[i], &word, DEAD | word_generation(word));
+		f.gone++;
+		if ((word & HELD) == 0)
+			cq_u64_store_relaxed(&t->word[i], DEAD | word_generation(word));
+		else if (!cq_u64_cas_relaxed(&t->word[i], &word, DEAD | word_generation(word)))
+			continue; /* a stop was faster */
+		f.died++;
 	}
-	if (died != 0)
+	if (f.died != 0)
 		cq_gc_pend(t);
-	return died;
+	return f;
 }
 
 static void look_at_all(void)
 {
 	bool tidy = pthread_mutex_trylock(&cq_gc.lists) == 0; /* else the lists wait for the next pass */
 	bool old = false;
-	size_t died = 0, done;
+	struct found f = { 0 };
+	size_t died = 0;
 
 	if (tidy) {
 		cq_gc.passes++;
-		cq_gc.spare[0] = cq_gc.spare[1] = NULL;
+		cq_gc.spare[0] = cq_gc.spare[1] = cq_gc.dying[0] = cq_gc.dying[1] = NULL;
 	}
 	/* Pairs with the release in carve. */
 	for (cq_gc_table_t *t = cq_ptr_load_acquire(&cq_gc.all); t != NULL; t = t->next) {
 		uint32_t place = cq_u32_load_relaxed(&t->place);
 
 		if (place != EMPTY && place != BARE)
-			died += look_at(t, false, &done);
+			died += (f = look_at(t, false)).died;
 		if (tidy && (place == FULL || place == SPARE))
-			cq_gc_table_sort(t, done);
+			cq_gc_table_sort(t, f.done, f.gone);
 		old |= tidy && cq_gc_table_is_old(t);
 	}
-	if (tidy)
+	if (tidy) {
+		cq_gc_tables_compact(false);
+		cq_gc_tables_compact(true);
 		pthread_mutex_unlock(&cq_gc.lists);
+	}
 	if (old)
 		cq_u32_store_relaxed(&cq_gc.to_trim, 1);
 	if (died == 0 && !old)
@@ -94,19 +117,6 @@ static void look_at_all(void)
 	}
 }
 
-static void *count_missed(void *unused)
-{
-	if (cq_u32_load_relaxed(&cq_gc.attention) != NOT_OPEN)
-		cq_u64_store_relaxed(&cq_gc.missed, GC_get_gc_no() - pass.collections - pass.seen);
-	return unused;
-}
-
-uint64_t cq_gc_pass_missed(void)
-{
-	GC_call_with_alloc_lock(count_missed, NULL);
-	return cq_u64_load_relaxed(&cq_gc.missed);
-}
-
 void GC_CALLBACK cq_gc_event(GC_EventType event)
 {
 	int saved = errno;
@@ -114,9 +124,8 @@ void GC_CALLBACK cq_gc_event(GC_EventType event)
 
 	if (event == GC_EVENT_RECLAIM_END && cq_u32_load_relaxed(&cq_gc.attention) != NOT_OPEN) {
 		begin = now();
-		pass.seen++;
-		count_missed(NULL);
 		look_at_all();
+		pass.seen++;
 		cq_u64_store_relaxed(&cq_gc.pass_ns, now() - begin);
 		errno = saved;
 	}
@@ -126,24 +135,41 @@ void GC_CALLBACK cq_gc_event(GC_EventType event)
 
 static void *note_collections(void *unused)
 {
-	pass.collections = GC_get_gc_no();
+	pass.collections = GC_get_gc_no() - pass.seen;
 	return unused;
 }
 
 void cq_gc_pass_open(void)
 {
-	GC_call_with_alloc_lock(note_collections, NULL);
 	pass.before = GC_get_on_collection_event();
 	GC_set_on_collection_event(cq_gc_event);
+	GC_call_with_alloc_lock(note_collections, NULL);
+}
+
+static void *count_missed(void *out)
+{
+	if (cq_u32_load_relaxed(&cq_gc.attention) != NOT_OPEN)
+		pass.missed = GC_get_gc_no() - pass.collections - pass.seen;
+	*(uint64_t *)out = pass.missed;
+	return NULL;
+}
+
+uint64_t cq_gc_pass_missed(void)
+{
+	uint64_t n;
+
+	GC_call_with_alloc_lock(count_missed, &n);
+	return n;
 }
 
 static void *kill_all(void *n)
 {
-	size_t done;
+	uint64_t missed;
 
+	count_missed(&missed);
 	cq_u32_store_relaxed(&cq_gc.attention, NOT_OPEN);
 	for (cq_gc_table_t *t = cq_ptr_load_relaxed(&cq_gc.all); t != NULL; t = t->next)
-		*(size_t *)n += look_at(t, true, &done);
+		*(size_t *)n += look_at(t, true).died;
 	return NULL;
 }
 

@@ -3,6 +3,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* MAP_ANONYMOUS, madvise */
 #endif
+#include <errno.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@ _Static_assert(sizeof(cq_gc_table_t) <= TABLE_BYTES, "a table's address is found
 enum {
 	SLAB_TABLES = 16,	/* mapped at once: a system call for 43,000 cleanups. Pages are used as they are touched */
 	REUSE = 4,		/* a table is used again once 1/4 is done: 32 bytes for a living entry at the worst, four looks to find room */
+	MERGED = 64,		/* so many tables a pass are merged with others: 1 ms, as the collector's lock is held */
 	KEEP_PASSES = 2		/* an empty table keeps its memory so long: a program at a pace needs it again */
 };
 
@@ -92,20 +94,60 @@ int cq_gc_tables_open(void)
 	return err;
 }
 
+/* What becomes of a table without an owner, of which so many entries are done, or soon will be. Under the lock of
+   the lists. */
+void cq_gc_table_sort(cq_gc_table_t *t, size_t done, size_t gone)
+{
+	if (done < ENTRIES / REUSE) {
+		if (gone >= ENTRIES / REUSE)
+			put_in(&cq_gc.dying[t->scanned], t, FULL);
+		else
+			cq_u32_store_relaxed(&t->place, FULL);
+		return;
+	}
+	/* What the users of its entries did, before another uses or frees them. Pairs with the releases in cq_gc_stop
+	   and entry_ran. Without it one could write to args that are freed. */
+	cq_fence_acquire();
+	t->cursor = 0;
+	t->done = done;
+	if (done < ENTRIES) {
+		put_in(&cq_gc.spare[t->scanned], t, SPARE);
+	} else {
+		t->emptied = cq_gc.passes;
+		put_in(&cq_gc.empty[t->scanned], t, EMPTY);
+	}
+}
+
+/* One that was dying is looked at again: but for this a program that makes objects as fast as they die would have
+   two tables where one does. */
+static void look_again(bool scanned)
+{
+	cq_gc_table_t *t = take_from(&cq_gc.dying[scanned]);
+	size_t done = 0;
+
+	for (size_t i = 0; t != NULL && i < ENTRIES; i++)
+		done += word_is_done(cq_u64_load_relaxed(&t->word[i]));
+	if (t != NULL)
+		cq_gc_table_sort(t, done, 0);
+}
+
 /* Memory for what its owner is about to write. False: there is none. */
-static bool furnish(cq_gc_table_t *t, bool scanned)
+static bool furnish(cq_gc_table_t *t)
 {
 	void **args = t->own_args;
+	int saved = errno;
 
 	if (t->args != NULL)
 		return true;
 	/* May collect, and run finalizers of the program's that come here. */
-	if (scanned && (args = GC_MALLOC_UNCOLLECTABLE(sizeof(t->own_args))) == NULL)
+	if (t->scanned)
+		args = GC_MALLOC_UNCOLLECTABLE(sizeof(t->own_args));
+	errno = saved;
+	if (args == NULL)
 		return false;
 	for (size_t i = 0; t->generation != 0 && i < ENTRIES; i++)
 		cq_u64_store_relaxed(&t->word[i], FREE | t->generation);
 	t->generation = 0;
-	t->scanned = scanned;
 	t->args = args;
 	return true;
 }
@@ -114,6 +156,7 @@ static bool furnish(cq_gc_table_t *t, bool scanned)
 static bool next_table(bool scanned)
 {
 	cq_gc_table_t *t, **mine = &cq_gc_mine.tables[scanned];
+	int saved = errno;
 
 	if (pthread_setspecific(ended, &cq_gc_mine) != 0)
 		return false;
@@ -121,15 +164,20 @@ static bool next_table(bool scanned)
 	if (*mine != NULL)
 		cq_u32_store_relaxed(&(*mine)->place, FULL);
 	*mine = NULL;
+	if (cq_gc.spare[scanned] == NULL && cq_gc.empty[scanned] == NULL)
+		look_again(scanned);
 	if ((t = take_from(&cq_gc.spare[scanned])) == NULL && (t = take_from(&cq_gc.empty[scanned])) == NULL &&
 	    (t = take_from(&cq_gc.bare)) == NULL)
 		t = carve();
-	if (t != NULL)
+	if (t != NULL) {
+		t->scanned = scanned;
 		cq_u32_store_relaxed(&t->place, OWNED);
+	}
 	pthread_mutex_unlock(&cq_gc.lists);
+	errno = saved;
 	if (t == NULL)
 		return false;
-	if (!furnish(t, scanned)) {
+	if (!furnish(t)) {
 		pthread_mutex_lock(&cq_gc.lists);
 		put_in(&cq_gc.bare, t, BARE);
 		pthread_mutex_unlock(&cq_gc.lists);
@@ -141,48 +189,77 @@ static bool next_table(bool scanned)
 	return true;
 }
 
+/* The next entry of a table that is done, made FREE; NULL: there is none. Its owner's, or under the lists' lock. */
+static uint64_t *next_done(cq_gc_table_t *t)
+{
+	while (t->cursor < ENTRIES) {
+		uint64_t *word = &t->word[t->cursor++];
+		/* What the last user of the entry did. Pairs with the releases in cq_gc_stop and entry_ran. Without it
+		   their last write to args could follow the new one. */
+		uint64_t old = cq_u64_load_acquire(word);
+
+		if (!word_is_done(old) || word_generation(old) == GENERATION_MAX)
+			continue;
+		if (word_state(old) != FREE) {
+			cq_u64_store_relaxed(&t->run, t->run + (word_state(old) == RAN));
+			cq_u64_store_relaxed(&t->stopped, t->stopped + (word_state(old) == STOPPED));
+			cq_u64_store_relaxed(word, FREE | (word_generation(old) + 1));
+		}
+		return word;
+	}
+	return NULL;
+}
+
 uint64_t *cq_gc_entry(bool scanned)
 {
 	do {
 		cq_gc_table_t *t = cq_gc_mine.tables[scanned];
+		uint64_t *word = t != NULL ? next_done(t) : NULL;
 
-		while (t != NULL && t->cursor < ENTRIES) {
-			uint64_t *word = &t->word[t->cursor++];
-			/* What the last user of the entry did. Pairs with the releases in cq_gc_stop and entry_ran. Without it
-			   their last write to args could follow the new one. */
-			uint64_t old = cq_u64_load_acquire(word);
-
-			if (!word_is_done(old) || word_generation(old) == GENERATION_MAX)
-				continue;
-			if (word_state(old) != FREE) {
-				t->run += word_state(old) == RAN;
-				t->stopped += word_state(old) == STOPPED;
-				cq_u64_store_relaxed(word, FREE | (word_generation(old) + 1));
-			}
+		if (word != NULL)
 			return word;
-		}
 	} while (next_table(scanned));
 	return NULL;
 }
 
 /* ---- what is left ---- */
 
-/* What becomes of a table without an owner that the pass has looked at. Under the lock of the lists. */
-void cq_gc_table_sort(cq_gc_table_t *t, size_t done)
+/* Moves what has no handle out of `from`. False: `into` is full. */
+static bool merge(cq_gc_table_t *from, cq_gc_table_t *into)
 {
-	if (done < ENTRIES / REUSE) {
-		cq_u32_store_relaxed(&t->place, FULL);
-		return;
+	for (size_t i = 0; i < ENTRIES; i++) {
+		uint64_t old = cq_u64_load_relaxed(&from->word[i]), *word;
+
+		if (!word_is_object(old) || (old & HELD) != 0)
+			continue;
+		if ((word = next_done(into)) == NULL)
+			return false;
+		into->fn[word - into->word] = from->fn[i];
+		into->args[word - into->word] = from->args[i];
+		/* fn and its argument. Pairs with the acquire in next_dead. */
+		cq_u64_store_release(word, word_state(old) | word_generation(cq_u64_load_relaxed(word)));
+		cq_u64_store_relaxed(&from->word[i], FREE | word_generation(old));
+		if (from->scanned)
+			from->args[i] = NULL;
 	}
-	/* What the users of its entries did, before another uses or frees them. Pairs with the releases in cq_gc_stop
-	   and entry_ran. Without it one could write to args that are freed. */
-	cq_fence_acquire();
-	t->cursor = 0;
-	if (done < ENTRIES) {
-		put_in(&cq_gc.spare[t->scanned], t, SPARE);
-	} else {
-		t->emptied = cq_gc.passes;
-		put_in(&cq_gc.empty[t->scanned], t, EMPTY);
+	return true;
+}
+
+/* By the pass, all locks held. Of spare tables that are half done or more each is moved into another. */
+void cq_gc_tables_compact(bool scanned)
+{
+	cq_gc_table_t *into = NULL;
+	size_t n = 0;
+
+	/* The collector wants to know of writes to its memory: not now. */
+	if (scanned && GC_is_incremental_mode())
+		return;
+	for (cq_gc_table_t *t = cq_gc.spare[scanned]; t != NULL && n < MERGED; t = t->next_listed) {
+		if (t->done < ENTRIES / 2 || t->args == NULL)
+			continue;
+		if (into == NULL || !merge(t, into))
+			into = t;
+		n++;
 	}
 }
 
@@ -193,8 +270,8 @@ bool cq_gc_table_is_old(const cq_gc_table_t *t)
 
 static void tally(const cq_gc_table_t *t, cq_gc_counts_t *out)
 {
-	out->run += t->run;
-	out->stopped += t->stopped;
+	out->run += cq_u64_load_relaxed(&t->run);
+	out->stopped += cq_u64_load_relaxed(&t->stopped);
 	for (size_t i = 0; i < ENTRIES; i++) {
 		uint64_t word = cq_u64_load_relaxed(&t->word[i]);
 
@@ -214,7 +291,7 @@ void cq_gc_tally(cq_gc_counts_t *out)
 			continue;
 		}
 		tally(t, out);
-		out->bytes += TABLE_BYTES; /* its own args are not touched where it has the collector's */
+		out->bytes += TABLE_BYTES; /* args of the collector's are in place of its own, which are never touched */
 	}
 	pthread_mutex_unlock(&cq_gc.lists);
 	out->added += out->run + out->stopped;
@@ -228,8 +305,9 @@ static void strip(cq_gc_table_t *t)
 	cq_gc_counts_t sum = { 0 };
 
 	for (size_t i = 0; i < ENTRIES; i++) {
-		uint64_t g = word_generation(cq_u64_load_relaxed(&t->word[i]));
+		uint64_t word = cq_u64_load_relaxed(&t->word[i]), g = word_generation(word);
 
+		CQ_CHECK(word_is_done(word));
 		g += g < GENERATION_MAX;
 		t->generation = t->generation > g ? t->generation : g;
 	}
