@@ -709,6 +709,71 @@ IN_BOTH(tables_that_are_half_empty_are_used_again)
 	memset(many, 0, alive * sizeof(*many));
 }
 
+static int numbers[4 * MORE / 8];
+static bool had[4 * MORE / 8];
+
+static void count_arg(void *number)
+{
+	int i = *(int *)number;
+
+	CHECK(!had[i]);
+	had[i] = true;
+	ran++;
+}
+
+static void *number(int i)
+{
+	numbers[i] = i;
+	return &numbers[i];
+}
+
+static void *collected_number(int i)
+{
+	int *p = GC_MALLOC_ATOMIC(sizeof(*p));
+
+	*p = i;
+	return p;
+}
+
+/* Every eighth lives. Those with a handle, every 64th of the first ones, stay where they are. */
+static void tables_are_merged(void *(*arg)(int i))
+{
+	enum { ALL = 4 * MORE, HELD = OBJECTS / 10 };
+	uint64_t before;
+
+	many = GC_MALLOC_UNCOLLECTABLE(ALL * sizeof(*many));
+	for (int i = 0; i < ALL; i++) {
+		cq_gc_handle_t *h = i % 64 == 0 && i / 64 < HELD ? &handles[i / 64] : NULL;
+
+		many[i] = GC_MALLOC(16);
+		cr_assert_eq(cq_gc_add(many[i], h != NULL ? count_beside : i % 8 == 0 ? count_arg : count,
+		    arg(i / 8), h), 0);
+	}
+	before = counts().bytes;
+	for (int i = 0; i < ALL; i++)
+		if (i % 8 != 0)
+			many[i] = NULL;
+	for (int i = 0; i < 6; i++)
+		collect();
+	cr_assert_leq(counts().bytes, before / 2);
+	for (int i = 0; i < HELD; i++)
+		cr_assert(cq_gc_stop(handles[i]));
+	memset(many, 0, ALL * sizeof(*many));
+	collect();
+	cr_assert_eq(ran_beside, 0);
+	cr_assert(most(ran, ALL - HELD));
+}
+
+IN_BOTH(tables_that_are_half_empty_are_merged)
+{
+	tables_are_merged(number);
+}
+
+IN_BOTH(tables_that_are_half_empty_are_merged_and_collected_arguments_with_them)
+{
+	tables_are_merged(collected_number);
+}
+
 IN_BOTH(tables_that_are_empty_go_back_but_for_their_heads)
 {
 	uint64_t before, most_of_all;
