@@ -116,11 +116,8 @@ static MAY_BE_UNUSED void collect(void)
 /* What was free is overwritten, for who still looks at it. */
 static APART void overwrite(size_t bytes)
 {
-	for (int i = 0; i < 50 * OBJECTS; i++) {
-		void *garbage = GC_MALLOC(bytes);
-
-		memset(garbage, 0xee, bytes);
-	}
+	for (int i = 0; i < 50 * OBJECTS; i++)
+		memset(i % 2 ? GC_MALLOC(bytes) : GC_MALLOC_ATOMIC(bytes), 0xee, bytes);
 }
 
 static MAY_BE_UNUSED void count(void *unused)
@@ -137,12 +134,12 @@ static APART void attach_dead(unsigned n, cq_callback_fn *fn, void *arg)
 	forget();
 }
 
-/* As many that are alive while `roots` has them. */
+/* As many that are alive while `roots` has them, by pointers to anywhere in them. */
 static APART void attach_alive(unsigned n, cq_callback_fn *fn, void *arg)
 {
 	for (unsigned i = 0; i < n; i++) {
 		roots[i] = GC_MALLOC(48);
-		CHECK(cq_gc_add(roots[i], fn, arg, NULL) == 0);
+		CHECK(cq_gc_add((char *)roots[i] + i % 48, fn, arg, NULL) == 0);
 	}
 	forget();
 }

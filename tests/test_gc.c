@@ -151,12 +151,45 @@ IN_BOTH(stopped_cleanup_never_runs_but_its_neighbour_does)
 	cr_assert_eq(counts().stopped, OBJECTS);
 }
 
-static bool over[OBJECTS];
+/* The entries of `many` have been others' before, those of what has died in `roots` among them. */
+enum { MORE = 10 * OBJECTS };
+
+static void **many;
+static bool over[OBJECTS], many_over[MORE];
 
 static void note(void *over_)
 {
 	*(bool *)over_ = true;
 	ran++;
+}
+
+static void use_every_entry(void *unused)
+{
+	(void)unused;
+	drop_roots();
+	for (int i = 0; i < 3; i++) {
+		attach_dead(MORE, count, NULL);
+		collect();
+	}
+	many = GC_MALLOC_UNCOLLECTABLE(MORE * sizeof(*many));
+	for (int i = 0; i < MORE; i++) {
+		many[i] = GC_MALLOC(16);
+		cr_assert_eq(cq_gc_add(many[i], note, &many_over[i], NULL), 0);
+	}
+}
+
+/* None is over, and then all are. */
+static void every_entry_is_settled_once(void)
+{
+	unsigned n = 0;
+
+	for (int i = 0; i < MORE; i++)
+		cr_assert_not(many_over[i]);
+	memset(many, 0, MORE * sizeof(*many));
+	collect();
+	for (int i = 0; i < MORE; i++)
+		n += many_over[i];
+	cr_assert(most(n, MORE));
 }
 
 static APART void attach_with_handles(void)
@@ -165,23 +198,15 @@ static APART void attach_with_handles(void)
 		cr_assert_eq(cq_gc_add(GC_MALLOC(32), note, &over[i], &handles[i]), 0);
 }
 
-/* So often that the entries of the first ones are in use again. */
 IN_BOTH(handle_of_what_has_run_stops_nothing_and_so_no_new_cleanup)
 {
 	attach_with_handles();
 	collect();
 	cr_assert(most(ran, OBJECTS));
-	for (int round = 0; round < 20; round++) {
-		attach_dead(2 * OBJECTS, count, NULL);
-		collect();
-	}
-	attach_alive(OBJECTS, count_beside, NULL);
+	use_every_entry(NULL);
 	for (int i = 0; i < OBJECTS; i++)
 		cr_assert(!over[i] || !cq_gc_stop(handles[i]));
-	cr_assert_eq(counts().stopped, 0);
-	drop_roots();
-	collect();
-	cr_assert(most(ran_beside, OBJECTS));
+	every_entry_is_settled_once();
 }
 
 Test(gc, stopped_cleanup_leaves_its_object_to_free)
@@ -200,37 +225,32 @@ Test(gc, stopped_cleanup_leaves_its_object_to_free)
 	cr_assert_eq(ran, 0);
 }
 
-/* The entries of `many` have been others' before, those of what has just died among them. */
-enum { MORE = 10 * OBJECTS };
-
-static void **many;
-
-static void use_every_entry(void *unused)
+static void attach_roots_with_handles(void)
 {
-	(void)unused;
-	drop_roots();
-	collect();
-	many = GC_MALLOC_UNCOLLECTABLE(MORE * sizeof(*many));
-	for (int i = 0; i < MORE; i++) {
-		many[i] = GC_MALLOC(16);
-		cr_assert_eq(cq_gc_add(many[i], count_beside, NULL, NULL), 0);
-	}
-}
-
-Test(gc, stop_that_comes_late_stops_no_new_cleanup)
-{
-	open_in_place();
 	for (int i = 0; i < OBJECTS; i++) {
 		roots[i] = GC_MALLOC(48);
 		cr_assert_eq(cq_gc_add(roots[i], note, &over[i], &handles[i]), 0);
 	}
 	forget();
+}
+
+Test(gc, stop_that_comes_late_stops_no_new_cleanup)
+{
+	open_in_place();
+	attach_roots_with_handles();
 	at_point("gc.stop", use_every_entry, NULL);
 	for (int i = OBJECTS / 2; i < OBJECTS; i++)
 		cr_assert_eq(cq_gc_stop(handles[i]), !over[i]);
-	cr_assert_eq(ran_beside, 0);
-	cr_assert_leq(counts().stopped, FEW);
-	memset(many, 0, MORE * sizeof(*many));
+	every_entry_is_settled_once();
+}
+
+Test(gc, stop_that_is_slow_leaves_the_next_cleanup_its_argument)
+{
+	open_in_place();
+	attach_roots_with_handles();
+	at_point("gc.stopped", use_every_entry, NULL);
+	cr_assert(cq_gc_stop(handles[OBJECTS / 2]));
+	every_entry_is_settled_once();
 }
 
 /* In the pass, just as it has found one dead. */
@@ -300,6 +320,36 @@ Test(gc, argument_lives_until_its_cleanup_has_run_behind_a_worker_that_stands_st
 	gate_open(&go_on);
 	collect();
 	cr_assert(most(ran, OBJECTS));
+	cr_assert_eq(intact, ran);
+}
+
+static void look_at_it_late(void *arg)
+{
+	stand_still(NULL);
+	look_at(arg);
+}
+
+/* On a worker of which the collector doesn't know. */
+Test(gc, argument_lives_while_its_cleanup_runs)
+{
+	open_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .workers_max = 1 });
+	for (int i = 0; i < FEW; i++) {
+		char *arg = GC_MALLOC_ATOMIC(48);
+
+		strcpy(arg, "still here");
+		cr_assert_eq(cq_gc_add(GC_MALLOC(48), look_at_it_late, arg, NULL), 0);
+	}
+	forget();
+	cq_gc_collect();
+	gate_wait(&stands);
+	for (int i = 0; i < 3; i++) {
+		forget();
+		GC_gcollect();
+		overwrite(48);
+	}
+	gate_open(&go_on);
+	collect();
+	cr_assert_gt(ran, 0);
 	cr_assert_eq(intact, ran);
 }
 
@@ -654,7 +704,74 @@ IN_BOTH(tables_that_are_half_empty_are_used_again)
 		collect();
 	}
 	cr_assert_leq(counts().bytes, 64 * alive + 2 * 32 * EACH);
+	cr_assert_eq(counts().added, ROUNDS * EACH);
+	cr_assert_eq(counts().run, ran);
 	memset(many, 0, alive * sizeof(*many));
+}
+
+static int numbers[4 * MORE / 8];
+static bool had[4 * MORE / 8];
+
+static void count_arg(void *number)
+{
+	int i = *(int *)number;
+
+	CHECK(!had[i]);
+	had[i] = true;
+	ran++;
+}
+
+static void *number(int i)
+{
+	numbers[i] = i;
+	return &numbers[i];
+}
+
+static void *collected_number(int i)
+{
+	int *p = GC_MALLOC_ATOMIC(sizeof(*p));
+
+	*p = i;
+	return p;
+}
+
+/* Every eighth lives. Those with a handle, every 64th of the first ones, stay where they are. */
+static void tables_are_merged(void *(*arg)(int i))
+{
+	enum { ALL = 4 * MORE, HELD = OBJECTS / 10 };
+	uint64_t before;
+
+	many = GC_MALLOC_UNCOLLECTABLE(ALL * sizeof(*many));
+	for (int i = 0; i < ALL; i++) {
+		cq_gc_handle_t *h = i % 64 == 0 && i / 64 < HELD ? &handles[i / 64] : NULL;
+
+		many[i] = GC_MALLOC(16);
+		cr_assert_eq(cq_gc_add(many[i], h != NULL ? count_beside : i % 8 == 0 ? count_arg : count,
+		    arg(i / 8), h), 0);
+	}
+	before = counts().bytes;
+	for (int i = 0; i < ALL; i++)
+		if (i % 8 != 0)
+			many[i] = NULL;
+	for (int i = 0; i < 6; i++)
+		collect();
+	cr_assert_leq(counts().bytes, before / 2);
+	for (int i = 0; i < HELD; i++)
+		cr_assert(cq_gc_stop(handles[i]));
+	memset(many, 0, ALL * sizeof(*many));
+	collect();
+	cr_assert_eq(ran_beside, 0);
+	cr_assert(most(ran, ALL - HELD));
+}
+
+IN_BOTH(tables_that_are_half_empty_are_merged)
+{
+	tables_are_merged(number);
+}
+
+IN_BOTH(tables_that_are_half_empty_are_merged_and_collected_arguments_with_them)
+{
+	tables_are_merged(collected_number);
 }
 
 IN_BOTH(tables_that_are_empty_go_back_but_for_their_heads)
@@ -900,10 +1017,15 @@ Test(gc, collections_without_the_handler_are_counted_as_missed)
 	cr_assert(most(ran, OBJECTS));
 }
 
-/* What died then is known to have died when another object has its place, such as a part of a large one. */
-static APART void take_places(void)
+/* In the place of what has died: large objects, and living ones of another size, which are attached to. */
+static void take_places(void)
 {
-	for (int i = 0; i < OBJECTS; i++) {
+	many = GC_MALLOC_UNCOLLECTABLE(MORE * sizeof(*many));
+	for (int i = 0; i < MORE; i++) {
+		many[i] = GC_MALLOC(80);
+		cr_assert_eq(cq_gc_add(many[i], note, &many_over[i], NULL), 0);
+	}
+	for (int i = 0; i < OBJECTS / 2; i++) {
 		roots[i] = GC_MALLOC(20 * 4096);
 		memset(roots[i], 0xee, 20 * 4096);
 	}
@@ -915,7 +1037,7 @@ Test(gc, what_died_in_a_missed_collection_is_nothing_to_trip_over)
 
 	open_queue();
 	GC_disable();
-	attach_dead(20 * OBJECTS, count, NULL);
+	attach_dead(4 * MORE, count, NULL);
 	GC_enable();
 	missed = GC_get_on_collection_event();
 	GC_set_on_collection_event(NULL);
@@ -925,6 +1047,7 @@ Test(gc, what_died_in_a_missed_collection_is_nothing_to_trip_over)
 	collect();
 	cr_assert(counts().missed > 0);
 	cr_assert_gt(ran, 0);
+	every_entry_is_settled_once();
 }
 
 /* --------------------------------------------------------- what finalizers reach */

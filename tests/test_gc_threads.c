@@ -448,6 +448,25 @@ Test(gc_threads, both_processes_run_what_was_attached_before_a_fork_in_place)
 	both_processes_run_what_was_attached_before();
 }
 
+/* The child's first call makes a thread for it. */
+Test(gc_threads, nothing_waits_for_a_call_in_a_child)
+{
+	if (!test_child_has_threads())
+		cr_skip_test("a child has no threads");
+	open_queue();
+	attach_alive(OBJECTS, count_root, NULL);
+	if (test_forked()) {
+		drop_roots();
+		attach_dead(OBJECTS, count, NULL);
+		GC_gcollect();
+		forget();
+		GC_gcollect();
+		AWAIT(most(ran, OBJECTS) && most(of_the_roots, OBJECTS));
+		_exit(0);
+	}
+	cr_assert(test_child_ended());
+}
+
 /* Found, but not handed over: the helper waits for room, and the child makes another. */
 Test(gc_threads, child_has_what_was_found_dead_and_not_handed_over)
 {
