@@ -18,9 +18,9 @@ static struct {
 	uint64_t missed;			/* as of the last look */
 } pass;
 
-/* Of a word, what is below the page of its object: the collector's blocks are no smaller than 4 KiB, and GC_base says
-   the same of each object that begins in one. */
-enum { WORD_PAGE_BITS = 16 + 12 };
+/* Of a word, what is below the page of its object. The collector's blocks are no smaller than that, so where one object
+   begins in a page, marks can be asked for of all that begin there. */
+enum { PAGE_BITS = 16 + 12 };
 
 static uint64_t now(void)
 {
@@ -30,27 +30,19 @@ static uint64_t now(void)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-/* Whether the collector has objects in the page of this one. Objects that were attached in another order than they were
-   allocated in come back to it many times. */
-static bool page_is_used(uint64_t word)
-{
-	enum { SLOT_BITS = 14, TAG_BITS = 64 - WORD_PAGE_BITS - SLOT_BITS };
-	static uint64_t used[1 << SLOT_BITS]; /* the rest of the page's number, and the pass that has asked for it */
-	uint64_t page = word >> WORD_PAGE_BITS, *slot = &used[page & ((1 << SLOT_BITS) - 1)];
-	uint64_t asked = pass.seen << TAG_BITS | page >> SLOT_BITS;
-
-	if (*slot == asked)
-		return true;
-	if (GC_base((void *)word_address(word)) == NULL)
-		return false;
-	*slot = asked;
-	return true;
-}
-
 struct found {
 	size_t died, done;	/* now; and earlier */
 	size_t gone;		/* all that are not alive */
 };
+
+/* False: the object is gone. GC_is_marked must not be asked then: if a pass was missed, or the collector's rules were not
+   kept, the page may be the middle of a large object, of which it knows nothing. */
+static bool page_is_used(uint64_t word)
+{
+	void *base = GC_base((void *)word_address(word));
+
+	return base != NULL && (uintptr_t)base >> 12 == word >> PAGE_BITS;
+}
 
 /* `all`: none is alive. */
 static struct found look_at(cq_gc_table_t *t, bool all)
@@ -67,8 +59,8 @@ static struct found look_at(cq_gc_table_t *t, bool all)
 			f.gone++;
 			continue;
 		}
-		if (word >> WORD_PAGE_BITS != page) {
-			page = word >> WORD_PAGE_BITS;
+		if (word >> PAGE_BITS != page || !used) {
+			page = word >> PAGE_BITS;
 			used = !all && page_is_used(word);
 		}
 		if (used && GC_is_marked((void *)word_address(word)))
@@ -132,8 +124,8 @@ void GC_CALLBACK cq_gc_event(GC_EventType event)
 
 	if (event == GC_EVENT_RECLAIM_END && cq_u32_load_relaxed(&cq_gc.attention) != NOT_OPEN) {
 		begin = now();
-		pass.seen++;
 		look_at_all();
+		pass.seen++;
 		cq_u64_store_relaxed(&cq_gc.pass_ns, now() - begin);
 		errno = saved;
 	}
