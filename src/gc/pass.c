@@ -36,12 +36,23 @@ struct found {
 };
 
 /* False: the object is gone. GC_is_marked must not be asked then: if a pass was missed, or the collector's rules were not
-   kept, the page may be the middle of a large object, of which it knows nothing. */
+   kept, the page may be the middle of a large object, of which it knows nothing. Objects that were attached in another
+   order than they were allocated in come back to a page many times: it is asked for once in a pass, if it has its slot. */
 static bool page_is_used(uint64_t word)
 {
-	void *base = GC_base((void *)word_address(word));
+	enum { SLOT_BITS = 14, TAG_BITS = 64 - PAGE_BITS - SLOT_BITS };
+	static uint64_t used[1 << SLOT_BITS]; /* the rest of the page's number, and the pass that has asked for it */
+	uint64_t page = word >> PAGE_BITS, *slot = &used[page & ((1 << SLOT_BITS) - 1)];
+	uint64_t asked = pass.seen << TAG_BITS | page >> SLOT_BITS;
+	void *base;
 
-	return base != NULL && (uintptr_t)base >> 12 == word >> PAGE_BITS;
+	if (*slot == asked)
+		return true;
+	base = GC_base((void *)word_address(word));
+	if (base == NULL || (uintptr_t)base >> 12 != page)
+		return false;
+	*slot = asked;
+	return true;
 }
 
 /* `all`: none is alive. */
@@ -124,8 +135,8 @@ void GC_CALLBACK cq_gc_event(GC_EventType event)
 
 	if (event == GC_EVENT_RECLAIM_END && cq_u32_load_relaxed(&cq_gc.attention) != NOT_OPEN) {
 		begin = now();
-		look_at_all();
 		pass.seen++;
+		look_at_all();
 		cq_u64_store_relaxed(&cq_gc.pass_ns, now() - begin);
 		errno = saved;
 	}
