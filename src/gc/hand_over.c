@@ -108,7 +108,7 @@ size_t cq_gc_run_dead(void)
 		word = next_dead();
 		if (word == NULL && cq_u32_load_relaxed(&cq_gc.attention) == SOME_DEAD) {
 			cq_u32_store_relaxed(&cq_gc.attention, NOTHING);
-			/* Pairs with that in cq_gc_event: this looks again, or the pass sets the word after. Without
+			/* Pairs with that in look_at_all: this looks again, or the pass sets the word after. Without
 			   it what the pass has just found would wait for another. */
 			cq_fence_full();
 			word = next_dead();
