@@ -2,13 +2,13 @@
 /*
  * deadlock - the known plague of finalizers, and its cure.
  *
- * A cache counts its entries under a lock. Filling it allocates under that lock;
- * the collector finds old entries dead and runs their finalizers right there, in
- * the thread that allocates; a finalizer takes the lock, to count down; and the
+ * A cache counts its entries under a lock. Filling it makes objects under that lock;
+ * old entries are found dead, and what is to be done about them is done right there, in
+ * the thread that fills; it takes the lock, to count down; and the
  * thread waits for itself. Nothing in the cache is wrong but the thread.
  *
- * The same cache runs twice, each time in a child with a watchdog: finalizers in
- * place, which hangs, and cleanups on a worker of libcq, which doesn't.
+ * The same cache runs twice, each time in a child with a watchdog: cleanups in
+ * place, which hangs, as finalizers do, and on a worker of libcq, which doesn't.
  * Exit status 0 when that is what happened.
  */
 #define GC_THREADS
