@@ -83,7 +83,7 @@ func measure(n int, report bool) {
 	per := func(d time.Duration) float64 { return float64(d) / float64(n) }
 
 	runtime.GC()
-	fill(n, false)
+	_, madeCPU := fill(n, false)
 	began, cpuBegan := drop()
 	runtime.GC()
 	plain, plainCPU := time.Since(began), cpu()-cpuBegan
@@ -97,8 +97,8 @@ func measure(n int, report bool) {
 	wall, wallCPU := time.Since(began), cpu()-cpuBegan
 	check()
 	if report {
-		fmt.Printf("go_p%d attach %.2f attach_cpu %.2f plain %.2f plain_cpu %.2f wall %.2f cpu %.2f kept 0\n",
-			runtime.GOMAXPROCS(0), per(attach), per(attachCPU), per(plain), per(plainCPU), per(wall), per(wallCPU))
+		fmt.Printf("go_p%d attach %.2f attach_cpu %.2f made_cpu %.2f plain %.2f plain_cpu %.2f wall %.2f cpu %.2f kept 0\n",
+			runtime.GOMAXPROCS(0), per(attach), per(attachCPU), per(madeCPU), per(plain), per(plainCPU), per(wall), per(wallCPU))
 	}
 }
 

@@ -40,8 +40,12 @@
  * CALLS THAT MAY RUN TOGETHER: all but open and close, by every thread that the collector knows; stop and counts by
  * any thread. ERRORS are errno's values, returned; errno is kept.
  *
- * FORK: with GC_set_handle_fork(1) before GC_INIT, and both open before the fork, the child has a copy of each
- * attached object and runs its cleanups, as the parent does: a child that shall not ends by _exit or exec.
+ * FORK: with GC_set_handle_fork(1) before GC_INIT, and this opened before the fork, the child has a copy of each
+ * attached object and runs its cleanups, as the parent does: a child that shall not ends by _exit or exec. Its next
+ * add, poll or collect makes the thread anew. What was running is the parent's (cq/fork.h), and neither run nor stopped
+ * in the child's counts. Not with GC_atfork_prepare by hand: that takes the collector's lock first.
+ *
+ * How it works, and why no cleanup is early, lost or doubled: doc/gc.
  */
 #ifndef CQ_GC_H
 #define CQ_GC_H
@@ -79,9 +83,8 @@ CQ_GC_API CQ_MUST_CHECK int cq_gc_open(cq_cleanup_t *queue);
 /**
  * Has fn(arg) run once, some time after the object that `ptr` points to or into has become unreachable. `handle` may
  * be NULL. EINVAL: ptr points into no collected object, arg points into the same one (the cleanup could never run),
- * or fn is NULL; ENOMEM; ENXIO: not open; ENOTSUP: its
- * address has more than 48 bits. After an error nothing is attached. May allocate, by malloc and from
- * the collector; in place it runs what is known to be dead.
+ * or fn is NULL; ENOMEM; ENXIO: not open; ENOTSUP: its address has more than 48 bits. After an error nothing is
+ * attached. May allocate, also from the collector; in place it runs what is known to be dead.
  */
 CQ_GC_API CQ_MUST_CHECK int cq_gc_add(void *ptr, cq_callback_fn *fn, void *arg, cq_gc_handle_t *handle);
 
@@ -100,9 +103,12 @@ CQ_GC_API size_t cq_gc_collect(void);
 
 /**
  * For a resource that has run out before memory has (descriptors, say): collects, hands over, and waits until what
- * is queued has run, at most `timeout_ns` nanoseconds; then try again. 0: a cleanup ran or was handed over, or some were on
- * their way; ETIMEDOUT: not all have run, some may have; ENOENT: nothing was found dead; EDEADLK: called by
- * a cleanup; else as cq_cleanup_drain.
+ * is queued has run, at most `timeout_ns` nanoseconds. 0: try again, cleanups have run since this thread's last call
+ * of it, by whosever doing; ENOENT: none has, there is nothing to be had; ETIMEDOUT: not all have run, some may have;
+ * EDEADLK: called by a cleanup; ENXIO: not open; else as cq_cleanup_drain.
+ *
+ *     while ((fd = open(path, O_RDONLY)) < 0 && errno == EMFILE && cq_gc_relieve(1000000000) == 0)
+ *             ;
  */
 CQ_GC_API CQ_MUST_CHECK int cq_gc_relieve(uint64_t timeout_ns);
 
@@ -119,13 +125,13 @@ CQ_GC_API size_t cq_gc_close(void);
 CQ_GC_API int cq_gc_worker_start(void *host);
 CQ_GC_API void cq_gc_worker_end(void *host);
 
-/** What has happened since open. At the end: added == stopped + run. */
+/** What has happened since open; exact while nobody adds. At the end: added == stopped + run. */
 typedef struct cq_gc_statistics {
 	uint64_t added, stopped, run;
 	uint64_t late;		/**< times that a hand-over had to wait, for want of memory or room */
 	uint64_t missed;	/**< collections at whose end the handler was not called; what died then may never run */
 	uint64_t bytes;		/**< memory of the tables */
-	uint64_t pass_ns;	/**< the last look at all attached objects, under the collector's lock; nanoseconds */
+	uint64_t pass_ns;	/**< the last look at all attached objects, the collector's lock held; nanoseconds */
 } cq_gc_counts_t;
 
 CQ_GC_API void cq_gc_counts(cq_gc_counts_t *out);

@@ -177,24 +177,26 @@ void cq_gc_counts(cq_gc_counts_t *out)
 int cq_gc_relieve(uint64_t timeout_ns)
 {
 	uint64_t now = cq_now(), deadline = timeout_ns < CQ_FOREVER - now ? now + timeout_ns : CQ_FOREVER;
-	cq_gc_counts_t before, after;
+	cq_gc_counts_t c;
+	bool some;
 	int saved = errno, err = 0;
 	size_t n;
 
 	if (cq_u32_load_relaxed(&cq_gc.attention) == NOT_OPEN)
 		return ENXIO;
-	if (cq_gc_mine.draining)
+	if (cq_gc_mine.draining || (cq_gc.queue != NULL && cq_pool_is_current(cq_cleanup_pool(cq_gc.queue))))
 		return EDEADLK;
-	cq_gc_counts(&before);
 	GC_gcollect();
 	do {
 		n = cq_gc_poll();
 		if (cq_gc.queue != NULL)
 			err = cq_cleanup_drain(cq_gc.queue, deadline);
 	} while (n != 0 && err == 0 && cq_gc.queue != NULL);
-	cq_gc_counts(&after);
+	cq_gc_counts(&c);
+	some = c.run != cq_gc_mine.relieved;
+	cq_gc_mine.relieved = c.run;
 	errno = saved;
-	return err != 0 ? err : after.run != before.run ? 0 : ENOENT;
+	return err != 0 ? err : some ? 0 : ENOENT;
 }
 
 /* ---- workers ---- */

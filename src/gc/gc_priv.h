@@ -26,8 +26,9 @@
 
 /* ---- the word of an entry ----
 
-   An object's address, which is a multiple of 8 below 2^48, shifted by 16, or a state; below that whether somebody has
-   a handle; and the entry's generation, by which a handle knows its own cleanup. It goes up as the entry is used again. */
+   An object's address, which is a multiple of 8 below 2^48, shifted by 16, or a state; below that whether somebody
+   has a handle; and the entry's generation, by which a handle knows its own cleanup. It goes up as the entry is used
+   again. */
 
 #define GENERATION_MAX ((UINT64_C(1) << 18) - 1) /* an entry at the last one is not used again */
 #define HELD (UINT64_C(1) << 18) /* with an object alone: a stop may come. Else only the pass changes the word */
@@ -45,6 +46,11 @@ static inline bool word_is_object(uint64_t word) { return word >= OBJECT_MIN; }
 static inline bool word_is_done(uint64_t word) { return word < DEAD; }
 static inline uintptr_t word_address(uint64_t word) { return (uintptr_t)(word_state(word) >> 16); }
 
+static inline bool word_is_usable(uint64_t word)
+{
+	return word_is_done(word) && word_generation(word) < GENERATION_MAX;
+}
+
 /* ---- tables ----
 
    Aligned to their size, so that the address of a word leads to its table. Their memory is never scanned, nor freed,
@@ -53,7 +59,7 @@ static inline uintptr_t word_address(uint64_t word) { return (uintptr_t)(word_st
 enum { TABLE_BYTES = 65536, HEADER_BYTES = 256 };
 enum { ENTRIES = (TABLE_BYTES - HEADER_BYTES) / (sizeof(uint64_t) + 2 * sizeof(void *)) };
 
-/* Who may use a table's done entries: */
+/* Who may use a table's done entries (but those at the last generation: a table of such stays full): */
 enum place {
 	OWNED,	/* one thread, its owner: for new cleanups, from `cursor` on */
 	FULL,	/* nobody, until a pass finds a fourth of them done */
@@ -114,6 +120,7 @@ extern __thread struct cq_gc_thread {
 	cq_gc_table_t *tables[2];	/* its own, by `scanned`, or NULL */
 	bool draining;			/* hands over: what it calls shall not */
 	bool registered;		/* by worker_start */
+	uint64_t relieved;		/* cleanups that had run when its last call of relieve returned */
 } cq_gc_mine;
 
 /* tables.c */

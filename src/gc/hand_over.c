@@ -93,6 +93,16 @@ static void run_entry(void *word)
 
 /* ---- handing over ---- */
 
+/* Lets go of `draining`, behind what else there is to do at the end. */
+static void end(void)
+{
+	if (cq_u32_load_relaxed(&cq_gc.to_trim) != 0) {
+		cq_u32_store_relaxed(&cq_gc.to_trim, 0);
+		cq_gc_tables_trim();
+	}
+	pthread_mutex_unlock(&cq_gc.draining);
+}
+
 /* Each is claimed by itself, and `draining` let go before it runs: one that blocks, forks or allocates keeps
    nobody. */
 size_t cq_gc_run_dead(void)
@@ -103,22 +113,23 @@ size_t cq_gc_run_dead(void)
 	if (cq_gc_mine.draining) /* a cleanup's call: those left are run behind it */
 		return 0;
 	cq_gc_mine.draining = true;
-	do {
+	for (;;) {
 		pthread_mutex_lock(&cq_gc.draining);
 		word = next_dead();
 		if (word == NULL && cq_u32_load_relaxed(&cq_gc.attention) == SOME_DEAD) {
 			cq_u32_store_relaxed(&cq_gc.attention, NOTHING);
-			/* Pairs with that in cq_gc_event: this looks again, or the pass sets the word after. Without
+			/* Pairs with that in look_at_all: this looks again, or the pass sets the word after. Without
 			   it what the pass has just found would wait for another. */
 			cq_fence_full();
 			word = next_dead();
 		}
+		if (word == NULL)
+			break;
 		pthread_mutex_unlock(&cq_gc.draining);
-		if (word != NULL) {
-			run_entry(word);
-			n++;
-		}
-	} while (word != NULL);
+		run_entry(word);
+		n++;
+	}
+	end();
 	cq_gc_mine.draining = false;
 	return n;
 }
@@ -144,8 +155,8 @@ static size_t enqueue_dead(int *err)
 			put_back(word);
 	}
 	cq_producer_detach(p);
+	end();
 	cq_gc_mine.draining = false;
-	pthread_mutex_unlock(&cq_gc.draining);
 	if (*err != 0)
 		cq_u64_add_relaxed(&cq_gc.late, 1);
 	return n;
@@ -153,13 +164,6 @@ static size_t enqueue_dead(int *err)
 
 size_t cq_gc_hand_over(int *err)
 {
-	size_t n;
-
 	*err = 0;
-	n = cq_gc.queue != NULL ? enqueue_dead(err) : cq_gc_run_dead();
-	if (cq_u32_load_relaxed(&cq_gc.to_trim) != 0) {
-		cq_u32_store_relaxed(&cq_gc.to_trim, 0);
-		cq_gc_tables_trim();
-	}
-	return n;
+	return cq_gc.queue != NULL ? enqueue_dead(err) : cq_gc_run_dead();
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The look at all attached objects. At GC_EVENT_RECLAIM_END, the collector's lock held: marks are complete, also those
- * of what finalizers reach, and no block has been used again. Neither is so a moment later, when the lock is let go.
+ * The look at all attached objects. At GC_EVENT_RECLAIM_END, the collector's lock held: marks are complete, also
+ * those of what finalizers reach, and no block has been used again. Neither is so when the lock is let go.
  *
  * In here nothing is called that could wait, for a lock or for memory, but GC_base and GC_is_marked.
  */
@@ -18,8 +18,8 @@ static struct {
 	uint64_t missed;			/* as of the last look */
 } pass;
 
-/* Of a word, what is below the page of its object. The collector's blocks are no smaller than that, so where one object
-   begins in a page, marks can be asked for of all that begin there. */
+/* Of a word, what is below the page of its object. The collector's blocks are no smaller than that, so where one
+   object begins in a page, marks can be asked for of all that begin there. */
 enum { PAGE_BITS = 16 + 12 };
 
 static uint64_t now(void)
@@ -31,12 +31,12 @@ static uint64_t now(void)
 }
 
 struct found {
-	size_t died, done;	/* now; and earlier */
+	size_t died, done;	/* now; and earlier, and may be used again */
 	size_t gone;		/* all that are not alive */
 };
 
-/* False: the object is gone. GC_is_marked must not be asked then: if a pass was missed, or the collector's rules were not
-   kept, the page may be the middle of a large object, of which it knows nothing. */
+/* False: the object is gone. GC_is_marked must not be asked then: if a pass was missed, or the collector's rules were
+   not kept, the page may be the middle of a large object, of which it knows nothing. */
 static bool page_is_used(uint64_t word)
 {
 	void *base = GC_base((void *)word_address(word));
@@ -55,7 +55,7 @@ static struct found look_at(cq_gc_table_t *t, bool all)
 		uint64_t word = cq_u64_load_relaxed(&t->word[i]);
 
 		if (!word_is_object(word)) {
-			f.done += word_is_done(word);
+			f.done += word_is_usable(word);
 			f.gone++;
 			continue;
 		}

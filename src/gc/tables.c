@@ -13,7 +13,7 @@ _Static_assert(sizeof(cq_gc_table_t) <= TABLE_BYTES, "a table's address is found
 
 enum {
 	SLAB_TABLES = 16,	/* mapped at once: a system call for 43,000 cleanups. Pages are used as they are touched */
-	REUSE = 4,		/* a table is used again once 1/4 is done: 32 bytes for a living entry at the worst, four looks to find room */
+	REUSE = 4,		/* a table is used again once 1/4 is done: 32 bytes for a living one at most, four looks to find room */
 	MERGED = 64,		/* so many tables a pass are merged with others: 1 ms, as the collector's lock is held */
 	KEEP_PASSES = 2		/* an empty table keeps its memory so long: a program at a pace needs it again */
 };
@@ -126,7 +126,7 @@ static void look_again(bool scanned)
 	size_t done = 0;
 
 	for (size_t i = 0; t != NULL && i < ENTRIES; i++)
-		done += word_is_done(cq_u64_load_relaxed(&t->word[i]));
+		done += word_is_usable(cq_u64_load_relaxed(&t->word[i]));
 	if (t != NULL)
 		cq_gc_table_sort(t, done, 0);
 }
@@ -147,6 +147,8 @@ static bool furnish(cq_gc_table_t *t)
 		return false;
 	for (size_t i = 0; t->generation != 0 && i < ENTRIES; i++)
 		cq_u64_store_relaxed(&t->word[i], FREE | t->generation);
+	/* Pairs with nothing but a fork: the child of one before this furnishes the table once more, words and all. */
+	cq_fence_compiler();
 	t->generation = 0;
 	t->args = args;
 	return true;
@@ -198,7 +200,7 @@ static uint64_t *next_done(cq_gc_table_t *t)
 		   their last write to args could follow the new one. */
 		uint64_t old = cq_u64_load_acquire(word);
 
-		if (!word_is_done(old) || word_generation(old) == GENERATION_MAX)
+		if (!word_is_usable(old))
 			continue;
 		if (word_state(old) != FREE) {
 			cq_u64_store_relaxed(&t->run, t->run + (word_state(old) == RAN));
