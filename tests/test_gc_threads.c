@@ -271,25 +271,28 @@ Test(gc_threads, in_place_a_cleanup_may_add_stop_collect_and_fork)
 /* ---------------------------------------------- workers that the collector knows */
 
 struct box {
-	void *inside;
-	char *text;
+	char *texts[FEW];
+	void *made;
 };
 
 static gate_t taken_out = GATE_INITIALIZER;
 static atomic_uint intact;
 
-/* Nothing but this thread's frame has the text when it stands. */
+/* Nothing but this thread's frame has the texts when it stands. */
 static void take_out(void *arg)
 {
 	struct box *box = arg;
-	char *volatile text = box->text;
+	char *volatile texts[FEW];
 
-	box->text = NULL;
+	for (int i = 0; i < FEW; i++)
+		texts[i] = box->texts[i];
+	memset(box, 0, sizeof(*box));
 	GC_end_stubborn_change(box);
 	gate_open(&taken_out);
 	gate_wait(&go_on);
-	intact += strcmp(text, "still here") == 0;
-	box->inside = GC_MALLOC(48);
+	for (int i = 0; i < FEW; i++)
+		intact += strcmp(texts[i], "still here") == 0;
+	box->made = GC_MALLOC(48);
 	ran++;
 }
 
@@ -298,8 +301,10 @@ static APART void attach_boxes(int n)
 	for (int i = 0; i < n; i++) {
 		struct box *box = GC_MALLOC(sizeof(*box));
 
-		box->text = GC_MALLOC_ATOMIC(48);
-		strcpy(box->text, "still here");
+		for (int t = 0; t < FEW; t++) {
+			box->texts[t] = GC_MALLOC_ATOMIC(48);
+			strcpy(box->texts[t], "still here");
+		}
 		CHECK(cq_gc_add(GC_MALLOC(48), take_out, box, NULL) == 0);
 	}
 	forget();
@@ -309,7 +314,7 @@ Test(gc_threads, worker_that_the_collector_knows_may_change_the_graph_and_alloca
 {
 	open_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .workers_max = 1,
 		.worker_start = cq_gc_worker_start, .worker_end = cq_gc_worker_end });
-	attach_boxes(OBJECTS);
+	attach_boxes(FEW);
 	forget();
 	cq_gc_collect();
 	gate_wait(&taken_out);
@@ -320,7 +325,7 @@ Test(gc_threads, worker_that_the_collector_knows_may_change_the_graph_and_alloca
 	gate_open(&go_on);
 	collect();
 	cr_assert_gt(ran, 0);
-	cr_assert_eq(intact, ran);
+	cr_assert_eq(intact, FEW * ran);
 }
 
 Test(gc_threads, workers_that_the_collector_knows_come_and_go)
@@ -666,6 +671,30 @@ Test(gc_threads, threads_that_are_delayed_anywhere_lose_and_double_nothing_in_pl
 	open_in_place();
 	at_every_point(let_others_run, NULL);
 	everything_is_settled_once();
+}
+
+static void *attach_many(void *unused)
+{
+	attach_alive(OBJECTS, count, NULL);
+	return unused;
+}
+
+/* A pass, and a thread that has no table yet. */
+static void let_others_attach(void *unused)
+{
+	(void)unused;
+	GC_gcollect();
+	end(begin(attach_many, NULL));
+}
+
+Test(gc_threads, entry_is_its_threads_before_it_is_attached)
+{
+	open_in_place();
+	at_point("gc.add", let_others_attach, NULL);
+	attach_dead(1, count, NULL);
+	finish();
+	is_open = false;
+	cr_assert_eq(ran, OBJECTS + 1);
 }
 
 /* Objects that all threads attach to. */

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Cleanups of collected objects (src/gc): the states of an entry, the pass at the end of a collection, those
- * that hand over what it found, workers, stop, and tables that go from thread to thread. An attached
- * cleanup is a number, which is also its argument; what its thread has let go is dead. A word's state and generation
- * are changed in one step, as they are one word. The pass has the collector's lock, and so does a fork, which
- * takes the two locks of the library before.
+ * Cleanups of collected objects (src/gc): the states of an entry, the pass at the end of a collection, the hand-over
+ * of what it found, workers, stop, and tables that go from thread to thread and are merged. An attached cleanup
+ * is a number, which is also its argument; what its thread has let go is dead. A word's state and generation
+ * change in one step, as they are one word. The pass has the collector's lock, and so does a fork, which takes
+ * both locks of the library before. A table is used again as soon as one entry is done.
  *
- *   holds short safety ADDS=2 PASSES=2 POLLERS=0 STOPS
- *   holds short safety MUTATORS=2 ADDS=1 POLLERS=0
+ *   holds short safety ADDS=2 POLLERS=0 STOPS
+ *   holds short safety MUTATORS=2 ADDS=1
  *   holds short safety ADDS=2 ENTRIES=2 FAILURES=1
  *   holds short safety ADDS=2 ENTRIES=2 POLLERS=0 FORK
  *   holds short safety ADDS=2 ENTRIES=2 IN_PLACE FORK
- *   holds full  safety ADDS=3 TABLES=2 STOPS
+ *   holds short safety ADDS=2 TABLES=2 POLLERS=0 PASSES=2 MERGE
+ *   holds full  safety ADDS=3 TABLES=2 POLLERS=0 PASSES=2 STOPS MERGE
  *   holds full  safety MUTATORS=2 ADDS=1 TABLES=2 STOPS
+ *   holds full  safety ADDS=3 PASSES=2 POLLERS=0 STOPS
  *   holds full  safety ADDS=4 ENTRIES=2 TABLES=2
  *   holds full  safety ADDS=2 ENTRIES=2 FORK
  *   holds full  safety ADDS=2 ENTRIES=2 FAILURES=2 STOPS
@@ -22,18 +24,20 @@
  *   fails short assertion STOPS BUG_STOP_FREES_BEFORE_THE_ARGUMENT
  *   fails short assertion STOPS BUG_PASS_WITHOUT_COMPARE
  *   fails short assertion STOPS BUG_SAME_GENERATION_AGAIN
- *   fails short assertion ENTRIES=2 BUG_FLAG_RESET_AFTER_THE_SCAN
+ *   fails short assertion ENTRIES=2 BUG_FLAG_RESET_BEHIND_THE_SCAN
  *   fails short assertion ENTRIES=2 BUG_PASS_LINKS_TWICE
- *   fails short assertion ADDS=4 ENTRIES=2 TABLES=2 POLLERS=0 BUG_NEXT_READ_AFTER_THE_FLAG
- *   fails short assertion BUG_FREED_BEFORE_THE_RUN
- *   fails short assertion ENTRIES=2 BUG_NO_SECOND_LOOK
+ *   fails short assertion ADDS=4 ENTRIES=2 TABLES=2 POLLERS=0 BUG_NEXT_READ_BEHIND_THE_FLAG
+ *   fails short assertion BUG_DONE_BEFORE_THE_RUN
+ *   fails short assertion ENTRIES=2 BUG_LEFT_TO_WHO_HAS_THE_LOCK
  *   fails short assertion BUG_NOBODY_IS_TOLD
  *   fails short assertion FAILURES=1 BUG_REFUSED_STAYS_QUEUED
- *   fails short assertion FAILURES=1 BUG_REFUSED_IS_NOT_PENDING
- *   fails short assertion FAILURES=1 BUG_TOLD_UNDER_THE_LOCK
+ *   fails short assertion FAILURES=1 BUG_REFUSED_IS_PASSED_OVER
+ *   fails short assertion FAILURES=1 POLLERS=0 BUG_HELPER_TRIES_ONCE
+ *   fails short assertion IN_PLACE ENTRIES=2 BUG_ATTENTION_RESET_BEHIND_THE_LOOK
  *   fails short assertion MUTATORS=2 BUG_REUSED_WHILE_OWNED
  *   fails short assertion MUTATORS=2 BUG_OWNED_BEHIND_THE_LOCK
- *   fails short assertion POLLERS=0 FORK BUG_FORK_LOOKS_NO_MORE
+ *   fails full  assertion ADDS=2 TABLES=2 POLLERS=0 PASSES=2 MERGE STOPS BFS BUG_HELD_ARE_MOVED
+ *   fails short assertion ADDS=2 TABLES=2 POLLERS=0 PASSES=2 MERGE BUG_MOVED_WITHOUT_ARGUMENT
  *   fails short deadlock  FORK BUG_PASS_WAITS_FOR_THE_LOCK
  *   fails short deadlock  IN_PLACE FORK BUG_RUNS_UNDER_THE_LOCK
  */
@@ -55,7 +59,7 @@
 #ifndef POLLERS
 #define POLLERS 1
 #endif
-#ifndef FAILURES	/* hand-overs without memory or room */
+#ifndef FAILURES	/* of the queue, for want of memory or room */
 #define FAILURES 0
 #endif
 
@@ -80,50 +84,81 @@
 #define NONE 255
 #define NO_ARG 254
 
-/* A word is FREE, DEAD, QUEUED or OBJECT + the number of the cleanup, and a generation. */
+/* A word is a state or OBJECT + the number of the cleanup, and a generation; done is what is not above DONE. */
 #define FREE 0
-#define DEAD 1
-#define QUEUED 2
-#define OBJECT 3
+#define DONE 1		/* ran, or stopped */
+#define DEAD 2
+#define QUEUED 3
+#define OBJECT 4
 
 byte word[ALL], gen[ALL], arg[ALL] = NO_ARG;
+bool held[ALL];			/* somebody has a handle: a part of the word too */
 byte next[TABLES], pending = NONE;
 bool flag[TABLES];		/* is linked, or about to be */
-bool owned[TABLES], listed[TABLES];
+bool owned[TABLES], spare[TABLES];
+byte cursor[TABLES];
 byte made;			/* tables so far */
-bool collector_held, leaf_held, draining_held;
+bool collector_held, lists_held, draining_held;
+byte now = NONE, rest = NONE, at;	/* where a hand-over has got to; under `draining` */
 byte sem;
+bool attention;
 byte failures = FAILURES;
 chan queue = [ALL] of { byte };
 
 /* What the library doesn't have. */
 bool dead[CLEANUPS], attached[CLEANUPS], stopped[CLEANUPS], ran[CLEANUPS];
 byte entry[CLEANUPS], handle[CLEANUPS];
+bool has_handle[CLEANUPS];
 byte mutators = MUTATORS;	/* that have not ended */
 byte busy = BUSY;		/* others that end */
+bool linked[TABLES];
 bool passed;			/* the last pass is over */
-byte visits;
 
 #define lock(held) atomic { !held -> held = true }
 #define unlock(held) held = false
 
 /* ------------------------------------------------------------------- mutators */
 
-/* Gives its table up, and has one that is to be used again, or a new one. */
-inline take_table()
+/* A table's next entry that is done. */
+inline next_done(t)
 {
+	found = NONE;
+	do
+	:: cursor[t] == ENTRIES -> break
+	:: cursor[t] < ENTRIES ->
+		atomic { found = t * ENTRIES + cursor[t]; cursor[t]++ };
+		if
+		:: word[found] <= DONE -> break
+		:: else -> found = NONE
+		fi
+	od;
+	if
+	:: found != NONE && word[found] == DONE ->
+		atomic {
+			word[found] = FREE;
+#ifndef BUG_SAME_GENERATION_AGAIN
+			gen[found]++
+#endif
+		}
+	:: else
+	fi
+}
+
+/* Gives its table up, and has one that is to be used again, or a new one. */
+inline next_table()
+{
+	lock(lists_held);
 	if
 	:: mine != NONE -> owned[mine] = false; mine = NONE
 	:: else
 	fi;
-	lock(leaf_held);
 	t = 0;
 	do
-	:: t < made && !listed[t] -> t++
+	:: t < made && !spare[t] -> t++
 	:: else -> break
 	od;
 	if
-	:: t < made -> listed[t] = false; mine = t
+	:: t < made -> spare[t] = false; mine = t
 	:: t == made && made < TABLES -> made++; mine = t
 	:: t == made && made == TABLES
 	fi;
@@ -133,94 +168,100 @@ inline take_table()
 	:: else
 	fi;
 #endif
-	unlock(leaf_held);
+	unlock(lists_held);
 #ifdef BUG_OWNED_BEHIND_THE_LOCK
 	if
 	:: mine != NONE -> owned[mine] = true
 	:: else
 	fi;
 #endif
-	atomic { t = 0; cursor = 0 }
-}
-
-/* A table is gone over once. */
-inline take_entry()
-{
-	found = NONE;
-	do
-	:: mine == NONE -> break
-	:: mine != NONE && cursor == ENTRIES -> break
-	:: mine != NONE && cursor < ENTRIES ->
-		found = mine * ENTRIES + cursor;
-		cursor++;
-		if
-		:: word[found] == FREE -> break
-		:: else -> found = NONE
-		fi
-	od
+	t = 0
 }
 
 active [MUTATORS] proctype mutator()
 {
-	byte c, n, mine = NONE, cursor, found, t;
+	byte c, n, mine = NONE, found, t;
 
 	do
 	:: n == ADDS -> break
 	:: n < ADDS ->
-		take_entry();
+		found = NONE;
+		do
+		:: mine != NONE ->
+			next_done(mine);
+			if
+			:: found != NONE -> break
+			:: else -> next_table()
+			fi
+		:: mine == NONE -> next_table()
+		:: mine == NONE -> break		/* without memory */
+		od;
 		if
-		:: found == NONE -> take_table(); take_entry()
-		:: else
-		fi;
-		if
-		:: found == NONE -> break		/* without memory */
+		:: found == NONE -> break
 		:: else
 		fi;
 		atomic { c = _pid * ADDS + n; n++ };
 		arg[found] = c;
 		atomic {
 			assert(word[found] == FREE);
+#ifdef STOPS
+			if
+			:: has_handle[c] = true
+			:: true
+			fi;
+#endif
+			held[found] = has_handle[c];
 			entry[c] = found;
 			handle[c] = gen[found];
 			attached[c] = true;
 			word[found] = OBJECT + c
 		};
-		dead[c] = true
+		if
+		:: dead[c] = true
+#ifdef MERGE
+		:: true
+#endif
+		fi
 	od;
 	if
 	:: mine != NONE -> owned[mine] = false		/* thread_ends */
 	:: else
 	fi;
+#ifdef MERGE
+	do
+	:: n > 0 -> n--; dead[_pid * ADDS + n] = true
+	:: n == 0 -> break
+	od;
+#endif
 	mutators--
 }
 
 /* ------------------------------------------------------------------- the pass */
 
-/* Links the table, unless it is. */
-inline link(t)
+/* Links the table, unless it is. Only passes do. */
+inline pend(t)
 {
-	atomic {
-		was = flag[t];
-		flag[t] = true
-	}
-#ifdef BUG_PASS_LINKS_TWICE
-	was = false;
-#endif
+#ifndef BUG_PASS_LINKS_TWICE
 	if
-	:: was
-	:: !was ->
+	:: flag[t]
+	:: !flag[t] ->
+#else
+	if
+	:: true ->
+#endif
+		flag[t] = true;
 		do
 		:: head = pending;
 		   next[t] = head;
 		   atomic {
 			if
-			:: pending == head -> pending = t; break
+			:: pending == head -> pending = t; assert(!linked[t]); linked[t] = true; break
 			:: else
 			fi
 		   }
 		od
 	fi;
-	atomic { was = false; head = 0 }
+	head = 0
 }
 
 inline look_at_entries(t)
@@ -229,15 +270,15 @@ inline look_at_entries(t)
 	do
 	:: e == (t + 1) * ENTRIES -> break
 	:: e < (t + 1) * ENTRIES ->
-		atomic { w = word[e]; g = gen[e] };
+		atomic { w = word[e]; g = gen[e]; h = held[e] };
 		if
-		:: w == FREE -> nfree++
+		:: w <= DONE -> ndone++
 		:: w >= OBJECT && dead[w - OBJECT] ->
 			atomic {
 #ifndef BUG_PASS_WITHOUT_COMPARE
 				if
 				:: word[e] == w && gen[e] == g -> word[e] = DEAD; ndead++
-				:: else
+				:: else -> assert(h)	/* a stop was faster */
 				fi
 #else
 				word[e] = DEAD;
@@ -246,72 +287,101 @@ inline look_at_entries(t)
 			}
 		:: else
 		fi;
-		atomic { e++; w = 0; g = 0 }
+		atomic { e++; w = 0; g = 0; h = false }
 	od
 }
 
-/* A table without owner goes onto the list of those to be used again; if the lock is not to be had, next time. */
-inline offer(t)
+/* Objects without a handle move from table 1 to table 0: neither has an owner. */
+inline merge()
 {
-#ifdef BUG_PASS_WAITS_FOR_THE_LOCK
-	lock(leaf_held);
-	got = true;
+	e = ENTRIES;
+	do
+	:: e == 2 * ENTRIES -> break
+	:: e < 2 * ENTRIES ->
+#ifdef BUG_HELD_ARE_MOVED
+		w = word[e];
 #else
-	atomic {
-		if
-		:: !leaf_held -> leaf_held = true; got = true
-		:: leaf_held
-		fi
-	}
+		w = (held[e] -> FREE : word[e]);
 #endif
-	if
-	:: got ->
-#ifdef BUG_REUSED_WHILE_OWNED
-		listed[t] = true;
-#else
 		if
-		:: !owned[t] && !listed[t] -> listed[t] = true
+		:: w >= OBJECT ->
+			next_done(0);
+			if
+			:: found == NONE -> break
+			:: else
+			fi;
+#ifndef BUG_MOVED_WITHOUT_ARGUMENT
+			arg[found] = arg[e];
+#endif
+			atomic { assert(word[found] == FREE); word[found] = w; held[found] = false };
+			atomic { word[e] = FREE; held[e] = false };
+			arg[e] = NO_ARG
 		:: else
 		fi;
-#endif
-		unlock(leaf_held);
-		got = false
-	:: else
-	fi
+		atomic { e++; w = 0 }
+	od;
+	atomic { e = 0; w = 0; found = 0 }
 }
 
 inline pass()
 {
 	lock(collector_held);
+	/* If the lock of the lists is not to be had, they wait for the next pass. */
+#ifdef BUG_PASS_WAITS_FOR_THE_LOCK
+	lock(lists_held);
+	tidy = true;
+#else
+	atomic { tidy = !lists_held; lists_held = true };
+#endif
 	t = 0;
 	do
 	:: t == made -> break
 	:: t < made ->
 		look_at_entries(t);
 		if
-		:: ndead != 0 -> link(t)
+		:: ndead != 0 -> pend(t); died = true
 		:: else
 		fi;
+#ifdef BUG_REUSED_WHILE_OWNED
 		if
-		:: nfree != 0 -> offer(t)
+		:: tidy ->
+#else
+		if
+		:: tidy && !owned[t] ->
+#endif
+			spare[t] = (ndone != 0);
+			cursor[t] = 0
 		:: else
 		fi;
-		atomic { t++; nfree = 0; ndead = 0 }
+		atomic { t++; ndone = 0; ndead = 0 }
 	od;
-	t = 0;
-#ifndef BUG_NOBODY_IS_TOLD
+#ifdef MERGE
 	if
-	:: pending != NONE -> sem++
+	:: tidy && spare[0] && !owned[1] -> merge()
 	:: else
 	fi;
 #endif
+	atomic {
+		t = 0;
+		if
+		:: tidy -> lists_held = false
+		:: else
+		fi
+	};
+#ifndef BUG_NOBODY_IS_TOLD
+	if
+	:: died -> atomic { sem++; attention = true }
+	:: else
+	fi;
+#endif
+	died = false;
 	unlock(collector_held)
 }
 
 active proctype collector()
 {
-	byte n, t, e, w, g, head, nfree, ndead;
-	bool was, got;
+	byte n, t, e, w, g, head, ndone, ndead, found;
+	bool tidy, died, h;
 
 	do
 	:: n < PASSES -> n++; pass()
@@ -325,16 +395,16 @@ active proctype collector()
 
 inline run_entry(e)
 {
-#ifdef BUG_FREED_BEFORE_THE_RUN
-	atomic { word[e] = FREE; gen[e]++ };
+#ifdef BUG_DONE_BEFORE_THE_RUN
+	atomic { word[e] = DONE; held[e] = false };
 #endif
 	c = arg[e];
 	assert(c < CLEANUPS && dead[c] && !stopped[c] && !ran[c]);
 	ran[c] = true;
 	assert(arg[e] == c);		/* what it points to was kept alive */
-#ifndef BUG_FREED_BEFORE_THE_RUN
+#ifndef BUG_DONE_BEFORE_THE_RUN
 	arg[e] = NO_ARG;
-	atomic { word[e] = FREE; gen[e]++ };
+	atomic { word[e] = DONE; held[e] = false };
 #endif
 	c = 0
 }
@@ -350,132 +420,111 @@ end:	do
 
 /* ------------------------------------------------------------------ handing over */
 
-inline no_room()
-{
-	/* DEAD again, and the table pending again. */
-#ifndef BUG_REFUSED_STAYS_QUEUED
-	word[e] = DEAD;
-#endif
-#ifndef BUG_REFUSED_IS_NOT_PENDING
-	link(t);
-#endif
-#ifdef BUG_TOLD_UNDER_THE_LOCK
-	sem++
-#else
-	skip
-#endif
-}
-
-/* With the lock: all that is dead in the tables of the list `mine`. */
-inline scan(mine)
-{
-	do
-	:: mine == NONE -> break
-	:: mine != NONE ->
-		t = mine;
-		visits++;
-		assert(visits <= TABLES);
-#ifdef BUG_NEXT_READ_AFTER_THE_FLAG
-		flag[t] = false;
-		mine = next[t];
-#elif defined(BUG_FLAG_RESET_AFTER_THE_SCAN)
-		mine = next[t];
-#else
-		mine = next[t];
-		flag[t] = false;
-#endif
-		e = t * ENTRIES;
-		do
-		:: e == (t + 1) * ENTRIES -> break
-		:: e < (t + 1) * ENTRIES ->
-			if
-			:: word[e] == DEAD ->
-				word[e] = QUEUED;
-				if
-				:: failures > 0 -> failures--; refused = true; no_room()
-				:: queue!e
-				fi
-			:: else
-			fi;
-			e++
-		od;
-#ifdef BUG_FLAG_RESET_AFTER_THE_SCAN
-		flag[t] = false;
-#endif
-		e = 0
-	od;
-	atomic { t = 0; visits = 0 }
-}
-
-/* Whoever finds the lock taken leaves it to its holder, who looks again. */
-inline hand_over()
-{
-	do
-	:: pending == NONE || refused -> break
-	:: else ->
-		atomic {
-			if
-			:: draining_held -> break
-			:: else -> draining_held = true
-			fi
-		};
-		atomic { mine = pending; pending = NONE };
-		scan(mine);
-		unlock(draining_held);
-#ifdef BUG_NO_SECOND_LOOK
-		break
-#endif
-	od;
-#ifndef BUG_TOLD_UNDER_THE_LOCK
-	if
-	:: refused -> sem++	/* later again */
-	:: else
-	fi;
-#endif
-	atomic { mine = 0; refused = false }
-}
-
-#ifdef IN_PLACE
-/* One at a time: what is left of the list, and of its table, waits under the lock. */
-byte rest = NONE, open = NONE, at;
-
-inline claim_one()
+/* With the lock. What is left of the list, and of its table, waits for who comes next. */
+inline next_dead()
 {
 	found = NONE;
 	do
 	:: found != NONE -> break
-	:: found == NONE && open != NONE ->
+	:: found == NONE && now != NONE && at < (now + 1) * ENTRIES ->
 		if
-		:: at == (open + 1) * ENTRIES -> open = NONE
-		:: else ->
-			if
-			:: word[at] == DEAD -> word[at] = QUEUED; found = at
-			:: else
-			fi;
-			at++
-		fi
-	:: found == NONE && open == NONE && rest != NONE ->
-		t = rest;
-		rest = next[t];
-		flag[t] = false;
-		open = t;
-		at = t * ENTRIES;
-		t = 0
-	:: found == NONE && open == NONE && rest == NONE ->
-		atomic { rest = pending; pending = NONE };
-		if
-		:: rest == NONE -> break
+		:: word[at] == DEAD -> word[at] = QUEUED; found = at
 		:: else
-		fi
+		fi;
+		at++
+	:: found == NONE && (now == NONE || at == (now + 1) * ENTRIES) ->
+#ifdef BUG_FLAG_RESET_BEHIND_THE_SCAN
+		if
+		:: now != NONE -> flag[now] = false
+		:: else
+		fi;
+#endif
+		if
+		:: rest == NONE -> atomic { rest = pending; pending = NONE }
+		:: else
+		fi;
+		atomic {
+			now = rest;
+			at = 0;
+			if
+			:: now == NONE -> break
+			:: else -> at = now * ENTRIES; linked[now] = false
+			fi
+		};
+#ifdef BUG_NEXT_READ_BEHIND_THE_FLAG
+		flag[now] = false;
+		rest = next[now]
+#else
+		rest = next[now];
+#ifndef BUG_FLAG_RESET_BEHIND_THE_SCAN
+		flag[now] = false
+#endif
+#endif
 	od
 }
 
-/* A cleanup may fork. */
-inline run_in_place()
+/* enqueue_dead */
+inline hand_over()
+{
+#ifdef BUG_LEFT_TO_WHO_HAS_THE_LOCK
+	atomic {
+		if
+		:: draining_held -> goto left
+		:: else -> draining_held = true
+		fi
+	};
+#else
+	lock(draining_held);
+#endif
+	do
+	:: next_dead();
+	   if
+	   :: found == NONE -> break
+	   :: found != NONE && failures > 0 ->
+		failures--;
+		refused = true;
+#ifndef BUG_REFUSED_STAYS_QUEUED
+		word[found] = DEAD;
+#endif
+#ifndef BUG_REFUSED_IS_PASSED_OVER
+		at--;
+#endif
+		break
+	   :: found != NONE -> queue!found
+	   fi
+	od;
+	unlock(draining_held);
+left:	found = 0
+}
+
+inline fork()
+{
+	lock(draining_held);
+	lock(lists_held);
+	lock(collector_held);
+	unlock(collector_held);
+	unlock(lists_held);
+	unlock(draining_held)
+}
+
+#ifdef IN_PLACE
+/* cq_gc_run_dead. A cleanup may fork. */
+inline run_dead()
 {
 	do
 	:: lock(draining_held);
-	   claim_one();
+	   next_dead();
+#ifdef BUG_ATTENTION_RESET_BEHIND_THE_LOOK
+	   if
+	   :: found == NONE -> attention = false
+	   :: else
+	   fi;
+#else
+	   if
+	   :: found == NONE && attention -> attention = false; next_dead()
+	   :: else
+	   fi;
+#endif
 #ifndef BUG_RUNS_UNDER_THE_LOCK
 	   unlock(draining_held);
 #endif
@@ -493,57 +542,51 @@ inline run_in_place()
 	skip
 #endif
 }
-#endif
 
-inline fork()
-{
-	lock(draining_held);
-	lock(leaf_held);
-	lock(collector_held);
-	unlock(collector_held);
-	unlock(leaf_held);
-	unlock(draining_held);
-#ifndef BUG_FORK_LOOKS_NO_MORE
-	/* Whoever came meanwhile has left it to the holder of the lock. */
-	if
-	:: pending != NONE -> sem++
-	:: else
-	fi
-#endif
-}
-
-#ifdef IN_PLACE
-/* Two threads that add or poll: one of them after the last collection. */
+/* Two threads that add: one of them after the last collection. */
 active [2] proctype caller()
 {
-	byte t, c, found;
+	byte c, found;
 
 	if
 	:: _pid % 2 == 0 -> passed
 	:: _pid % 2 != 0
 	fi;
-	run_in_place();
+	if
+	:: attention -> run_dead()
+	:: !attention
+	fi;
 	busy--
 }
 #else
 active proctype helper()
 {
-	byte mine, t, e, head;
-	bool was, refused;
+	byte found;
+	bool refused;
 
 end:	do
 	:: atomic { sem > 0 -> sem-- };
-	   hand_over()
+again:	   hand_over();
+	   if
+#ifndef BUG_HELPER_TRIES_ONCE
+	   :: refused -> refused = false; goto again	/* when it has waited */
+#endif
+	   :: else -> refused = false
+	   fi
 	od
 }
 
 #if POLLERS != 0
 active [POLLERS] proctype poller()
 {
-	byte mine, t, e, head;
-	bool was, refused;
+	byte found;
+	bool refused;
 
 	hand_over();
+	if
+	:: refused -> sem++
+	:: else
+	fi;
 	busy--
 }
 #endif
@@ -561,7 +604,7 @@ active proctype forker()
 
 inline stop(c)
 {
-	e = entry[c];
+	atomic { e = entry[c]; was = (dead[c] || stopped[c]) };
 	atomic { w = word[e]; g = gen[e] };
 #ifndef BUG_STOP_WITHOUT_GENERATION
 	if
@@ -585,8 +628,8 @@ inline stop(c)
 				assert(word[e] == OBJECT + c);
 				stopped[c] = true;
 #ifdef BUG_STOP_FREES_BEFORE_THE_ARGUMENT
-				word[e] = FREE;
-				gen[e]++
+				word[e] = DONE;
+				held[e] = false
 #else
 				word[e] = QUEUED
 #endif
@@ -597,18 +640,14 @@ inline stop(c)
 		:: won ->
 			arg[e] = NO_ARG;
 #ifndef BUG_STOP_FREES_BEFORE_THE_ARGUMENT
-			atomic {
-				word[e] = FREE;
-#ifndef BUG_SAME_GENERATION_AGAIN
-				gen[e]++
-#endif
-			}
+			atomic { word[e] = DONE; held[e] = false }
 #endif
 		:: else
 		fi
 	:: else
 	fi;
-	atomic { e = 0; w = 0; g = 0; won = false }
+	assert(won || was || dead[c]);		/* what lives is stopped, once */
+	atomic { e = 0; w = 0; g = 0; won = false; was = false }
 }
 
 #ifdef STOPS
@@ -616,11 +655,11 @@ inline stop(c)
 active proctype stopper()
 {
 	byte n, e, w, g;
-	bool won;
+	bool won, was;
 
 	do
 	:: n == CLEANUPS || passed -> break
-	:: n < CLEANUPS && attached[n] -> stop(n)
+	:: n < CLEANUPS && attached[n] && has_handle[n] -> stop(n)
 	:: n < CLEANUPS -> n++
 	od;
 	busy--
@@ -640,9 +679,9 @@ active proctype end_of_all()
 				assert(!attached[i] || stopped[i] != ran[i])
 			}
 			for (i : 0 .. ALL - 1) {
-				assert(word[i] == FREE && arg[i] == NO_ARG)
+				assert(word[i] <= DONE && arg[i] == NO_ARG)
 			}
-			assert(pending == NONE && !leaf_held && !draining_held)
+			assert(pending == NONE && !lists_held && !draining_held)
 		}
 	:: else
 	fi
