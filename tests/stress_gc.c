@@ -2,14 +2,19 @@
 /*
  * stress_gc - the collector add-on under threads, in rounds of half a second, each a process of its own with
  * its own collector. The rounds go through the ways to collect: stop the world, with collections that are given up;
- * incremental; with a time limit; with manual dirty bits. By chance: a queue, one with a bound, or in place; workers
- * that the collector knows; Java's order of finalizers; only pointers to the begin of objects.
+ * incremental; with a time limit; with manual dirty bits. By chance: a queue, one with a bound, one that is short of
+ * memory, or in place; workers that the collector knows; Java's order of finalizers; only pointers to the begin of
+ * objects.
  *
  * Threads attach to objects of all kinds, drop them, stop cleanups, their own and others', new and long over,
  * collect, and end. One forks now and then, and the child does the same for itself.
  *
  * No cleanup is early: the collector has cleared a weak link to its object, and nobody holds that. None is lost or
  * doubled: each has a record, which goes from attached to ran or stopped, once, and none is left at the end.
+ *
+ * AddressSanitizer bears the collector, if nobody forks. ThreadSanitizer doesn't: it holds a signal back until the
+ * thread's next call, and the collector, which stops threads by one, waits for who only computes. Nor does memcheck:
+ * all that a conservative collector looks at and nobody has written is an error to it.
  *
  * stress_gc [SECONDS]. Environment: CQ_STRESS_SECONDS (2), CQ_TEST_SEED, CQ_TEST_LIMIT (the seconds after which a
  * round hangs, 30), CQ_NO_FORKS. Status: 0; or 1, and the seed of the round that failed is printed.
@@ -44,7 +49,7 @@ struct record {
 static struct round {
 	unsigned number;
 	enum { STOPS_THE_WORLD, INCREMENTAL, LIMITED, MANUAL, WAYS } way;
-	enum { IN_PLACE, QUEUE, BOUNDED, QUEUES } kind;
+	enum { IN_PLACE, QUEUE, BOUNDED, SHORT, QUEUES } kind;
 	bool known, java, begins_only;
 	uint64_t end;
 } round_;
@@ -57,8 +62,19 @@ static bool in_child, at_the_end;
 
 /* Of all rounds; the processes share it. */
 static struct sum {
-	atomic_ullong added, ran, stopped, collections, children;
+	atomic_ullong added, ran, stopped, late, collections, children;
 } *sum;
+
+static test_alloc_t memory;	/* of a queue that is short of it */
+static atomic_bool refusing;
+
+/* Three of four times. */
+static bool refuses(void)
+{
+	static atomic_uint n;
+
+	return refusing && n++ % 4 != 0;
+}
 
 /* ---------------------------------------------------------------- cleanups */
 
@@ -239,8 +255,12 @@ static void stop_some(rng_t *rng)
 {
 	unsigned t = (unsigned)rng_below(rng, THREADS), n = attached[t];
 
-	if (n != 0 && rng_below(rng, 4) == 0) /* one of the last, or any */
-		stop_it(&records[t][rng_below(rng, 2) == 0 && n > 100 ? n - 100 + rng_below(rng, 100) : rng_below(rng, n)]);
+	if (n == 0 || rng_below(rng, 4) != 0)
+		return;
+	if (n > 100 && rng_below(rng, 2) == 0) /* one of the last */
+		stop_it(&records[t][n - 1 - rng_below(rng, 100)]);
+	else
+		stop_it(&records[t][rng_below(rng, n)]);
 }
 
 static void count_child(void *n)
@@ -254,6 +274,7 @@ static _Noreturn void be_child(void)
 	atomic_uint n = 0;
 
 	in_child = true;
+	refusing = false;
 	for (int t = 0; t < THREADS; t++)
 		memset(slots[t], 0, SLOTS * sizeof(*slots[t]));
 	attach_dead(OBJECTS, count_child, &n);
@@ -327,12 +348,14 @@ static void choose(unsigned number)
 }
 
 static const char *const ways[] = { "stop the world", "incremental", "with a time limit", "manual dirty bits" };
-static const char *const kinds[] = { "in place", "a queue", "a queue with a bound" };
+static const char *const kinds[] = { "in place", "a queue", "a queue with a bound", "a queue short of memory" };
 
 static void open_it(void)
 {
 	cq_pool_config_t pool = { .workers_max = 2 };
 
+	test_alloc_init(&memory);
+	memory.fails = refuses;
 	GC_set_all_interior_pointers(!r->begins_only);
 	GC_set_java_finalization(r->java);
 	GC_set_manual_vdb_allowed(r->way == MANUAL);
@@ -350,7 +373,9 @@ static void open_it(void)
 	if (r->kind == IN_PLACE)
 		open_in_place();
 	else
-		open_with((cq_cleanup_config_t){ .max_waiting = r->kind == BOUNDED ? 1000 : 0 }, pool);
+		open_with((cq_cleanup_config_t){ .max_waiting = r->kind == BOUNDED ? 1000 : 0,
+			.allocator = r->kind == SHORT ? &memory.allocator : NULL }, pool);
+	refusing = r->kind == SHORT;
 }
 
 static void settle_up(void)
@@ -369,6 +394,7 @@ static void settle_up(void)
 	sum->added += n;
 	sum->ran += ran;
 	sum->stopped += stopped;
+	sum->late += counts().late;
 	sum->collections += GC_get_gc_no();
 }
 
@@ -381,6 +407,7 @@ static void play(void)
 		CHECK(records[t] != NULL && slots[t] != NULL);
 	}
 	threads(THREADS, lives);
+	refusing = false;
 	collect();
 	at_the_end = true;
 	finish();
@@ -423,7 +450,7 @@ int main(int argc, char **argv)
 		if (!round_passed(n++))
 			return 1;
 	} while (test_now() < end_ || n < WAYS);
-	printf("stress_gc: %u rounds, %llu collections, %llu children, %llu added, %llu ran, %llu stopped\n", n,
-	    sum->collections, sum->children, sum->added, sum->ran, sum->stopped);
+	printf("stress_gc: %u rounds, %llu collections, %llu children, %llu added, %llu ran, %llu stopped, "
+	    "%llu times late\n", n, sum->collections, sum->children, sum->added, sum->ran, sum->stopped, sum->late);
 	return 0;
 }

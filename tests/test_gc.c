@@ -1129,7 +1129,8 @@ Test(gc, what_a_finalizable_parent_reaches_is_not_dead_in_javas_order)
 }
 
 /* Built into the collector or not. */
-GC_API void *GC_CALL GC_finalized_malloc(size_t bytes, const struct GC_finalizer_closure *closure) __attribute__((weak));
+GC_API void *GC_CALL GC_finalized_malloc(size_t bytes, const struct GC_finalizer_closure *closure)
+    __attribute__((weak));
 GC_ToggleRefStatus GC_CALLBACK toggle(void *object);
 GC_API int GC_CALL GC_toggleref_add(void *object, int strong) __attribute__((weak));
 
