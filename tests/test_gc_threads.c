@@ -731,6 +731,36 @@ Test(gc_threads, threads_attach_to_the_same_objects)
 	cr_assert_eq(c.run, ran);
 }
 
+static cq_gc_handle_t of_many[OBJECTS];
+
+static void *stop_many(void *unused)
+{
+	for (int i = 0; i < OBJECTS; i++) {
+		CHECK(cq_gc_stop(of_many[i]));
+		CHECK(counts().stopped == (uint64_t)i + 1);
+	}
+	return unused;
+}
+
+/* Of one of which the collector knows nothing; others collect beside it. */
+Test(gc_threads, stop_and_counts_are_for_any_thread)
+{
+	pthread_t other;
+
+	open_queue();
+	for (int i = 0; i < OBJECTS; i++) {
+		roots[i] = GC_MALLOC(16);
+		cr_assert_eq(cq_gc_add(roots[i], count_root, NULL, &of_many[i]), 0);
+	}
+	other = begin(collect_and_attach, NULL);
+	join(start(stop_many, NULL));
+	over = true;
+	end(other);
+	drop_roots();
+	collect();
+	cr_assert_eq(of_the_roots, 0);
+}
+
 static void *attach_and_end(void *unused)
 {
 	attach_dead(100, count, NULL);
