@@ -1,8 +1,8 @@
 ;; SPDX-License-Identifier: BSD-2-Clause
 ;; Usage: guile examples/guile.scm with|without EXTENSION FILE...
-;; Guile compiles FILEs, modules of its own. "with": every pair and syntax object that its reader makes of them has a
-;; cleanup of libcq-gc (examples/guile.c), and so do objects of other kinds, some of which are kept, and what three
-;; threads make. Prints a checksum of the code, which is the same without, and fails where a cleanup came early or twice.
+;; Guile compiles FILEs, modules of its own. "with": every pair and syntax object that its reader makes of them has
+;; a cleanup of libcq-gc (examples/guile.c), and so do objects of other kinds, some of which are kept, and what three
+;; threads make. Prints a checksum of the code, the same without, and fails where a cleanup came early or twice.
 (use-modules (ice-9 match) (ice-9 threads) (rnrs bytevectors) (srfi srfi-9) (srfi srfi-43)
              (system base compile) (system base language) (system syntax internal))
 
