@@ -2,13 +2,13 @@
 /*
  * deadlock - the known plague of finalizers, and its cure.
  *
- * A cache counts its entries under a lock. Filling it allocates under that lock;
- * the collector finds old entries dead and runs their finalizers right there, in
- * the thread that allocates; a finalizer takes the lock, to count down; and the
+ * A cache counts its entries under a lock. Filling it makes objects under that lock;
+ * old entries are found dead, and what is to be done about them is done right there, in
+ * the thread that fills; it takes the lock, to count down; and the
  * thread waits for itself. Nothing in the cache is wrong but the thread.
  *
- * The same cache runs twice, each time in a child with a watchdog: finalizers in
- * place, which hangs, and cleanups on a worker of libcq, which doesn't.
+ * The same cache runs twice, each time in a child with a watchdog: cleanups in
+ * place, which hangs, as finalizers do, and on a worker of libcq, which doesn't.
  * Exit status 0 when that is what happened.
  */
 #define GC_THREADS
@@ -21,7 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "gccleanup.h"
+#include <cq/gc.h>
 
 enum { ENTRIES = 100000, PATIENCE_S = 3 }; /* without the deadlock it takes some 0.1 s */
 
@@ -44,7 +44,7 @@ static int fill_cache(void)
 	for (int i = 0; i < ENTRIES && err == 0; i++) {
 		pthread_mutex_lock(&lock);
 		cache[i % 16] = GC_MALLOC(64);
-		err = gc_cleanup_add(cache[i % 16], entry_died, NULL, NULL);
+		err = cq_gc_add(cache[i % 16], entry_died, NULL, NULL);
 		entries += err == 0;
 		pthread_mutex_unlock(&lock);
 	}
@@ -59,9 +59,9 @@ static int run(bool in_place)
 	GC_INIT();
 	if (!in_place && cq_cleanup_create(NULL, &q) != 0)
 		return 1;
-	if (gc_cleanup_open(q) != 0 || fill_cache() != 0)
+	if (cq_gc_open(q) != 0 || fill_cache() != 0)
 		return 1;
-	gc_cleanup_close();
+	cq_gc_close();
 	if (!in_place && (cq_cleanup_shutdown(q, CQ_SHUTDOWN_DRAIN, CQ_FOREVER, NULL, NULL) != 0 ||
 	    cq_cleanup_destroy(q) != 0))
 		return 1;

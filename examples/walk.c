@@ -8,14 +8,13 @@
  * the collector has found it dead. And it stays under a limit on open files.
  *
  * It does so twice, in two processes, and prints both: once with libcq, and once
- * with the finalizers run in place, in the thread that allocates, which is what
- * the collector does by itself. A run before the two, which isn't counted, reads the
+ * with the cleanups run in place, in the thread that makes the next object, much as
+ * the collector runs finalizers by itself. A run before the two, which isn't counted, reads the
  * files, so that neither finds them in the page cache by the other's doing. Exit
  * status 1 if anything was lost, or there was nothing to do.
  *
  * Where to read: walk_file.c, an object and its cleanups; walk_limit.c, the
- * back-pressure; walk_run.c, the mutators; gccleanup.c, from the collector's
- * finalizers to libcq.
+ * back-pressure; walk_run.c, the mutators. The way from the collector to libcq is cq/gc.h.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -252,7 +251,7 @@ static bool run_apart(const options_t *o, result_t *out)
 static const char usage[] =
     "usage: walk [options] [directory]     (default: /usr)\n"
     "  -h             this\n"
-    "  --inline       only with finalizers in place   --queued    only with libcq\n"
+    "  --inline       only with cleanups in place     --queued    only with libcq\n"
     "  --threads N    mutators (2)                    --workers N cap of workers (default)\n"
     "  --limit N      open files (256, or ulimit -n)  --max-bytes N  of each file (1048576)\n"
     "  --late         make room only when open() fails, not before\n"

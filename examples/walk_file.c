@@ -16,7 +16,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#include "gccleanup.h"
+#include <cq/gc.h>
 #include "walk.h"
 
 ledger_t ledger;
@@ -104,7 +104,7 @@ static bool attach_unmap(file_t *f)
 	if (arg == NULL)
 		return false;
 	*arg = f->res;
-	return gc_cleanup_add(f, unmap_it, arg, NULL) == 0;
+	return cq_gc_add(f, unmap_it, arg, NULL) == 0;
 }
 
 file_t *file_of(const resources_t *res, bool leak)
@@ -122,7 +122,7 @@ file_t *file_of(const resources_t *res, bool leak)
 		close_it((void *)(intptr_t)res->fd);
 		return NULL;
 	}
-	if (gc_cleanup_add(f, close_it, (void *)(intptr_t)res->fd, NULL) != 0) {
+	if (cq_gc_add(f, close_it, (void *)(intptr_t)res->fd, NULL) != 0) {
 		close_it((void *)(intptr_t)res->fd); /* the mapping dies with f */
 		return NULL;
 	}

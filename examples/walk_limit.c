@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <sys/resource.h>
 
-#include "gccleanup.h"
+#include <cq/gc.h>
 #include "walk.h"
 
 cq_cleanup_t *queue;
@@ -94,7 +94,7 @@ static void make_room_if(uint64_t so_many_open)
 {
 	pthread_mutex_lock(&relief);
 	if (open_now() >= so_many_open) {
-		gc_cleanup_collect();
+		cq_gc_collect();
 		finish_queued();
 	}
 	pthread_mutex_unlock(&relief);
@@ -113,7 +113,7 @@ void stay_below_limit(void)
 	/* Early and often, so that workers close while the mutators go on; */
 	if (opened >= due && atomic_compare_exchange_strong(&next_collection, &due,
 	    opened + collect_every))
-		gc_cleanup_collect();
+		cq_gc_collect();
 	/* and only near the limit does anyone wait for them. */
 	if (open_now() >= high_water)
 		make_room_if(high_water);

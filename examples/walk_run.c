@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "gccleanup.h"
+#include <cq/gc.h>
 #include "walk.h"
 
 enum { PROGRESS_NS = 200 * 1000 * 1000 };
@@ -165,11 +165,11 @@ static void show_progress(void)
 {
 	cq_cleanup_stats_t s = { 0 };
 	cq_pool_stats_t pool = { 0 };
-	gc_cleanup_counts_t c;
+	cq_gc_counts_t c;
 
 	if (!isatty(STDERR_FILENO))
 		return;
-	gc_cleanup_counts(&c);
+	cq_gc_counts(&c);
 	if (queue != NULL) {
 		cq_cleanup_stats(queue, &s);
 		cq_pool_stats(cq_cleanup_pool(queue), &pool);
@@ -220,7 +220,7 @@ static bool begin(const options_t *o)
 	if (err == 0 && !o->in_place)
 		err = cq_cleanup_create(&config, &queue);
 	if (err == 0)
-		err = gc_cleanup_open(queue);
+		err = cq_gc_open(queue);
 	if (err != 0)
 		fprintf(stderr, "walk: %s\n", strerror(err));
 	return err == 0;
@@ -235,8 +235,8 @@ static void end(result_t *out)
 	fts_close(run.tree);
 	limit_restore();
 	for (int i = 0; i < 3; i++)
-		gc_cleanup_collect();
-	out->kept = gc_cleanup_close();
+		cq_gc_collect();
+	out->kept = cq_gc_close();
 	finish_queued();
 	out->collections = GC_get_gc_no();
 	if (queue == NULL)
@@ -291,9 +291,9 @@ static void sum_up_work(const mutator_t *mutators, result_t *out)
 
 static void sum_up_resources(result_t *out)
 {
-	gc_cleanup_counts_t c;
+	cq_gc_counts_t c;
 
-	gc_cleanup_counts(&c);
+	cq_gc_counts(&c);
 	out->attached = c.added;
 	out->run = c.run;
 	out->opened = atomic_load(&ledger.opened);

@@ -6,7 +6,7 @@
  * it. This forks instead. It has what libcq's tests use, and no more:
  *
  *   Test(suite, name, .init, .fini, .signal, .exit_code, .timeout = seconds)
- *   TestSuite(suite, .timeout), one per program
+ *   TestSuite(suite, .timeout, .fini), one per program
  *   cr_assert*, cr_expect_lt, cr_skip, cr_skip_test
  *
  * It brings main(). PROGRAM runs all tests, each in a process of its own; PROGRAM
@@ -125,6 +125,8 @@ _Noreturn static inline void cr_live(const struct cr_test *t)
 	t->body();
 	if (t->options.fini != NULL)
 		t->options.fini();
+	if (cr_suite.fini != NULL)
+		cr_suite.fini();
 	exit(cr_has_failed ? CR_FAILED : 0);
 }
 

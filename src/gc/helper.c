@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The thread that hands over what collections find dead. It is the collector's too, as the queue's spawn or
+   allocator may call that. */
+#include <errno.h>
+#include <signal.h>
+#include <time.h>
+
+#include "gc_priv.h"
+
+static struct {
+	pthread_t thread;
+	bool lives;		/* under `draining` */
+	uint32_t ends;
+} helper;
+
+enum { PATIENCE_NS = 10 * 1000 * 1000 }; /* nothing tells of memory; an end waits for it */
+
+/* Until there may be room again, or memory. */
+static void wait_for(int err)
+{
+	const struct timespec t = { 0, PATIENCE_NS };
+
+	if (err == ENOBUFS)
+		err = cq_cleanup_wait_for_room(cq_gc.queue, cq_now() + PATIENCE_NS);
+	if (err != 0 && err != ETIMEDOUT)
+		nanosleep(&t, NULL);
+}
+
+static void *helper_main(void *unused)
+{
+	int err;
+
+	do {
+		while (sem_wait(&cq_gc.work) != 0) /* a collection's signal */
+			;
+		/* A queue that is shut down has no room ever again. */
+		while (cq_gc_hand_over(&err), err != 0 && err != ESHUTDOWN && cq_u32_load_relaxed(&helper.ends) == 0)
+			wait_for(err);
+	} while (cq_u32_load_relaxed(&helper.ends) == 0);
+	return unused;
+}
+
+/* All signals but those that a thread brings upon itself, and the collector's. */
+static void block_signals(sigset_t *old)
+{
+	static const int synchronous[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT };
+	sigset_t set;
+
+	sigfillset(&set);
+	for (size_t i = 0; i < sizeof(synchronous) / sizeof(*synchronous); i++)
+		sigdelset(&set, synchronous[i]);
+	sigdelset(&set, GC_get_suspend_signal());
+	sigdelset(&set, GC_get_thr_restart_signal());
+	pthread_sigmask(SIG_SETMASK, &set, old);
+}
+
+int cq_gc_helper_start(void)
+{
+	sigset_t old;
+	int err = 0;
+
+	pthread_mutex_lock(&cq_gc.draining);
+	if (!helper.lives) {
+		cq_gc_mine.draining = true; /* it allocates, and may run finalizers */
+		block_signals(&old);
+		err = GC_pthread_create(&helper.thread, NULL, helper_main, NULL);
+		pthread_sigmask(SIG_SETMASK, &old, NULL);
+		helper.lives = err == 0;
+		cq_gc_mine.draining = false;
+	}
+	pthread_mutex_unlock(&cq_gc.draining);
+	return err;
+}
+
+void cq_gc_helper_end(void)
+{
+	if (!helper.lives)
+		return;
+	cq_u32_store_relaxed(&helper.ends, 1);
+	sem_post(&cq_gc.work);
+	GC_pthread_join(helper.thread, NULL);
+	helper.lives = false;
+}
+
+/* It is not here. A new one is made by who needs it first: in a fork handler no thread can be. */
+void cq_gc_helper_child(void)
+{
+	if (!helper.lives)
+		return;
+	helper.lives = false;
+	sem_init(&cq_gc.work, 0, 1);
+	cq_u32_store_relaxed(&cq_gc.attention, NO_HELPER);
+}
