@@ -264,7 +264,9 @@ static void stop_all(void *unused)
 Test(gc, stop_may_be_faster_than_the_pass_that_found_its_object_dead)
 {
 	open_in_place();
+	GC_disable();
 	attach_with_handles();
+	GC_enable();
 	forget();
 	at_point("gc.dies", stop_all, NULL);
 	collect();
@@ -401,11 +403,19 @@ Test(gc, nothing_waits_for_a_call)
 	}
 }
 
+/* No collection comes before they are all dead. */
+static void attach_dead_at_once(unsigned n)
+{
+	GC_disable();
+	attach_dead(n, count, NULL);
+	GC_enable();
+	forget();
+}
+
 Test(gc, in_place_nothing_runs_in_the_collector_but_in_the_next_call)
 {
 	open_in_place();
-	attach_dead(OBJECTS, count, NULL);
-	forget();
+	attach_dead_at_once(OBJECTS);
 	GC_gcollect();
 	cr_assert_eq(ran, 0);
 	cr_assert_eq(cq_gc_add(GC_MALLOC(16), count_beside, NULL, NULL), 0);
@@ -438,27 +448,22 @@ Test(gc, poll_and_collect_return_how_many)
 
 	open_in_place();
 	cr_assert_eq(cq_gc_poll(), 0);
-	attach_dead(OBJECTS, count, NULL);
-	forget();
+	attach_dead_at_once(OBJECTS);
 	GC_gcollect();
 	cr_assert(most(cq_gc_poll(), OBJECTS));
 	before = ran;
-	attach_dead(OBJECTS, count, NULL);
+	attach_dead_at_once(OBJECTS);
 	cr_assert(most(cq_gc_collect(), OBJECTS));
 	cr_assert_gt(ran, before);
 }
 
-/* The collector's event, and the look of the library at all that is attached. */
-static atomic_bool in_event;
 static GC_on_collection_event_proc next_handler;
 
 static void GC_CALLBACK outer(GC_EventType event)
 {
-	in_event = true;
 	errno = 4711;
 	next_handler(event);
 	CHECK(errno == 4711);
-	in_event = false;
 }
 
 IN_BOTH(errno_is_kept_by_each_call_and_by_the_handler)
@@ -1035,9 +1040,7 @@ Test(gc, what_died_in_a_missed_collection_is_nothing_to_trip_over)
 	GC_on_collection_event_proc missed;
 
 	open_queue();
-	GC_disable();
-	attach_dead(4 * MORE, count, NULL);
-	GC_enable();
+	attach_dead_at_once(4 * MORE);
 	missed = GC_get_on_collection_event();
 	GC_set_on_collection_event(NULL);
 	GC_gcollect();
