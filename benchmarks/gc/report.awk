@@ -82,6 +82,7 @@ END {
 		if (!(n = collect(names[i], metrics[m]))) continue
 		printf "GC %-21s %-14s median %10.2f min %10.2f max %10.2f", metrics[m], names[i], middle, got[1], got[n]
 		if (names[i] != go && ratios(names[i], metrics[m], go)) printf " vs %s %.3f", go, middle
+		if (metrics[m] == "M_per_s" && names[i] ~ /^go_p/ && ratios(names[i], metrics[m], "go_p1")) printf " speedup %.2f", middle
 		print ""
 	}
 	to_go("attach", "boehm_cq", "attach", 0.15)
