@@ -286,7 +286,7 @@ Test(processors, damaged_files_do_no_harm, .init = make_root, .fini = remove_roo
 	static const char likely[] = "/:,.- \n\\0419cpu";
 	rng_t r = rng_for(0);
 
-	for (unsigned round = 0; round < 3000; round++) {
+	for (unsigned round = 0; round < 1000; round++) {
 		unsigned which = (unsigned)rng_below(&r, 3);
 		char bytes[256];
 		size_t n = strlen(texts[which]);
