@@ -1,8 +1,8 @@
 ;; SPDX-License-Identifier: BSD-2-Clause
 ;; Usage: guile examples/guile.scm with|without EXTENSION FILE...
-;; Guile compiles FILEs, modules of its own. "with": every pair and syntax object that its reader makes of them has a
-;; cleanup of libcq-gc (examples/guile.c), and so do objects of other kinds, some of which are kept, and what three
-;; threads make. Prints a checksum of the code, which is the same without, and fails where a cleanup came early or twice.
+;; Guile compiles FILEs, modules of its own. "with": every pair and syntax object that its reader makes of them has
+;; a cleanup of libcq-gc (examples/guile.c), and so do objects of other kinds, some of which are kept, and what three
+;; threads make. Prints a checksum of the code, the same without, and fails where a cleanup came early or twice.
 (use-modules (ice-9 match) (ice-9 threads) (rnrs bytevectors) (srfi srfi-9) (srfi srfi-43)
              (system base compile) (system base language) (system syntax internal))
 
@@ -72,18 +72,21 @@
   (apply format (current-error-port) what)
   (exit 1))
 
-;; Every tenth is kept; a guardian, and so a finalizer, has every third.
+;; Every tenth is kept. A guardian, and so a finalizer, has every third: a cleanup comes when it has given that back.
 (define (make-many n)
   (let ((kept (make-vector (quotient n 10) #f)) (marks (make-vector (quotient n 10) #f)) (guardian (make-guardian)))
     (do ((i 0 (+ i 1))) ((= i n))
       (let* ((object (make-one i)) (mark (attach! object)))
         (when (= 0 (modulo i 3))
-          (guardian object))
+          (guardian (if (vector? object) (begin (vector-set! object 0 mark) object) object)))
         (when (= 0 (modulo i 10))
           (vector-set! kept (quotient i 10) object)
           (vector-set! marks (quotient i 10) mark))))
     (gc)
-    (do () ((not (guardian))))
+    (cleanups-relieve)
+    (do ((object (guardian) (guardian))) ((not object))
+      (if (and (vector? object) (not (= 0 (bytevector-u8-ref (vector-ref object 0) 0))))
+          (fail "a cleanup ran whose object a guardian has~%")))
     (cleanups-relieve)
     (if (early? kept marks)
         (fail "a cleanup ran whose object lives~%"))

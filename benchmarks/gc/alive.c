@@ -14,7 +14,7 @@ static void least(double *least_of, double ns)
 
 /* In ns; `lock` is what libcq-gc has the collector's lock for. */
 struct cost {
-	double wall, stop, lock;
+	double wall, cpu, stop, lock;
 };
 
 static double pass(void)
@@ -27,14 +27,16 @@ static double pass(void)
 
 static struct cost collections(void)
 {
-	struct cost cost = { 1e12, 1e12, 1e12 };
+	struct cost cost = { 1e12, 1e12, 1e12, 1e12 };
 
 	for (int i = 0; i < TIMES; i++) {
-		struct times began = now();
+		struct times took, began = now();
 
 		stopped();
 		GC_gcollect();
-		least(&cost.wall, since(began).wall);
+		took = since(began);
+		least(&cost.wall, took.wall);
+		least(&cost.cpu, took.cpu);
 		least(&cost.stop, stopped());
 		least(&cost.lock, pass());
 	}
@@ -123,8 +125,9 @@ void alive(bool shuffled)
 	}
 	after = resident();
 	attached = collections();
-	printf("%s %s_ms %.3f %s_added_ms %.3f %s_stop_added_ms %.3f rss %.2f", name, what, plain.wall / 1e6,
-	    what, (attached.wall - plain.wall) / 1e6, what, (attached.stop - plain.stop) / 1e6, (after - before) / n);
+	printf("%s %s_ms %.3f %s_added_ms %.3f %s_added_cpu_ms %.3f %s_stop_added_ms %.3f rss %.2f", name,
+	    what, plain.wall / 1e6, what, (attached.wall - plain.wall) / 1e6, what, (attached.cpu - plain.cpu) / 1e6,
+	    what, (attached.stop - plain.stop) / 1e6, (after - before) / n);
 	if (!long_links) {
 		if (ran() != 0)
 			fail("a cleanup of an object that lives has run");

@@ -3,8 +3,9 @@
  * Usage: boehm cq|cq_args|cq_boxed|in_place|long_link WORKLOAD COUNT
  *
  * One measurement of cleanups of the Boehm collector by libcq-gc: on a queue's workers, the same with arguments in
- * collected memory or with one made for each, or in place. go.go and Java.java do the same; benchmarks/README says what the workloads are. A
- * conservative collector may keep some objects for good; what was attached has run, once each, or it fails.
+ * collected memory or with one made for each, or in place. go.go and Java.java do the same; benchmarks/README says
+ * what the workloads are. A conservative collector may keep some objects for good; what was attached has run, once each,
+ * or it fails.
  */
 #include "boehm.h"
 

@@ -147,18 +147,18 @@ func resident() float64 {
 }
 
 // collections returns the least time of some, and the least that one of them stopped the world.
-func collections() (wall, stop time.Duration) {
-	wall, stop = time.Hour, time.Hour
+func collections() (wall, used, stop time.Duration) {
+	wall, used, stop = time.Hour, time.Hour, time.Hour
 	var before, after runtime.MemStats
 	for range times {
 		runtime.ReadMemStats(&before)
-		began := time.Now()
+		began, cpuBegan := time.Now(), cpu()
 		runtime.GC()
-		wall = min(wall, time.Since(began))
+		wall, used = min(wall, time.Since(began)), min(used, cpu()-cpuBegan)
 		runtime.ReadMemStats(&after)
 		stop = min(stop, time.Duration(after.PauseTotalNs-before.PauseTotalNs))
 	}
-	return wall, stop
+	return wall, used, stop
 }
 
 func alive(n int, what string) {
@@ -171,7 +171,7 @@ func alive(n int, what string) {
 		rand.New(rand.NewSource(1)).Shuffle(n, func(i, j int) { order[i], order[j] = order[j], order[i] })
 	}
 	left.Store(int64(n))
-	wall, stop := collections()
+	wall, used, stop := collections()
 	debug.FreeOSMemory()
 	before := resident()
 	for i, number := range order {
@@ -179,10 +179,11 @@ func alive(n int, what string) {
 	}
 	debug.FreeOSMemory()
 	after := resident()
-	attached, stopAttached := collections()
+	attached, usedAttached, stopAttached := collections()
 	ms := func(d time.Duration) float64 { return float64(d) / 1e6 }
-	fmt.Printf("go_p%d %s_ms %.3f %s_added_ms %.3f %s_stop_added_ms %.3f rss %.2f\n", runtime.GOMAXPROCS(0), what,
-		ms(wall), what, ms(attached-wall), what, ms(stopAttached-stop), (after-before)/float64(n))
+	fmt.Printf("go_p%d %s_ms %.3f %s_added_ms %.3f %s_added_cpu_ms %.3f %s_stop_added_ms %.3f rss %.2f\n",
+		runtime.GOMAXPROCS(0), what, ms(wall), what, ms(attached-wall), what, ms(usedAttached-used),
+		what, ms(stopAttached-stop), (after-before)/float64(n))
 	runtime.KeepAlive(objects)
 	clear(objects)
 	runtime.GC()

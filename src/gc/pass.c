@@ -21,6 +21,7 @@ static struct {
 /* Of a word, what is below the page of its object. The collector's blocks are no smaller than that, so where one
    object begins in a page, marks can be asked for of all that begin there. */
 enum { PAGE_BITS = 16 + 12 };
+#define NONE UINT64_MAX
 
 static uint64_t now(void)
 {
@@ -48,22 +49,20 @@ static bool page_is_used(uint64_t word)
 static struct found look_at(cq_gc_table_t *t, bool all)
 {
 	struct found f = { 0 };
-	uint64_t page = 0;
-	bool used = false;
+	uint64_t page = NONE; /* that marks can be asked for in */
 
 	for (size_t i = 0; i < ENTRIES; i++) {
 		uint64_t word = cq_u64_load_relaxed(&t->word[i]);
 
-		if (!word_is_object(word)) {
-			f.done += word_is_usable(word);
-			f.gone++;
-			continue;
+		if (word >> PAGE_BITS != page) { /* of what is no object it is 0 */
+			if (!word_is_object(word)) {
+				f.done += word_is_usable(word);
+				f.gone++;
+				continue;
+			}
+			page = !all && page_is_used(word) ? word >> PAGE_BITS : NONE;
 		}
-		if (word >> PAGE_BITS != page || !used) {
-			page = word >> PAGE_BITS;
-			used = !all && page_is_used(word);
-		}
-		if (used && GC_is_marked((void *)word_address(word)))
+		if (page != NONE && GC_is_marked((void *)word_address(word)))
 			continue;
 		CQ_POINT("gc.dies");
 		f.gone++;
