@@ -29,6 +29,16 @@ static bool is_open;
 static atomic_uint ran;
 static void **roots;		/* what keeps objects alive, OBJECTS of them */
 
+/*
+ * Before begin_collector, for a child that has threads. The first that the collector makes there starts its markers,
+ * and waits for them on a condition variable that has been copied in the middle of its use: now and then
+ * for ever (libgc 8.2, and 8.3 still).
+ */
+static MAY_BE_UNUSED void have_no_markers(void)
+{
+	CHECK(setenv("GC_MARKERS", "1", 1) == 0);
+}
+
 /* Before GC_allow_register_threads the collector takes no lock, which hides deadlocks. */
 static MAY_BE_UNUSED void begin_collector(void)
 {

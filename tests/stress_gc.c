@@ -7,7 +7,7 @@
  * objects.
  *
  * Threads attach to objects of all kinds, drop them, stop cleanups, their own and others', new and long over,
- * collect, and end. One forks now and then, and the child does the same for itself.
+ * collect, and end. In half of the rounds one forks now and then, and the child does the same for itself.
  *
  * No cleanup is early: the collector has cleared a weak link to its object, and nobody holds that. None is lost or
  * doubled: each has a record, which goes from attached to ran or stopped, once, and none is left at the end.
@@ -50,7 +50,7 @@ static struct round {
 	unsigned number;
 	enum { STOPS_THE_WORLD, INCREMENTAL, LIMITED, MANUAL, WAYS } way;
 	enum { IN_PLACE, QUEUE, BOUNDED, SHORT, QUEUES } kind;
-	bool known, java, begins_only;
+	bool known, java, begins_only, forks;
 	uint64_t end;
 } round_;
 static struct round *const r = &round_;
@@ -318,7 +318,7 @@ static void *live(void *arg)
 			stop_some(&rng);
 			collect_somehow(&rng);
 		}
-		if (t == 0 && rng_below(&rng, 100) == 0 && test_child_has_threads())
+		if (t == 0 && r->forks && rng_below(&rng, 50) == 0)
 			fork_a_child();
 	}
 	for (unsigned s = 0; s < SLOTS; s++)
@@ -344,7 +344,8 @@ static void choose(unsigned number)
 	rng_t rng = rng_for(~number);
 
 	*r = (struct round){ .number = number, .way = number % WAYS, .kind = (unsigned)rng_below(&rng, QUEUES),
-		.known = rng_below(&rng, 2), .java = rng_below(&rng, 2), .begins_only = rng_below(&rng, 4) == 0 };
+		.known = rng_below(&rng, 2), .java = rng_below(&rng, 2), .begins_only = rng_below(&rng, 4) == 0,
+		.forks = rng_below(&rng, 2) && test_child_has_threads() };
 }
 
 static const char *const ways[] = { "stop the world", "incremental", "with a time limit", "manual dirty bits" };
@@ -356,6 +357,8 @@ static void open_it(void)
 
 	test_alloc_init(&memory);
 	memory.fails = refuses;
+	if (r->forks)
+		have_no_markers();
 	GC_set_all_interior_pointers(!r->begins_only);
 	GC_set_java_finalization(r->java);
 	GC_set_manual_vdb_allowed(r->way == MANUAL);
@@ -429,9 +432,9 @@ static bool round_passed(unsigned number)
 	CHECK(waitpid(pid, &status, 0) == pid);
 	if (status == 0)
 		return true;
-	fprintf(stderr, "round %u (%s, %s%s%s%s) ended with status 0x%x; CQ_TEST_SEED=0x%" PRIx64 "\n", number,
+	fprintf(stderr, "round %u (%s, %s%s%s%s%s) ended with status 0x%x; CQ_TEST_SEED=0x%" PRIx64 "\n", number,
 	    ways[r->way], kinds[r->kind], r->known ? ", known workers" : "", r->java ? ", Java's order" : "",
-	    r->begins_only ? ", no interior pointers" : "", (unsigned)status, test_seed());
+	    r->begins_only ? ", no interior pointers" : "", r->forks ? ", forks" : "", (unsigned)status, test_seed());
 	return false;
 }
 

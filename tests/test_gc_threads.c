@@ -403,12 +403,14 @@ static void forks_beside_collections(unsigned n)
 
 Test(gc_threads, forks_beside_collections)
 {
+	have_no_markers();
 	open_queue();
 	forks_beside_collections(20);
 }
 
 Test(gc_threads, forks_beside_collections_in_place)
 {
+	have_no_markers();
 	open_in_place();
 	forks_beside_collections(20);
 }
@@ -443,12 +445,14 @@ static void both_processes_run_what_was_attached_before(void)
 
 Test(gc_threads, both_processes_run_what_was_attached_before_a_fork)
 {
+	have_no_markers();
 	open_queue();
 	both_processes_run_what_was_attached_before();
 }
 
 Test(gc_threads, both_processes_run_what_was_attached_before_a_fork_in_place)
 {
+	have_no_markers();
 	open_in_place();
 	both_processes_run_what_was_attached_before();
 }
@@ -458,6 +462,7 @@ Test(gc_threads, nothing_waits_for_a_call_in_a_child)
 {
 	if (!test_child_has_threads())
 		cr_skip_test("a child has no threads");
+	have_no_markers();
 	open_queue();
 	attach_alive(OBJECTS, count_root, NULL);
 	if (test_forked()) {
@@ -479,6 +484,7 @@ Test(gc_threads, child_has_what_was_found_dead_and_not_handed_over)
 
 	if (!test_child_has_threads())
 		cr_skip_test("a child has no threads");
+	have_no_markers();
 	open_with((cq_cleanup_config_t){ .max_waiting = CQ_MAX_WAITING_MIN },
 	    (cq_pool_config_t){ .workers_max = 1 });
 	stop_the_worker();

@@ -12,12 +12,11 @@
  *   holds short safety ADDS=2 ENTRIES=2 POLLERS=0 FORK
  *   holds short safety ADDS=2 ENTRIES=2 IN_PLACE FORK
  *   holds short safety ADDS=2 TABLES=2 POLLERS=0 PASSES=2 MERGE
- *   holds full  safety ADDS=3 TABLES=2 POLLERS=0 PASSES=2 STOPS MERGE
- *   holds full  safety MUTATORS=2 ADDS=1 TABLES=2 STOPS
+ *   holds full  safety MUTATORS=2 ADDS=1 ENTRIES=2 TABLES=2 POLLERS=0
  *   holds full  safety ADDS=3 PASSES=2 POLLERS=0 STOPS
  *   holds full  safety ADDS=4 ENTRIES=2 TABLES=2
  *   holds full  safety ADDS=2 ENTRIES=2 FORK
- *   holds full  safety ADDS=2 ENTRIES=2 FAILURES=2 STOPS
+ *   holds full  safety ADDS=2 ENTRIES=2 FAILURES=2
  *
  *   fails short assertion STOPS BUG_STOP_WITHOUT_GENERATION
  *   fails short assertion PASSES=2 POLLERS=0 STOPS BUG_STOP_COMPARES_AND_THEN_TAKES
