@@ -43,11 +43,11 @@ int __wrap_sem_init(sem_t *sem, int shared, unsigned value)
 	return -1;
 }
 
-int __real_GC_pthread_create(pthread_t *t, const pthread_attr_t *attr, void *(*fn)(void *), void *arg);
-int __wrap_GC_pthread_create(pthread_t *t, const pthread_attr_t *attr, void *(*fn)(void *), void *arg);
-int __wrap_GC_pthread_create(pthread_t *t, const pthread_attr_t *attr, void *(*fn)(void *), void *arg)
+int __real_pthread_create(pthread_t *t, const pthread_attr_t *attr, void *(*fn)(void *), void *arg);
+int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *attr, void *(*fn)(void *), void *arg);
+int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *attr, void *(*fn)(void *), void *arg)
 {
-	return no_thread ? EAGAIN : __real_GC_pthread_create(t, attr, fn, arg);
+	return no_thread ? EAGAIN : __real_pthread_create(t, attr, fn, arg);
 }
 
 void *__real_mmap(void *at, size_t bytes, int how, int flags, int fd, off_t offset);

@@ -43,7 +43,9 @@
  * FORK: with GC_set_handle_fork(1) before GC_INIT, and this opened before the fork, the child has a copy of each
  * attached object and runs its cleanups, as the parent does: a child that shall not ends by _exit or exec. Its next
  * add, poll or collect makes the thread anew. What was running is the parent's (cq/fork.h), and neither run nor
- * stopped in the child's counts. Not with GC_atfork_prepare by hand: that takes the collector's lock first.
+ * stopped in the child's counts. A child that makes threads by GC_pthread_create has been seen to wait for the collector's
+ * markers for ever (libgc 8.2), but with GC_MARKERS=1. Not with GC_atfork_prepare by hand: that takes the collector's
+ * lock first.
  *
  * How it works, and why no cleanup is early, lost or doubled: doc/gc.
  */

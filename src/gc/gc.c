@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The interface. */
 #include <errno.h>
-#include <signal.h>
 
 #include "gc_priv.h"
 
@@ -197,32 +196,4 @@ int cq_gc_relieve(uint64_t timeout_ns)
 	cq_gc_mine.relieved = c.run;
 	errno = saved;
 	return err != 0 ? err : some ? 0 : ENOENT;
-}
-
-/* ---- workers ---- */
-
-int cq_gc_worker_start(void *host)
-{
-	struct GC_stack_base stack;
-	sigset_t signals;
-	int err;
-
-	(void)host;
-	/* The collector stops and starts its threads by these. */
-	sigemptyset(&signals);
-	sigaddset(&signals, GC_get_suspend_signal());
-	sigaddset(&signals, GC_get_thr_restart_signal());
-	if (GC_get_stack_base(&stack) != GC_SUCCESS || pthread_sigmask(SIG_UNBLOCK, &signals, NULL) != 0)
-		return ENOTSUP;
-	err = GC_register_my_thread(&stack);
-	cq_gc_mine.registered = err == GC_SUCCESS; /* a duplicate is another's to end */
-	return err == GC_SUCCESS || err == GC_DUPLICATE ? 0 : ENOMEM;
-}
-
-void cq_gc_worker_end(void *host)
-{
-	(void)host;
-	if (cq_gc_mine.registered)
-		GC_unregister_my_thread();
-	cq_gc_mine.registered = false;
 }

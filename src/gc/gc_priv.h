@@ -144,7 +144,7 @@ void cq_gc_pass_open(void);
 uint64_t cq_gc_pass_missed(void);
 size_t cq_gc_pass_close(void);			/* all that is attached is dead, how many; and it is not open any more */
 
-/* helper.c */
+/* threads.c */
 int cq_gc_helper_start(void);
 void cq_gc_helper_end(void);
 void cq_gc_helper_child(void);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The thread that hands over what collections find dead. It is the collector's too, as the queue's spawn or
-   allocator may call that. */
+/* Threads that the collector knows: a pool's workers, and the helper, which hands over what collections find dead.
+   The queue's spawn or allocator may call the collector. */
 #include <errno.h>
 #include <signal.h>
 #include <time.h>
@@ -14,6 +14,36 @@ static struct {
 } helper;
 
 enum { PATIENCE_NS = 10 * 1000 * 1000 }; /* nothing tells of memory; an end waits for it */
+
+/* ---- threads that the collector knows ---- */
+
+int cq_gc_worker_start(void *host)
+{
+	struct GC_stack_base stack;
+	sigset_t signals;
+	int err;
+
+	(void)host;
+	/* The collector stops and starts its threads by these. */
+	sigemptyset(&signals);
+	sigaddset(&signals, GC_get_suspend_signal());
+	sigaddset(&signals, GC_get_thr_restart_signal());
+	if (GC_get_stack_base(&stack) != GC_SUCCESS || pthread_sigmask(SIG_UNBLOCK, &signals, NULL) != 0)
+		return ENOTSUP;
+	err = GC_register_my_thread(&stack);
+	cq_gc_mine.registered = err == GC_SUCCESS; /* a duplicate is another's to end */
+	return err == GC_SUCCESS || err == GC_DUPLICATE ? 0 : ENOMEM;
+}
+
+void cq_gc_worker_end(void *host)
+{
+	(void)host;
+	if (cq_gc_mine.registered)
+		GC_unregister_my_thread();
+	cq_gc_mine.registered = false;
+}
+
+/* ---- the helper ---- */
 
 /* Until there may be room again, or memory. */
 static void wait_for(int err)
@@ -30,6 +60,7 @@ static void *helper_main(void *unused)
 {
 	int err;
 
+	(void)cq_gc_worker_start(NULL); /* fails only where it is known already */
 	do {
 		while (sem_wait(&cq_gc.work) != 0) /* a collection's signal */
 			;
@@ -37,6 +68,7 @@ static void *helper_main(void *unused)
 		while (cq_gc_hand_over(&err), err != 0 && err != ESHUTDOWN && cq_u32_load_relaxed(&helper.ends) == 0)
 			wait_for(err);
 	} while (cq_u32_load_relaxed(&helper.ends) == 0);
+	cq_gc_worker_end(NULL);
 	return unused;
 }
 
@@ -63,7 +95,9 @@ int cq_gc_helper_start(void)
 	if (!helper.lives) {
 		cq_gc_mine.draining = true; /* it allocates, and may run finalizers */
 		block_signals(&old);
-		err = GC_pthread_create(&helper.thread, NULL, helper_main, NULL);
+		/* Not by GC_pthread_create: that may start the collector's markers, for which a forked child has been seen
+		   to wait for ever (8.2.2). */
+		err = pthread_create(&helper.thread, NULL, helper_main, NULL);
 		pthread_sigmask(SIG_SETMASK, &old, NULL);
 		helper.lives = err == 0;
 		cq_gc_mine.draining = false;
@@ -78,7 +112,7 @@ void cq_gc_helper_end(void)
 		return;
 	cq_u32_store_relaxed(&helper.ends, 1);
 	sem_post(&cq_gc.work);
-	GC_pthread_join(helper.thread, NULL);
+	pthread_join(helper.thread, NULL);
 	helper.lives = false;
 }
 
