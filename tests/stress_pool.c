@@ -171,6 +171,20 @@ static void add_and_signal(struct queue *q, struct job *job, enum kind kind)
 
 /* ------------------------------------------------------------------------ random */
 
+/* Who was told that the pool is stalled tries again. */
+static void try_again(void)
+{
+	int err = may_stall ? cq_pool_wake(pool) : 0;
+
+	CHECK(err == 0 || err == EAGAIN);
+}
+
+static bool has_run(const struct job *job)
+{
+	try_again();
+	return job->ran == 1;
+}
+
 /* A task of one's own: made, used, drained by hand or by workers, closed. */
 static void own_task(rng_t *r)
 {
@@ -190,7 +204,7 @@ static void own_task(rng_t *r)
 		while (cq_task_run_some(q.task, 7) != 0)
 			;
 	for (unsigned i = 0; i < n; i++)
-		AWAIT(own[i].ran == 1);
+		AWAIT(has_run(&own[i]));
 	close_task(&q);
 }
 
@@ -416,12 +430,9 @@ static int spawn_or_not(void *host, void (*body)(void *arg), void *arg)
 	return 0;
 }
 
-/* Who was told that the pool is stalled tries again. */
 static bool all_ran(void)
 {
-	int err = cq_pool_wake(pool);
-
-	CHECK(err == 0 || err == EAGAIN);
+	try_again();
 	return ran == added;
 }
 

@@ -194,6 +194,26 @@ Test(tasks, many_pieces_that_are_left_wake_two_for_each_run_that_begins)
 	end_spawned();
 }
 
+/* Each of their pieces is the first of a run. */
+Test(tasks, beside_a_task_that_waits_no_more_than_four_are_woken)
+{
+	open_spawned((cq_pool_config_t){ .workers_min = 7, .workers_max = 7 });
+	open_task(&a, 0);
+	open_task(&b, 0);
+	fake_wait_blocked(&park, 7);
+	park.leave = &room.leave;
+	cr_assert_eq(signal_jobs(&b, 1), 0);
+	for (unsigned i = 0; i < 9; i++)
+		add(&a, NULL, NULL);
+	for (unsigned i = 0; i < 3; i++) {
+		cr_assert_eq(cq_task_run_some(a.task, 1), 1);
+		cr_assert_eq(stats().workers_coming, 4);
+	}
+	gate_open(&room.leave);
+	AWAIT(a.done == 9 && b.done == 1);
+	end_spawned();
+}
+
 /* They may be short, and gone before those come. */
 Test(tasks, later_pieces_of_a_run_wake_one)
 {

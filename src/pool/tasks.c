@@ -207,7 +207,8 @@ void cq_task_note(cq_task_t *t)
 /* For so many pieces, or more, a run wakes two as it begins, each of which wakes two: a tree; and some more where many
    are on their way, as then others wait for the sleepers' lock. For fewer a line is as fast, and leaves the waker more
    time for its own piece. Where pieces are short, the later ones of a run wake one at most: two at each of them, or
-   three at the first, wake twice as many for 64 blocks of empty callbacks, and most come too late. */
+   three at the first, wake twice as many for 64 blocks of empty callbacks, and most come too late. Where tasks take
+   turns each piece is the first of a run: so not beside another that waits, or two queues wake all who sleep. */
 #define MANY_PIECES 4
 
 void cq_run_more(cq_run_t *run, uint64_t pieces)
@@ -221,7 +222,7 @@ void cq_run_more(cq_run_t *run, uint64_t pieces)
 		return;
 	if (many && run->pieces == run->pieces_before) {
 		(void)cq_sleepers_waiters(&p->idle, &coming);
-		n = coming + coming / 3 + 2;
+		n = cq_pool_waiting(p) > 1 ? MANY_PIECES : coming + coming / 3 + 2;
 		n = pieces < n ? (uint32_t)pieces : n;
 	}
 	cq_sleepers_ensure(&p->idle, n);
