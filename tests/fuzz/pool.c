@@ -12,6 +12,7 @@
 
 #include "fuzz.h"
 #include "pool/pool_inside.h"
+#include "pool/pool_priv.h" /* whose record stays */
 
 enum { TASKS = 4 };
 
@@ -20,6 +21,7 @@ struct task {
 	uint32_t parallel;
 	unsigned pieces, running;
 	bool signalled;		/* at the limit or below it */
+	bool many;		/* signalled for so many pieces that workers join its runs */
 	unsigned told;		/* calls of `stalled` */
 	uint64_t at;		/* when it is to be signalled, or 0 */
 };
@@ -170,7 +172,7 @@ static const cq_allocator_t allocator = { some_alloc, some_free, NULL };
 
 /* ------------------------------------------------------------------ a task's function */
 
-static void signal(struct task *t)
+static void note_signal(struct task *t)
 {
 	bool was = t->signalled;
 
@@ -201,6 +203,7 @@ static void take_pieces(struct server *s, cq_run_t *run, struct task *t)
 		t->pieces--;
 		if (t->pieces != 0 && below(4) != 3) {
 			t->signalled |= !by_owner(t);
+			t->many |= t->pieces >= 4 && t->parallel == 0 && !polled;
 			CALL(cq_run_more)(run, t->pieces);
 		}
 		s->taken++;
@@ -219,15 +222,18 @@ static void run(cq_run_t *r, void *arg)
 	struct task *t = arg;
 	struct server *s = servers;
 	size_t taken = s->taken;
+	bool joins;
 
 	note("run of %u", (unsigned)(t - tasks));
 	EXPECT(t->task != NULL, "a run of a closed task");
+	joins = s->budget == 0 && (t->task->word & TASK_IN) != 0; /* its record stays, for others to come */
 	EXPECT(!at_limit(t), "a run beyond the limit");
 	EXPECT(s->in == NULL && !forking, "a run where none is asked for");
 	EXPECT(s->only == NULL || s->only == t, "a run of another task");
 	if (s->only == NULL) {
 		EXPECT(t->signalled && !by_owner(t), "a run of a task that isn't signalled");
-		t->signalled = false;
+		EXPECT(!joins || (t->many && waiting(true) == 1), "it is joined where others wait, or few pieces");
+		t->signalled = t->many = joins;
 	} else if (by_owner(t)) {
 		t->signalled = false;
 	}
@@ -239,6 +245,7 @@ static void run(cq_run_t *r, void *arg)
 	t->running--;
 	runs++;
 	empty_runs += s->taken == taken;
+	t->many &= s->taken != taken;
 }
 
 static void lost(void *arg, void *piece)
@@ -316,7 +323,7 @@ static void do_signal(void)
 	tells = by_owner(t) && !t->signalled;
 	before = t->told;
 	t->pieces += below(5);
-	signal(t);
+	note_signal(t);
 	EXPECT_EQ(CALL(cq_task_signal)(t->task), 0);
 	if (by_owner(t))
 		EXPECT_EQ(t->told - before, tells);
@@ -550,6 +557,7 @@ static void do_fork(void)
 	for (unsigned i = 0; i < TASKS; i++) {
 		tasks[i].signalled = tasks[i].task != NULL && !by_owner(&tasks[i]);
 		tasks[i].at = 0;
+		tasks[i].many = false;
 	}
 }
 

@@ -862,6 +862,21 @@ static void close_against_who_joins(void)
 	end();
 }
 
+/* One run goes on until the close has begun: no other is joined behind that. */
+static void close_against_who_joins_a_run(void)
+{
+	begin(0, 2, 2);
+	make_task(&works[0], 0);
+	works[0].many = true;
+	works[0].hangs_until = 1;
+	add(&works[0], 1);
+	signal_work(&works[0]);
+	wait_for(&begun, 1);
+	add_to(&done);
+	close_work(&works[0]);
+	end();
+}
+
 /* A record that is closed in the stack is freed by who pops it, or by the closer: once. */
 static void closed_record_is_used_again(void)
 {
@@ -1179,6 +1194,8 @@ const struct scenario pool_scenarios[] = {
 	{ "pool_task_is_made_and_closed_while_all_are_told", task_is_made_and_closed_while_all_are_told,
 	    SOME(2, 1), SOME(3, 2) },
 	{ "pool_close_against_who_joins", close_against_who_joins,
+	    SOME(1, 1), SOME(2, 2) },
+	{ "pool_close_against_who_joins_a_run", close_against_who_joins_a_run,
 	    SOME(1, 1), SOME(2, 2) },
 	{ "pool_closed_record_is_used_again", closed_record_is_used_again,
 	    SOME(1, 1), SOME(2, 2) },
