@@ -174,30 +174,40 @@ Test(tasks, what_is_left_is_run_by_others_while_the_piece_runs)
 	end_spawned();
 }
 
-/* A tree: each run that begins wakes two more, whoever is on the way; and a fourth of those. */
+static void wake_for_many(uint32_t processors, const uint32_t *coming)
+{
+	open_spawned((cq_pool_config_t){ .workers_min = 12, .workers_max = 12 });
+	pool->processors = processors;
+	open_task(&a, 0);
+	fake_wait_blocked(&park, 12);
+	park.leave = &room.leave;
+	for (unsigned i = 0; i < 15; i++)
+		add(&a, NULL, NULL);
+	for (unsigned i = 0; i < 3; i++) {
+		cr_assert_eq(cq_task_run_some(a.task, 1), 1);
+		cr_assert_eq(stats().workers_coming, coming[i]);
+	}
+	gate_open(&room.leave);
+	AWAIT(a.done == 15);
+	end_spawned();
+}
+
+/* A tree: each run that begins wakes two more, whoever is on the way, and some for those; but no more than can run. */
 Test(tasks, many_pieces_that_are_left_wake_two_for_each_run_that_begins)
 {
-	open_spawned((cq_pool_config_t){ .workers_min = 7, .workers_max = 7 });
-	open_task(&a, 0);
-	fake_wait_blocked(&park, 7);
-	park.leave = &room.leave;
-	for (unsigned i = 0; i < 9; i++)
-		add(&a, NULL, NULL);
-	cr_assert_eq(cq_task_run_some(a.task, 1), 1);
-	cr_assert_eq(stats().workers_coming, 2);
-	cr_assert_eq(cq_task_run_some(a.task, 1), 1);
-	cr_assert_eq(stats().workers_coming, 4);
-	cr_assert_eq(cq_task_run_some(a.task, 1), 1); /* 4 + 1 + 2, but for 6 that are left */
-	cr_assert_eq(stats().workers_coming, 6);
-	gate_open(&room.leave);
-	AWAIT(a.done == 9);
-	end_spawned();
+	wake_for_many(9, (const uint32_t[]){ 4, 4 + 1 + 2, 9 });
+}
+
+Test(tasks, on_few_processors_many_pieces_wake_four)
+{
+	wake_for_many(2, (const uint32_t[]){ 4, 4, 4 });
 }
 
 /* Each of their pieces is the first of a run. */
 Test(tasks, beside_a_task_that_waits_no_more_than_four_are_woken)
 {
 	open_spawned((cq_pool_config_t){ .workers_min = 7, .workers_max = 7 });
+	pool->processors = 64;
 	open_task(&a, 0);
 	open_task(&b, 0);
 	fake_wait_blocked(&park, 7);
@@ -215,18 +225,19 @@ Test(tasks, beside_a_task_that_waits_no_more_than_four_are_woken)
 }
 
 /* They may be short, and gone before those come. */
-Test(tasks, later_pieces_of_a_run_wake_one)
+Test(tasks, later_pieces_of_a_run_wake_four)
 {
-	open_spawned((cq_pool_config_t){ .workers_min = 4, .workers_max = 4 });
+	open_spawned((cq_pool_config_t){ .workers_min = 7, .workers_max = 7 });
+	pool->processors = 64;
 	open_task(&a, 0);
-	fake_wait_blocked(&park, 4);
+	fake_wait_blocked(&park, 7);
 	park.leave = &room.leave;
-	for (unsigned i = 0; i < 9; i++)
+	for (unsigned i = 0; i < 12; i++)
 		add(&a, NULL, NULL);
 	cr_assert_eq(cq_task_run_some(a.task, 4), 4);
-	cr_assert_eq(stats().workers_coming, 2);
+	cr_assert_eq(stats().workers_coming, 4);
 	gate_open(&room.leave);
-	AWAIT(a.done == 9);
+	AWAIT(a.done == 12);
 	end_spawned();
 }
 

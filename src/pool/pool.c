@@ -66,6 +66,7 @@ static int init(cq_pool_t *p, const cq_pool_config_t *c)
 	p->config.allocator = &p->allocator;
 	p->min = c->workers_min;
 	p->max = c->workers_max;
+	p->processors = cq_processors();
 	p->body = cq_pool_worker;
 	p->earliest = CQ_FOREVER;
 	if (c->spawn == NULL && (c->flags & CQ_POOL_HOSTED) == 0)
