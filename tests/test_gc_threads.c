@@ -328,6 +328,26 @@ Test(gc_threads, worker_that_the_collector_knows_may_change_the_graph_and_alloca
 	cr_assert_eq(intact, FEW * ran);
 }
 
+/* The collector would end the process. */
+Test(gc_threads, worker_comes_before_open_and_is_refused)
+{
+	cq_pool_config_t pool = { .workers_max = 1, .workers_min = 1,
+		.worker_start = cq_gc_worker_start, .worker_end = cq_gc_worker_end };
+	cq_cleanup_config_t config = { .pool_config = &pool };
+
+	GC_set_handle_fork(1);
+	GC_INIT();
+	cr_assert_eq(cq_cleanup_create(&config, &queue), ENXIO);
+	pool.workers_min = 0;
+	cr_assert_eq(cq_cleanup_create(&config, &queue), 0);
+	cr_assert_eq(cq_cleanup_enqueue(queue, allocate, NULL), 0);
+	(void)cq_cleanup_flush(queue); /* says so, or the worker is about to */
+	cr_assert_eq(cq_gc_open(queue), 0);
+	is_open = true;
+	cr_assert_eq(cq_cleanup_drain(queue, CQ_FOREVER), 0);
+	cr_assert_eq(ran, 1);
+}
+
 Test(gc_threads, workers_that_the_collector_knows_come_and_go)
 {
 	open_with((cq_cleanup_config_t){ 0 }, (cq_pool_config_t){ .workers_max = 2, .idle_ns = 1,

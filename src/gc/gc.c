@@ -20,6 +20,9 @@ int cq_gc_open(cq_cleanup_t *queue)
 		return err;
 	if (queue != NULL) {
 		GC_allow_register_threads();
+		/* What that did. Pairs with the acquire in cq_gc_worker_start. Without it a worker could come to a
+		   collector that takes no locks yet. */
+		cq_u32_store_release(&cq_gc.threads_allowed, 1);
 		if (sem_init(&cq_gc.work, 0, 0) != 0)
 			err = errno;
 		else

@@ -98,6 +98,7 @@ enum attention { NOTHING, SOME_DEAD, NO_HELPER, NOT_OPEN };
 extern struct cq_gc {
 	uint32_t attention;
 	cq_cleanup_t *queue;		/* NULL: in place; written by open */
+	uint32_t threads_allowed;	/* the collector is prepared for threads that it hasn't made */
 
 	pthread_mutex_t lists;		/* a leaf */
 	cq_gc_table_t *all;		/* grows only; read without the lock */

@@ -24,6 +24,9 @@ int cq_gc_worker_start(void *host)
 	int err;
 
 	(void)host;
+	/* Pairs with the release in cq_gc_open. Before that the collector ends the process. */
+	if (cq_u32_load_acquire(&cq_gc.threads_allowed) == 0)
+		return ENXIO;
 	/* The collector stops and starts its threads by these. */
 	sigemptyset(&signals);
 	sigaddset(&signals, GC_get_suspend_signal());
