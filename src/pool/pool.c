@@ -26,6 +26,12 @@ static uint32_t default_max(uint32_t min)
 	return quarter > least ? quarter : least;
 }
 
+/* For one worker nothing is read. */
+static uint32_t processors_of(uint32_t max)
+{
+	return max > 1 ? cq_processors() : 1;
+}
+
 /* Fills in the defaults. False: a field is outside its limits, or a table has gaps. */
 static bool complete(cq_pool_config_t *c)
 {
@@ -66,7 +72,7 @@ static int init(cq_pool_t *p, const cq_pool_config_t *c)
 	p->config.allocator = &p->allocator;
 	p->min = c->workers_min;
 	p->max = c->workers_max;
-	p->processors = cq_processors();
+	p->processors = processors_of(c->workers_max);
 	p->body = cq_pool_worker;
 	p->earliest = CQ_FOREVER;
 	if (c->spawn == NULL && (c->flags & CQ_POOL_HOSTED) == 0)
@@ -210,6 +216,7 @@ int cq_pool_set_workers(cq_pool_t *p, uint32_t min, uint32_t max)
 		return EINVAL;
 	if (cq_forking())
 		return EDEADLK;
+	cq_u32_store_relaxed(&p->processors, processors_of(max));
 	CQ_POINT("pool.limits");
 	/* Both of one call: of two that cross, a minimum could stay above the maximum. */
 	pthread_mutex_lock(&p->lock);

@@ -111,7 +111,7 @@ struct cq_pool {
 	cq_allocator_t allocator;
 	char name[16];
 	uint32_t min, max;
-	uint32_t processors;		/* which its maker may use */
+	uint32_t processors;		/* which those who set the maximum may use */
 	uint32_t stop;			/* its end has begun: written under the lock */
 	void (*body)(void *run);	/* of a worker that the pool makes: cq_pool_worker */
 	uint64_t page CQ_ALIGNED(8);	/* waiting[page & 1] gets the records; the other is emptied first */

@@ -213,7 +213,7 @@ void cq_run_more(cq_run_t *run, uint64_t pieces)
 {
 	bool polled = cq_pool_is(run->pool, CQ_POOL_POLLED), many = pieces >= MANY_PIECES && !polled;
 	cq_pool_t *p = run->pool;
-	uint32_t coming, n = many ? MANY_PIECES : 1;
+	uint32_t coming, processors = cq_u32_load_relaxed(&p->processors), n = many ? MANY_PIECES : 1;
 
 	if (pieces == 0 || run->task->parallel == CQ_BY_OWNER ||
 	    !is_waiting(change(run->task, many ? LEFT_MANY : SIGNAL).word) || polled)
@@ -221,10 +221,10 @@ void cq_run_more(cq_run_t *run, uint64_t pieces)
 	/* The first piece of a run wakes two more whoever is on the way, and some for those who wait for the sleepers'
 	   lock meanwhile: a tree. Later ones don't, as pieces may be short; nor beside a task that waits, where each piece
 	   is the first of a run; nor more than can run at once: 16 workers on 2 processors take 1.2 times as long. */
-	if (many && p->processors > MANY_PIECES && run->pieces == run->pieces_before && cq_pool_waiting(p) <= 1) {
+	if (many && processors > MANY_PIECES && run->pieces == run->pieces_before && cq_pool_waiting(p) <= 1) {
 		(void)cq_sleepers_waiters(&p->idle, &coming);
 		n = coming + coming / 3 + 2;
-		n = n < MANY_PIECES ? MANY_PIECES : n < p->processors ? n : p->processors;
+		n = n < MANY_PIECES ? MANY_PIECES : n < processors ? n : processors;
 	}
 	cq_sleepers_ensure(&p->idle, pieces < n ? (uint32_t)pieces : n);
 }
