@@ -43,9 +43,10 @@
  * FORK: with GC_set_handle_fork(1) before GC_INIT, and this opened before the fork, the child has a copy of each
  * attached object and runs its cleanups, as the parent does: a child that shall not ends by _exit or exec. Its next
  * add, poll or collect makes the thread anew. What was running is the parent's (cq/fork.h), and neither run nor
- * stopped in the child's counts. A child that makes threads by GC_pthread_create has been seen to wait for the collector's
- * markers for ever (libgc 8.2), but with GC_MARKERS=1. Not with GC_atfork_prepare by hand: that takes the collector's
- * lock first.
+ * stopped in the child's counts. A child that makes threads by GC_pthread_create has been seen to wait for the
+ * collector's markers for ever (libgc 8.2), but with GC_MARKERS=1. Not with GC_atfork_prepare or cq_fork by hand, nor
+ * with the queue on a pool that says CQ_POOL_NO_ATFORK: the collector's lock or the queue's is taken first then. Nor
+ * must a finalizer fork that the queue's allocator or spawn may run, as these must not.
  *
  * How it works, and why no cleanup is early, lost or doubled: doc/gc.
  */
@@ -123,7 +124,8 @@ CQ_GC_API CQ_MUST_CHECK int cq_gc_relieve(uint64_t timeout_ns);
 CQ_GC_API size_t cq_gc_close(void);
 
 /** For a pool's configuration (worker_start, worker_end): makes its workers known to the collector, for whose signals
-    they are open then, and takes that back. ENOMEM; ENOTSUP: the collector can't be told of this thread. */
+    they are open then, and takes that back. If workers may begin before cq_gc_open, call GC_allow_register_threads()
+    before: the collector aborts else. ENOMEM; ENOTSUP: the collector can't be told of this thread. */
 CQ_GC_API int cq_gc_worker_start(void *host);
 CQ_GC_API void cq_gc_worker_end(void *host);
 
