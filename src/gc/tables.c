@@ -157,7 +157,8 @@ static bool next_table(bool scanned)
 	*mine = NULL;
 	if (cq_gc.spare[scanned] == NULL && cq_gc.empty[scanned] == NULL)
 		look_again(scanned);
-	if ((t = take_from(&cq_gc.spare[scanned])) == NULL && (t = take_from(&cq_gc.empty[scanned])) == NULL && scanned) {
+	if ((t = take_from(&cq_gc.spare[scanned])) == NULL && (t = take_from(&cq_gc.empty[scanned])) == NULL &&
+	    scanned) {
 		/* May collect, and run finalizers of the program's that come here, or fork: nothing is half done. */
 		pthread_mutex_unlock(&cq_gc.lists);
 		args = GC_MALLOC_UNCOLLECTABLE(sizeof(t->own_args));
