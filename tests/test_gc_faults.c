@@ -9,7 +9,7 @@
 
 TestSuite(gc_faults, .timeout = 60, .fini = finish);
 
-static bool no_version, no_key, no_handlers, no_semaphore, no_thread, no_maps, no_memory;
+static bool no_version, no_key, no_value, no_handlers, no_semaphore, no_thread, no_maps, no_memory;
 static void (*as_a_finalizer)(void);
 
 unsigned __real_GC_get_version(void);
@@ -24,6 +24,16 @@ int __wrap_pthread_key_create(pthread_key_t *key, void (*ended)(void *));
 int __wrap_pthread_key_create(pthread_key_t *key, void (*ended)(void *))
 {
 	return no_key ? EAGAIN : __real_pthread_key_create(key, ended);
+}
+
+int __real_pthread_setspecific(pthread_key_t key, const void *value);
+int __wrap_pthread_setspecific(pthread_key_t key, const void *value);
+int __wrap_pthread_setspecific(pthread_key_t key, const void *value)
+{
+	if (!no_value)
+		return __real_pthread_setspecific(key, value);
+	errno = ENOMEM;
+	return ENOMEM;
 }
 
 int __real_pthread_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
@@ -127,6 +137,12 @@ Test(gc_faults, add_without_memory_attaches_nothing)
 	is_short_of_memory(&no_maps, NULL);
 }
 
+Test(gc_faults, add_without_memory_for_a_threads_value_attaches_nothing)
+{
+	open_in_place();
+	is_short_of_memory(&no_value, NULL);
+}
+
 Test(gc_faults, add_without_memory_of_the_collectors_attaches_nothing)
 {
 	open_in_place();
@@ -149,6 +165,29 @@ Test(gc_faults, finalizer_that_comes_between_may_attach_too)
 	cr_assert_eq(counts().added, 6);
 	cq_gc_close();
 	cr_assert_eq(ran, 6);
+}
+
+static bool is_child;
+
+static void fork_and_collect(void)
+{
+	is_child = test_forked();
+	for (int i = 0; is_child && i < 3; i++)
+		GC_gcollect();
+}
+
+/* The child goes on in the add, with what it has. */
+Test(gc_faults, finalizer_that_comes_between_may_fork)
+{
+	open_in_place();
+	as_a_finalizer = fork_and_collect;
+	attach_dead(OBJECTS, count, roots);
+	cr_assert_null((void *)(uintptr_t)as_a_finalizer);
+	collect();
+	CHECK(most(ran, OBJECTS));
+	if (is_child)
+		_exit(0);
+	cr_assert(test_child_ended());
 }
 
 /* ------------------------------------------------------------------------ fork */

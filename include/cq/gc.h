@@ -53,7 +53,9 @@
  * GC_INIT, and open before the fork. Its next add, poll, collect or relieve makes the thread anew. What was running
  * is the parent's (cq/fork.h), and neither run nor stopped in the child's counts. A child that makes threads by
  * GC_pthread_create has been seen to wait for the collector's markers for ever (libgc 8.2), but with GC_MARKERS=1.
- * Not with GC_atfork_prepare by hand: that takes the collector's lock first.
+ * Not with GC_atfork_prepare or cq_fork by hand, nor with the queue on a pool that says CQ_POOL_NO_ATFORK: the
+ * collector's lock or the queue's is taken first then. Nor must a finalizer fork that the queue's allocator or spawn
+ * may run, as these must not.
  *
  * How it works, and why no cleanup is early, lost or doubled: doc/gc.
  */

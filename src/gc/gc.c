@@ -124,20 +124,28 @@ bool cq_gc_stop(cq_gc_handle_t handle)
 	return true;
 }
 
-size_t cq_gc_poll(void)
+static size_t poll_dead(int *err)
 {
-	int saved = errno, err;
+	int saved = errno;
 	size_t n;
 
+	*err = 0;
 	if (cq_u32_load_relaxed(&cq_gc.attention) == NOT_OPEN)
 		return 0;
 	if (cq_u32_load_relaxed(&cq_gc.attention) == NO_HELPER)
 		(void)attend();
-	n = cq_gc_hand_over(&err);
-	if (err != 0)
+	n = cq_gc_hand_over(err);
+	if (*err != 0)
 		sem_post(&cq_gc.work); /* the helper waits for what was missing */
 	errno = saved;
 	return n;
+}
+
+size_t cq_gc_poll(void)
+{
+	int ignored;
+
+	return poll_dead(&ignored);
 }
 
 size_t cq_gc_collect(void)
@@ -181,7 +189,7 @@ int cq_gc_relieve(uint64_t timeout_ns)
 	uint64_t now = cq_now(), deadline = timeout_ns < CQ_FOREVER - now ? now + timeout_ns : CQ_FOREVER;
 	cq_gc_counts_t c;
 	bool some;
-	int saved = errno, err = 0;
+	int saved = errno, err = 0, late;
 	size_t n;
 
 	if (cq_u32_load_relaxed(&cq_gc.attention) == NOT_OPEN)
@@ -190,10 +198,10 @@ int cq_gc_relieve(uint64_t timeout_ns)
 		return EDEADLK;
 	GC_gcollect();
 	do {
-		n = cq_gc_poll();
+		n = poll_dead(&late);
 		if (cq_gc.queue != NULL)
 			err = cq_cleanup_drain(cq_gc.queue, deadline);
-	} while (n != 0 && err == 0 && cq_gc.queue != NULL);
+	} while ((n != 0 || late == ENOBUFS) && err == 0 && cq_gc.queue != NULL);
 	cq_gc_counts(&c);
 	some = c.run != cq_gc_mine.relieved;
 	cq_gc_mine.relieved = c.run;

@@ -77,7 +77,7 @@ typedef struct cq_gc_table {
 	uint32_t place;				/* L; read by the pass without it */
 	uint32_t cursor;			/* O: entries below it have been looked at */
 	bool scanned;				/* L, unless owned: args is memory of the collector's */
-	void **args;				/* O: NULL as long as it is bare */
+	void **args;				/* O: not of a bare one */
 	uint64_t generation;			/* O: what its words shall begin at, if not 0 */
 	uint64_t emptied;			/* L: the pass that has found it empty */
 	size_t done;				/* L: of a spare one, entries that are */

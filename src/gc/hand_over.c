@@ -15,7 +15,8 @@ void cq_gc_pend(cq_gc_table_t *t)
 	/* The dead entries, then the look at the flag. Pairs with the fence in next_dead. Without it both could take the
 	   table for the other's, and the entries would wait for the table's next. */
 	cq_fence_full();
-	if (cq_u32_load_relaxed(&t->pending) != 0)
+	/* Pairs with the release in next_dead, which has read next_pending. */
+	if (cq_u32_load_acquire(&t->pending) != 0)
 		return;
 	cq_u32_store_relaxed(&t->pending, 1);
 	head = cq_ptr_load_relaxed(&cq_gc.pending);
@@ -36,8 +37,8 @@ static uint64_t *next_dead(void)
 
 			if (word_state(w) != DEAD)
 				continue;
-			/* fn and its argument. Pairs with the release in cq_gc_add, whose word the pass has changed. Without
-			   it they could be read as they were before. */
+			/* fn and its argument. Pairs with the releases in cq_gc_add and look_at_all, as the pass has
+			   changed the word. Without it they could be read as they were before. */
 			cq_fence_acquire();
 			cq_u64_store_relaxed(word, QUEUED | word_generation(w));
 			return word;
@@ -51,7 +52,9 @@ static uint64_t *next_dead(void)
 			return NULL;
 		dead.rest = dead.now->next_pending;
 		dead.at = 0;
-		cq_u32_store_relaxed(&dead.now->pending, 0);
+		/* next_pending was read. Pairs with the acquire in cq_gc_pend. Without it that could be the next push's,
+		   and the rest of the list be lost. */
+		cq_u32_store_release(&dead.now->pending, 0);
 		CQ_POINT("gc.unpended");
 		/* The flag, then the look at the entries. Pairs with the fence in cq_gc_pend. */
 		cq_fence_full();

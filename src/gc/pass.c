@@ -88,6 +88,9 @@ static void look_at_all(void)
 		cq_gc.passes++;
 		cq_gc.spare[0] = cq_gc.spare[1] = cq_gc.dying[0] = cq_gc.dying[1] = NULL;
 	}
+	/* What was added before the world was stopped, then DEAD. Pairs with the acquire in next_dead. Without it a
+	   word could be seen dead before its fn is. */
+	cq_fence_release();
 	/* Pairs with the release in carve. */
 	for (cq_gc_table_t *t = cq_ptr_load_acquire(&cq_gc.all); t != NULL; t = t->next) {
 		uint32_t place = cq_u32_load_relaxed(&t->place);

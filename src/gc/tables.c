@@ -68,7 +68,7 @@ static cq_gc_table_t *carve(void)
 static void hand_on(cq_gc_table_t *t)
 {
 	pthread_mutex_lock(&cq_gc.lists);
-	if (t->cursor <= ENTRIES / 2 && t->args != NULL)
+	if (t->cursor <= ENTRIES / 2)
 		put_in(&cq_gc.spare[t->scanned], t, SPARE);
 	else
 		cq_u32_store_relaxed(&t->place, FULL);
@@ -131,36 +131,25 @@ static void look_again(bool scanned)
 		cq_gc_table_sort(t, done, 0);
 }
 
-/* Memory for what its owner is about to write. False: there is none. */
-static bool furnish(cq_gc_table_t *t)
+/* A bare table, or one that was never used, gets memory: `args`, or its own. */
+static void furnish(cq_gc_table_t *t, void **args)
 {
-	void **args = t->own_args;
-	int saved = errno;
-
-	if (t->args != NULL)
-		return true;
-	/* May collect, and run finalizers of the program's that come here. */
-	if (t->scanned)
-		args = GC_MALLOC_UNCOLLECTABLE(sizeof(t->own_args));
-	errno = saved;
-	if (args == NULL)
-		return false;
+	t->scanned = args != NULL;
+	t->args = args != NULL ? args : t->own_args;
 	for (size_t i = 0; t->generation != 0 && i < ENTRIES; i++)
 		cq_u64_store_relaxed(&t->word[i], FREE | t->generation);
-	/* Pairs with nothing but a fork: the child of one before this furnishes the table once more, words and all. */
-	cq_fence_compiler();
 	t->generation = 0;
-	t->args = args;
-	return true;
 }
 
 /* The calling thread's next table; false: no memory. */
 static bool next_table(bool scanned)
 {
 	cq_gc_table_t *t, **mine = &cq_gc_mine.tables[scanned];
-	int saved = errno;
+	void **args = NULL;
+	int saved = errno, err = pthread_setspecific(ended, &cq_gc_mine);
 
-	if (pthread_setspecific(ended, &cq_gc_mine) != 0)
+	errno = saved;
+	if (err != 0)
 		return false;
 	pthread_mutex_lock(&cq_gc.lists);
 	if (*mine != NULL)
@@ -169,26 +158,26 @@ static bool next_table(bool scanned)
 	if (cq_gc.spare[scanned] == NULL && cq_gc.empty[scanned] == NULL)
 		look_again(scanned);
 	if ((t = take_from(&cq_gc.spare[scanned])) == NULL && (t = take_from(&cq_gc.empty[scanned])) == NULL &&
-	    (t = take_from(&cq_gc.bare)) == NULL)
-		t = carve();
-	if (t != NULL) {
-		t->scanned = scanned;
-		cq_u32_store_relaxed(&t->place, OWNED);
-	}
-	pthread_mutex_unlock(&cq_gc.lists);
-	errno = saved;
-	if (t == NULL)
-		return false;
-	if (!furnish(t)) {
-		pthread_mutex_lock(&cq_gc.lists);
-		put_in(&cq_gc.bare, t, BARE);
+	    scanned) {
+		/* May collect, and run finalizers of the program's that come here, or fork: nothing is half done. */
 		pthread_mutex_unlock(&cq_gc.lists);
-		return false;
+		args = GC_MALLOC_UNCOLLECTABLE(sizeof(t->own_args));
+		pthread_mutex_lock(&cq_gc.lists);
+		t = *mine; /* a finalizer's */
 	}
-	if (*mine != NULL) /* a finalizer's */
-		hand_on(*mine);
+	if (t == NULL && scanned == (args != NULL) &&
+	    ((t = take_from(&cq_gc.bare)) != NULL || (t = carve()) != NULL)) {
+		furnish(t, args);
+		args = NULL;
+	}
+	if (t != NULL)
+		cq_u32_store_relaxed(&t->place, OWNED);
 	*mine = t;
-	return true;
+	pthread_mutex_unlock(&cq_gc.lists);
+	if (args != NULL)
+		GC_FREE(args);
+	errno = saved;
+	return t != NULL;
 }
 
 /* The next entry of a table that is done, made FREE; NULL: there is none. Its owner's, or under the lists' lock. */
@@ -257,7 +246,7 @@ void cq_gc_tables_compact(bool scanned)
 	if (scanned && GC_is_incremental_mode())
 		return;
 	for (cq_gc_table_t *t = cq_gc.spare[scanned]; t != NULL && n < MERGED; t = t->next_listed) {
-		if (t->done < ENTRIES / 2 || t->args == NULL)
+		if (t->done < ENTRIES / 2)
 			continue;
 		if (into == NULL || !merge(t, into))
 			into = t;
@@ -317,7 +306,6 @@ static void strip(cq_gc_table_t *t)
 	t->run = sum.run;
 	t->stopped = sum.stopped;
 	(void)madvise((char *)t + from, TABLE_BYTES - from, MADV_DONTNEED);
-	t->args = NULL;
 	put_in(&cq_gc.bare, t, BARE);
 }
 
@@ -345,8 +333,7 @@ void cq_gc_tables_trim(void)
 		;
 }
 
-/* The threads that owned these are not here. One that was cut as it was about to furnish its table has left it
-   as it was. */
+/* The threads that owned these are not here. */
 void cq_gc_tables_child(void)
 {
 	for (cq_gc_table_t *t = cq_gc.all; t != NULL; t = t->next) {
