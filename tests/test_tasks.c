@@ -305,6 +305,7 @@ Test(tasks, no_piece_that_is_left_wakes_nobody)
 	add(&a, NULL, NULL);
 	cr_assert_eq(cq_task_run_some(a.task, 1), 1);
 	cr_assert_eq(stats().workers_coming, 0);
+	cr_assert_eq(stats().tasks_waiting, 0);
 	gate_open(&room.leave);
 	end_spawned();
 }

@@ -204,8 +204,8 @@ void cq_task_note(cq_task_t *t)
 		cq_task_tell(t);
 }
 
-/* For so many pieces, or more, so many workers are woken, each of which wakes as many. For fewer a line is as fast, and
-   leaves the waker more time for its own piece. At 2 the last ones wake others for nothing, and 16 blocks of
+/* For so many pieces, or more, so many workers are woken, each of which wakes as many. For fewer a line is as fast,
+   and leaves the waker more time for its own piece. At 2 the last ones wake others for nothing, and 16 blocks of
    sleeping callbacks take 1.15 times as long; a line, without limit, takes half as long again. */
 #define MANY_PIECES 4
 
