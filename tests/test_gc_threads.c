@@ -341,6 +341,7 @@ Test(gc_threads, worker_comes_before_open_and_is_refused)
 	pool.workers_min = 0;
 	cr_assert_eq(cq_cleanup_create(&config, &queue), 0);
 	cr_assert_eq(cq_cleanup_enqueue(queue, allocate, NULL), 0);
+	cr_assert_eq(cq_gc_poll(), 0);
 	(void)cq_cleanup_flush(queue); /* says so, or the worker is about to */
 	cr_assert_eq(cq_gc_open(queue), 0);
 	is_open = true;
