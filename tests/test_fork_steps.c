@@ -214,17 +214,22 @@ static void check_fates(void)
 	CHECK(missing <= lost);
 }
 
+/* The queue's own: whoever uses it takes it first, a trim as well. */
+static bool is_shared(const cq_producer_t *each)
+{
+	for (unsigned i = 0; q->shared != NULL && i < 64; i++)
+		if (q->shared[i] == each)
+			return true;
+	return false;
+}
+
 static void end(void)
 {
 	cq_cleanup_stats_t s;
 
 	for (cq_producer_t *each = q->producers, *next; each != NULL; each = next) {
-		bool shared = false;
-
 		next = each->next;
-		for (unsigned i = 0; q->shared != NULL && i < 64; i++)
-			shared |= q->shared[i] == each;
-		if (!shared)
+		if (!is_shared(each))
 			cq_producer_detach(each);
 	}
 	if (q->stop == 0 && !q->shut_down)
@@ -253,7 +258,8 @@ static void works_on_and_ends(void)
 	if (q->closed == 0) {
 		one = attached(NULL);
 		for (cq_producer_t *to = q->producers; to != NULL; to = to->next)
-			put_some(to, SLOTS + 1);
+			if (!is_shared(to))
+				put_some(to, SLOTS + 1);
 		work_off();
 		CHECK(cq_producer_reserve(one, 3 * SLOTS) == 0);
 		put_some(one, 8 * SLOTS);
