@@ -63,7 +63,7 @@ static void *helper_main(void *unused)
 {
 	int err;
 
-	(void)cq_gc_worker_start(NULL); /* fails only where it is known already */
+	(void)cq_gc_worker_start(NULL); /* unblocks the collector's signals too */
 	do {
 		while (sem_wait(&cq_gc.work) != 0) /* a collection's signal */
 			;
@@ -75,7 +75,7 @@ static void *helper_main(void *unused)
 	return unused;
 }
 
-/* All signals but those that a thread brings upon itself, and the collector's. */
+/* All signals but those that a thread brings upon itself. */
 static void block_signals(sigset_t *old)
 {
 	static const int synchronous[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT };
@@ -84,8 +84,6 @@ static void block_signals(sigset_t *old)
 	sigfillset(&set);
 	for (size_t i = 0; i < sizeof(synchronous) / sizeof(*synchronous); i++)
 		sigdelset(&set, synchronous[i]);
-	sigdelset(&set, GC_get_suspend_signal());
-	sigdelset(&set, GC_get_thr_restart_signal());
 	pthread_sigmask(SIG_SETMASK, &set, old);
 }
 
