@@ -207,7 +207,7 @@ cq_block_t *cq_blocks_take(cq_cleanup_t *q, uint64_t *since, uint64_t *left)
 			return NULL;
 	}
 	for (uint32_t i = 0; i < CQ_AHEAD && i < b->end; i += 4)
-		__builtin_prefetch(&b->callbacks[i]); /* under way together, and while the next worker is told */
+		cq_block_fetch(b, i); /* under way together, and while the next worker is told */
 	b->first = b->begin;
 	b->holder = cq_thread_mark();
 	return b;

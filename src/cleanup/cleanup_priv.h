@@ -221,6 +221,11 @@ static inline uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
    filled it. At 0 each waits for its line. */
 #define CQ_AHEAD 64
 
+static inline void cq_block_fetch(cq_block_t *b, uint32_t i)
+{
+	__builtin_prefetch(b->fn != NULL ? (void *)&block_args(b)[i] : &b->callbacks[i]);
+}
+
 /* The next callback of a block in hand. False: there is none. */
 static inline bool cq_block_next(cq_block_t *b, cq_callback_t *callback)
 {
@@ -229,7 +234,7 @@ static inline bool cq_block_next(cq_block_t *b, cq_callback_t *callback)
 	if (i == b->end)
 		return false;
 	if (i % 4 == 0 && i + CQ_AHEAD < b->end)
-		__builtin_prefetch(b->fn != NULL ? (void *)&block_args(b)[i + CQ_AHEAD] : &b->callbacks[i + CQ_AHEAD]);
+		cq_block_fetch(b, i + CQ_AHEAD);
 	if (b->fn != NULL)
 		*callback = (cq_callback_t){ b->fn, block_args(b)[i] };
 	else
